@@ -1,0 +1,1 @@
+"""Dashboard metric files (JSON) into the headline and time series tables."""

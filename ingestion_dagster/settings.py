@@ -1,0 +1,77 @@
+"""Settings: environment variables, read here and nowhere else; every default is the embedded one."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What the environment says, typed. Field descriptions become the comments of `.env.example`."""
+
+    model_config = SettingsConfigDict(env_prefix="INGESTION_", extra="ignore", frozen=True)
+
+    environment: Literal["local", "development", "staging", "production"] = Field(
+        "local", description="Where this runs; shown in alerts and run tags. Production refuses the embedded defaults."
+    )
+    home: Path = Field(
+        Path(".ingestion"), description="Folder of the embedded database, storage and Dagster home; relative to the working folder."
+    )
+    database_url: str | None = Field(
+        None, description="Postgres (15 or newer) for the ledger and the targets. Unset: the embedded server under INGESTION_HOME."
+    )
+    storage_url: str | None = Field(
+        None, description="Object store: s3://bucket/prefix or file:///folder. Unset: the folder storage under INGESTION_HOME."
+    )
+    metrics_landing_url: str | None = Field(None, description="Where metric files arrive. Unset: metrics/in in the storage.")
+    metrics_processed_url: str | None = Field(
+        None, description="Newest loaded file under its own name. Unset: metrics/processed in the storage."
+    )
+    metrics_archive_url: str | None = Field(None, description="Every loaded version. Unset: metrics/archive in the storage.")
+    metrics_error_url: str | None = Field(None, description="Refused files and their reports. Unset: metrics/failed in the storage.")
+    sensors: Literal["running", "stopped"] = Field(
+        "stopped", description="Whether sensors run as soon as the code is loaded; `make dev` sets running."
+    )
+    sensor_seconds: int = Field(20, ge=5, description="Seconds between two ticks of a sensor.")
+    runs_per_pipeline: int = Field(
+        1, ge=1, description="Runs of one pipeline that its sensor keeps in flight; raise the queue limit in dagster.yaml with it."
+    )
+    run_seconds: int = Field(3300, ge=1, description="Seconds after which a run claims no further batch.")
+    batch_files: int = Field(2000, ge=1, description="Loads claimed at a time, at most.")
+    batch_bytes: int = Field(32 * 1024 * 1024, ge=1, description="Bytes claimed at a time, at most (one load always fits).")
+    lease_seconds: int = Field(120, ge=1, description="Seconds until the claim of a silent run expires; runs renew it three times as often.")
+    max_attempts: int = Field(3, ge=1, description="Crashes or transient faults charged to one load before it is given up.")
+    max_load_bytes: int = Field(64 * 1024 * 1024, ge=1, description="A metric file larger than this is refused unread.")
+    settle_seconds: float = Field(
+        2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_means_default(cls, value: object, info: object) -> object:
+        """An empty variable is as good as none: `KEY=` in a copied `.env.example` must not override a default."""
+        if value == "":
+            return cls.model_fields[info.field_name].default  # type: ignore[attr-defined]
+        return value
+
+    @cached_property
+    def home_folder(self) -> Path:
+        """`INGESTION_HOME`, absolute."""
+        return self.home.expanduser().absolute()
+
+    @cached_property
+    def storage(self) -> str:
+        """URL of the object store, without a trailing slash."""
+        return (self.storage_url or (self.home_folder / "storage").as_uri()).rstrip("/")
+
+    def zone(self, pipeline: str, purpose: str, default_path: str) -> str:
+        """URL of one place of a pipeline: its own variable, or a prefix of the storage. No trailing slash."""
+        own = getattr(self, f"{pipeline}_{purpose}_url", None)
+        return str(own).rstrip("/") if own else f"{self.storage}/{default_path}"
+
+
+def current() -> Settings:
+    """The settings of this process's environment, read now."""
+    return Settings()
