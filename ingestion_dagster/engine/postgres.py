@@ -1,0 +1,130 @@
+"""Postgres: which server is meant, connections to it, and bringing its schema up to date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
+
+from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.migrations import HEAD
+from ingestion_dagster.settings import Settings
+
+Connection = psycopg.Connection[TupleRow]
+
+OLDEST_SERVER = 150_000
+"""Postgres 15: the schema uses NULLS NOT DISTINCT and security_invoker views."""
+
+_UPGRADE_LOCK = 0x1A6E5710
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A Postgres database: how to reach it, and whether it is the embedded one."""
+
+    conninfo: str
+    sqlalchemy_url: str
+    is_embedded: bool = False
+
+    @classmethod
+    def at(cls, url: str) -> "Database":
+        """The database behind a SQLAlchemy or libpq URL. Raises `ConfigurationError` for anything else."""
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise ConfigurationError("INGESTION_DATABASE_URL is no database URL; it reads postgresql://user@host:5432/database") from None
+        if parsed.get_backend_name() not in ("postgresql", "postgres"):
+            raise ConfigurationError(f"INGESTION_DATABASE_URL names '{parsed.get_backend_name()}'; only postgresql:// is supported")
+        return cls(
+            conninfo=parsed.set(drivername="postgresql").render_as_string(hide_password=False),
+            sqlalchemy_url=parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False),
+        )
+
+    def connect(self) -> Connection:
+        """A new connection: UTC, autocommit (several statements that belong together stand in a `transaction()` block).
+
+        Raises `ConfigurationError` if nobody answers there.
+        """
+        try:
+            return psycopg.connect(
+                self.conninfo, autocommit=True, application_name="ingestion", connect_timeout=10, options="-c timezone=UTC"
+            )
+        except psycopg.OperationalError as error:
+            raise ConfigurationError(f"the database cannot be reached (INGESTION_DATABASE_URL): {_first_line(error)}") from None
+
+
+def locate(settings: Settings) -> Database:
+    """The database that the settings mean; the embedded server is started or attached to."""
+    if settings.database_url:
+        return Database.at(settings.database_url)
+    if settings.environment == "production":
+        raise ConfigurationError("production needs a database of its own: set INGESTION_DATABASE_URL")
+    from ingestion_dagster.engine import embedded_postgres
+
+    server = embedded_postgres.start(settings.home_folder)
+    located = Database.at(server.url())
+    return Database(located.conninfo, located.sqlalchemy_url, is_embedded=True)
+
+
+def ready(settings: Settings) -> Database:
+    """The database with its schema up to date: the embedded one migrates itself, any other that is behind is refused."""
+    database = locate(settings)
+    found = revision(database)
+    if found == HEAD:
+        return database
+    if not database.is_embedded:
+        raise ConfigurationError(
+            f"the database is at schema revision {found or 'none'}, this version needs {HEAD}: run 'ingestion db upgrade' once"
+        )
+    upgrade(database)
+    return database
+
+
+def revision(database: Database) -> str | None:
+    """The schema revision of a database; None for one that was never upgraded."""
+    with database.connect() as connection:
+        if connection.execute("SELECT to_regclass('ledger.alembic_version')").fetchone() == (None,):
+            return None
+        row = connection.execute("SELECT version_num FROM ledger.alembic_version").fetchone()
+        return str(row[0]) if row else None
+
+
+def upgrade(database: Database) -> str:
+    """Bring the schema to the newest revision and return it. A no-op when it is; two at once take turns."""
+    from alembic import command
+    from alembic.config import Config
+
+    with _upgrade_lock(database) as connection:
+        if connection.info.server_version < OLDEST_SERVER:
+            raise ConfigurationError("the database server is older than Postgres 15, which the schema needs")
+        connection.execute("CREATE SCHEMA IF NOT EXISTS ledger")
+        config = Config()
+        config.set_main_option("script_location", "ingestion_dagster:migrations")
+        engine = create_engine(database.sqlalchemy_url, poolclass=NullPool)
+        with engine.begin() as alembic_connection:
+            config.attributes["connection"] = alembic_connection
+            try:
+                command.upgrade(config, "head")
+            except Exception as error:
+                raise ConfigurationError(f"the schema could not be upgraded: {_first_line(error)}") from error
+        engine.dispose()
+    return HEAD
+
+
+@contextmanager
+def _upgrade_lock(database: Database) -> Iterator[Connection]:
+    with database.connect() as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [_UPGRADE_LOCK])
+        try:
+            yield connection
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(%s)", [_UPGRADE_LOCK])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
