@@ -1,0 +1,88 @@
+"""The batches of one run: claim, keep the leases alive meanwhile, stop when nothing is left or time is up."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.ledger import Load, Scope
+from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a run takes on: loads and bytes per batch, seconds of lease, seconds after which it claims no more."""
+
+    batch_files: int = 2000
+    batch_bytes: int = 32 * 1024 * 1024
+    lease_seconds: float = 120
+    run_seconds: float = 3300
+    max_attempts: int = 3
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """The limits as set by the environment."""
+        return cls(
+            settings.batch_files, settings.batch_bytes, settings.lease_seconds, settings.run_seconds, settings.max_attempts
+        )
+
+
+class Claims:
+    """What one run works off: iterate to claim batch after batch; a thread renews the leases of all of them."""
+
+    def __init__(
+        self, database: Database, scope: Scope, run_id: str, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.scope = scope
+        self.run_id = run_id
+        self.limits = limits
+        self._database = database
+        self._clock = clock
+        self._claims: set[int] = set()
+        self._stopped = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name="lease-renewer", daemon=True)
+
+    def __enter__(self) -> "Claims":
+        self._renewer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stopped.set()
+        self._renewer.join()
+
+    def batches(self, connection: Connection) -> Iterator[list[Load]]:
+        """Batches of claimed loads, until none is claimable or the run's time is up."""
+        started = self._clock()
+        while self._clock() - started < self.limits.run_seconds:
+            batch = ledger.claim(
+                connection,
+                self.scope,
+                self.run_id,
+                count=self.limits.batch_files,
+                size=self.limits.batch_bytes,
+                lease_seconds=self.limits.lease_seconds,
+            )
+            if not batch:
+                return
+            claims = {load.claim for load in batch}
+            self._claims |= claims
+            yield batch
+            self._claims -= claims
+
+    def _renew(self) -> None:
+        while not self._stopped.wait(self.limits.lease_seconds / 3):
+            claims = list(self._claims)
+            if not claims:
+                continue
+            try:
+                with self._database.connect() as connection:
+                    ledger.renew(connection, claims, self.limits.lease_seconds)
+            except (ConfigurationError, OSError) as error:
+                log.warning("leases could not be renewed: %s", error)

@@ -1,0 +1,259 @@
+"""The landing zone: discover what arrived, read it, and move it to where it belongs once the ledger says so."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TypeVar
+
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.ledger import MOVED, MOVING, Load, Status, Step
+from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject
+from ingestion_dagster.engine.postgres import Connection
+
+log = logging.getLogger(__name__)
+
+LISTING_SECONDS = 40.0
+"""A sensor's evaluation ends at 60 s; what a listing has not reached by now is seen at the next tick."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PAGE = 1000
+_REMOTE_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A place an object is copied to."""
+
+    store: ObjectStore
+    key: str
+
+    @property
+    def location(self) -> str:
+        """URL of the place, as the ledger shows it."""
+        return f"{self.store.url}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A pipeline's landing zone and where its objects go from there. The last target is the one the ledger records."""
+
+    pipeline: str
+    landing: ObjectStore
+    archive_targets: Callable[[Load], Sequence[Target]]
+    error_targets: Callable[[Load], Sequence[Target]]
+    settle_seconds: float = 2.0
+
+    def targets(self, load: Load) -> Sequence[Target]:
+        """Where this load's object belongs, by its status."""
+        return self.error_targets(load) if load.status in (Status.READY_FOR_ERRORING, Status.ERRORING) else self.archive_targets(load)
+
+
+@dataclass(slots=True)
+class Discovery:
+    """What a listing saw: objects in all, loads that are new, objects still being written, objects that came back, and if it finished."""
+
+    seen: int = 0
+    new: int = 0
+    settling: int = 0
+    came_back: int = 0
+    complete: bool = True
+
+
+def discover(
+    connection: Connection,
+    zone: Zone,
+    now: datetime,
+    run_id: str | None = None,
+    *,
+    skip: int = 0,
+    seconds: float | None = None,
+) -> Discovery:
+    """List the landing zone and enter what is there into the ledger, page by page.
+
+    `skip` passes over objects an earlier, unfinished listing has entered, `seconds` bounds this one: a sensor goes on at its next tick
+    after `skip + seen` objects. What has shifted meanwhile is seen by the listing after that.
+    """
+    found = Discovery()
+    started = time.monotonic()
+    listed_at = datetime.now(UTC)
+    listing = islice(zone.landing.list(), skip, None)
+    while page := list(islice(listing, _PAGE)):
+        settled = [seen for seen in page if zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=datetime.now(UTC))]
+        found.seen += len(page)
+        found.settling += len(page) - len(settled)
+        if settled:
+            with connection.transaction():
+                found.new += ledger.discover(connection, zone.pipeline, zone.landing.url, settled, now, run_id)
+                found.came_back += ledger.come_back(connection, zone.landing.url, settled, listed_at)
+        if seconds is not None and time.monotonic() - started > seconds:
+            found.complete = False
+            break
+    return found
+
+
+def read(zone: Zone, load: Load) -> bytes:
+    """The bytes of a load: from the landing zone in the very version it stands for, or from where it was moved to.
+
+    Raises `Missing`, `Changed` or `Transient`.
+    """
+    store, seen = _source(zone, load)
+    return store.read(seen)
+
+
+def read_ahead(zone: Zone, loads: Sequence[Load]) -> Iterator[tuple[Load, bytes | Exception]]:
+    """Each load with its bytes, or with the exception that reading raised; remote objects are fetched side by side."""
+
+    def fetch(load: Load) -> tuple[Load, bytes | Exception]:
+        try:
+            return load, read(zone, load)
+        except (Missing, Changed, Transient) as error:
+            return load, error
+
+    yield from _side_by_side(zone, fetch, loads)
+
+
+def move(
+    connection: Connection, zone: Zone, loads: Sequence[Load], *, lease_seconds: float, run_id: str | None = None
+) -> list[Load]:
+    """Move the objects of committed loads and finish them. Returns those that could not be moved now; the sweep tries again.
+
+    Copy, verify, make durable, then remove that very version: killed anywhere, the same call may be made again.
+    """
+    pending: list[Load] = []
+    for ready, moving in MOVING.items():
+        steps = [Step(load) for load in loads if load.status == ready]
+        taken = ledger.transition(connection, steps, ready, moving, lease_seconds=lease_seconds, run_id=run_id)
+        copies = list(_side_by_side(zone, lambda load: _copy(zone, load), taken))
+        for store in {id(target.store): target.store for load in taken for target in zone.targets(load)}.values():
+            store.flush()
+        finished = [step for step in _side_by_side(zone, lambda copy: _remove(zone, copy), copies) if step is not None]
+        moved = ledger.transition(connection, finished, moving, MOVED[moving], lease_seconds=lease_seconds, run_id=run_id)
+        done = {load.id for load in moved}
+        pending += [load for load in taken if load.id not in done]
+    return pending
+
+
+def sweep(
+    connection: Connection, zone: Zone, *, lease_seconds: float, max_attempts: int, run_id: str | None = None, count: int = 5000
+) -> tuple[int, int]:
+    """Return what dead runs held to `ready`, and finish moves nobody works on. Returns both numbers."""
+    returned = ledger.expire(connection, zone.pipeline, max_attempts)
+    stranded = ledger.take_stranded(connection, zone.pipeline, run_id, count=count, lease_seconds=lease_seconds)
+    pending = move(connection, zone, stranded, lease_seconds=lease_seconds, run_id=run_id)
+    return returned, len(stranded) - len(pending)
+
+
+def versioned(key: str, version: str) -> str:
+    """A key that carries its version before the suffix, so that no version overwrites another: `a.json` → `a.3f9c02d41b7e.json`."""
+    digest = hashlib.sha256(version.encode()).hexdigest()[:12]
+    folder, slash, name = key.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    return f"{folder}{slash}{stem}.{digest}.{suffix}" if dot and stem else f"{folder}{slash}{name}.{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A load whose object has been copied, or of which there is nothing left to copy."""
+
+    load: Load
+    source: tuple[ObjectStore, StoredObject] | None = None
+    location: str | None = None
+    why: str | None = None
+    failed: bool = False
+
+
+def _source(zone: Zone, load: Load) -> tuple[ObjectStore, StoredObject]:
+    """Where a load's object stands: in the landing zone, or (retried, replayed) where it was moved to."""
+    if load.location is None:
+        return zone.landing, load.stored_object
+    for target in (*zone.archive_targets(load), *zone.error_targets(load)):
+        if target.location == load.location:
+            found = target.store.find(target.key)
+            if found is None:
+                raise Missing(load.location)
+            return target.store, found
+    raise Missing(load.location)
+
+
+def _copy(zone: Zone, load: Load) -> _Copy:
+    targets = zone.targets(load)
+    location = targets[-1].location
+    try:
+        store, seen = _source(zone, load)
+        for target in targets:
+            if (target.store.url, target.key) != (store.url, seen.key):
+                store.copy(seen, target.store, target.key)
+        copied = _Copy(load, (store, seen), location)
+    except Missing:
+        if all(target.store.find(target.key) for target in targets):
+            copied = _Copy(load, None, location)
+        else:
+            copied = _Copy(load, None, None, "the object was gone before it could be moved")
+    except Changed:
+        copied = _Copy(load, None, None, "the object was overwritten before it could be moved")
+    except Transient as error:
+        log.warning("load %s stays where it is for now: %s", load.id, error)
+        return _Copy(load, failed=True)
+    if load.status == Status.ERRORING or load.rows_rejected:
+        fault_point("landing.report.before")
+        targets[-1].store.write(f"{targets[-1].key}.report.json", _report(load))
+        fault_point("landing.report.after")
+    return copied
+
+
+def _remove(zone: Zone, copied: _Copy) -> Step | None:
+    if copied.failed:
+        return None
+    if copied.source is not None:
+        store, seen = copied.source
+        kept = {(target.store.url, target.key) for target in zone.targets(copied.load)}
+        if (store.url, seen.key) not in kept:
+            try:
+                store.remove(seen)
+                if copied.load.location is not None:
+                    _remove_report(store, seen.key)
+            except Transient as error:
+                log.warning("load %s is copied, its source stays for now: %s", copied.load.id, error)
+                return None
+    return Step(copied.load, copied.location, copied.why)
+
+
+def _remove_report(store: ObjectStore, key: str) -> None:
+    """A retried load has left the error zone: its old report goes with it."""
+    report = store.find(f"{key}.report.json")
+    if report is not None:
+        store.remove(report)
+
+
+def _report(load: Load) -> bytes:
+    content = {
+        "path": load.key,
+        "ok": False,
+        "problems": [problem.as_dict() for problem in load.problems],
+        "rows_in": load.rows_in,
+        "rows_written": load.rows_written,
+        "rows_unchanged": load.rows_unchanged,
+        "rows_rejected": load.rows_rejected,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _side_by_side(zone: Zone, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply `work` to each item in order; against a remote store several at a time, a bounded number ahead."""
+    if not zone.landing.url.startswith("s3://"):
+        yield from map(work, items)
+        return
+    waiting = iter(items)
+    with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+        while window := list(islice(waiting, _REMOTE_THREADS * 4)):
+            yield from pool.map(work, window)
