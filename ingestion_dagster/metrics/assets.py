@@ -1,0 +1,174 @@
+"""Metric file types and the tables they feed: one load step, and what arrives from outside."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.dagster import (
+    LANDING_DAYS,
+    OWNERS,
+    Ingestion,
+    LoadConfig,
+    column_schema,
+    load_metadata,
+    partitions_asked_for,
+)
+from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
+from ingestion_dagster.metrics.load import Job, check_claimable, load_metrics
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
+from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+
+LANDING_ZONE = dg.AssetSpec(
+    key=[PIPELINE, "landing_zone"],
+    description="Where the UKHSA producers put metric files: one JSON file is the complete known series of one metric, place and group.",
+    group_name=PIPELINE,
+    kinds={"s3", "json"},
+    owners=OWNERS,
+    metadata={"format": dg.MetadataValue.md("JSON, `[OFF-SENS_]<metric>_<GEOTYPE>_<code>_<age>_<sex>_<stratum>.json`")},
+)
+
+FILE_TYPE_SPECS = [
+    dg.AssetSpec(
+        key=[PIPELINE, name],
+        deps=[LANDING_ZONE.key],
+        description=description,
+        group_name=PIPELINE,
+        kinds={"json"},
+        owners=OWNERS,
+        skippable=True,
+    )
+    for name, description in FILE_TYPES.items()
+]
+
+TABLE_SPECS = [
+    dg.AssetSpec(
+        key=[PIPELINE, table.name],
+        deps=[dg.AssetKey([PIPELINE, name]) for name in table.fed_by],
+        description=f"{table.description} Public name: `{table.view}`.",
+        group_name=PIPELINE,
+        kinds={"postgres", "table"},
+        owners=OWNERS,
+        skippable=True,
+        metadata={"dagster/table_name": f"metrics.{table.name}", "dagster/column_schema": column_schema(table.columns)},
+    )
+    for table in TABLES.values()
+]
+
+
+@dg.multi_asset(
+    name="metrics_load_step",
+    specs=[*FILE_TYPE_SPECS, *TABLE_SPECS],
+    check_specs=CHECK_SPECS,
+    partitions_def=LANDING_DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    can_subset=True,
+)
+def metrics_files(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: Ingestion) -> Iterator[Any]:
+    """Metric files, and the tables they feed: claims, reads, judges, stages, merges, commits and moves."""
+    settings = ingestion.settings()
+    now = config.clock()
+    selected = datasets_selected(context.selected_asset_keys)
+    partitions = partitions_asked_for(context)
+    scope = Scope(
+        PIPELINE,
+        datasets=None if selected == frozenset(FILE_TYPES) else selected,
+        partitions=partitions,
+        not_after=now if config.as_of else None,
+    )
+    job = Job(zone(settings), datasets=selected, now=now, max_load_bytes=settings.max_load_bytes)
+    limits = Limits.of(settings)
+    database = ingestion.database()
+    with database.connect() as connection:
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        landing.sweep(
+            connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run_id
+        )
+        if config.only_errored and not config.dry_run:
+            scope = retried(connection, scope)
+        else:
+            landing.discover(connection, job.zone, config.clock() if config.as_of is None else LoadConfig().clock(), context.run_id)
+        if config.dry_run:
+            outcome = check_claimable(connection, scope, job)
+            context.log.info("dry run: %s", summary(outcome))
+            return
+        with Claims(database, scope, context.run_id, limits) as claims:
+            outcome = load_metrics(claims, job, connection)
+        context.log.info("%s", summary(outcome))
+        yield from materializations(context, connection, outcome, partitions)
+        for result in check_results(context.selected_asset_check_keys, connection):
+            if partitions is not None:
+                yield result
+            else:
+                context.log_event(evaluation(result))
+
+
+def datasets_selected(keys: Any) -> frozenset[str]:
+    """The file types a selection of assets means: those selected, and those that feed a selected table."""
+    names = {key.path[-1] for key in keys}
+    return frozenset(
+        name for name in FILE_TYPES if name in names or any(name in table.fed_by for table in TABLES.values() if table.name in names)
+    )
+
+
+def retried(connection: Connection, scope: Scope) -> Scope:
+    """Put the scope's errored loads back to ready; the scope that claims just those."""
+    again = ledger.retry(connection, scope).again
+    return Scope(scope.pipeline, scope.datasets, scope.partitions, scope.not_after, frozenset(again))
+
+
+def materializations(
+    context: dg.AssetExecutionContext, connection: Connection, outcome: Outcome, partitions: frozenset[str] | None
+) -> Iterator[Any]:
+    """One materialization per selected asset (and, in a run without partition key, per partition it touched)."""
+    for name in (*FILE_TYPES, *TABLES):
+        key = dg.AssetKey([PIPELINE, name])
+        if key not in context.selected_asset_keys:
+            continue
+        feeding = TABLES[name].fed_by if name in TABLES else (name,)
+        if partitions is not None:
+            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, feeding, sorted(partitions)))
+            continue
+        for partition in outcome.partitions(feeding):
+            metadata = _metadata(connection, outcome, name, feeding, [partition])
+            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+
+
+def _metadata(connection: Connection, outcome: Outcome, name: str, feeding: tuple[str, ...], partitions: list[str]) -> dict[str, Any]:
+    tally = outcome.total(feeding, partitions[0] if len(partitions) == 1 else None)
+    statuses = [row for row in ledger.status_counts(connection, PIPELINE, partitions) if row["dataset"] in feeding]
+    if name not in TABLES:
+        return load_metadata(tally, outcome.seconds, statuses)
+    row = connection.execute(f"SELECT count(*) FROM metrics.{TABLES[name].name}").fetchone()
+    return load_metadata(tally, outcome.seconds, statuses, row_count=row[0] if row else 0) | {
+        "dagster/table_name": f"metrics.{name}",
+        "rows_superseded": outcome.rows_superseded,
+    }
+
+
+def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A check result as an event: in a run without a partition key Dagster cannot tell which partition a yielded one is about."""
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+    )
+
+
+def summary(outcome: Outcome) -> str:
+    """A run in one line: numbers and codes only."""
+    total = outcome.total()
+    codes = ", ".join(f"{code} ×{count}" for code, count in sorted(outcome.codes.items()))
+    return (
+        f"{total.loads_archived} loads archived ({total.loads_duplicate} duplicates, {total.loads_late} late), {total.loads_errored} errored"
+        f"{f' ({codes})' if codes else ''}; {total.rows_in} rows in, {total.rows_written} written, {total.rows_unchanged} unchanged, "
+        f"{total.rows_rejected} rejected; {outcome.moves_pending} moves pending; {outcome.seconds:.1f} s"
+    )
+

@@ -1,0 +1,148 @@
+"""The one door between the ingestion side and the table side of metrics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.metrics import tables
+from ingestion_dagster.metrics.files import MetricFile
+
+FACT_TABLES = ("core_headline", "core_time_series", "api_time_series")
+SUPPORTING_TABLES = (
+    "theme",
+    "sub_theme",
+    "topic",
+    "metric_group",
+    "metric",
+    "geography_type",
+    "geography",
+    "stratum",
+    "age",
+)
+
+
+class Unresolved(Exception):
+    """Another run changed what a staged file refers to while it was being merged: stage the files again, one by one."""
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a merge did. `written` counts points by the number under which their file was staged."""
+
+    written: dict[int, int] = field(default_factory=dict)
+    late: set[int] = field(default_factory=set)
+    superseded: int = 0
+
+
+class Staging:
+    """Takes files in, one after the other, and gives each its number; only one file's points are in memory at a time."""
+
+    def __init__(self, points: psycopg.Copy) -> None:
+        self._points = points
+        self.files: list[tuple[Any, ...]] = []
+        self.headlines: list[tuple[Any, ...]] = []
+
+    def add(self, file: MetricFile) -> int:
+        """Stage a file's header and points; returns its number in this batch."""
+        number = len(self.files)
+        self.files.append(
+            (
+                number,
+                file.theme,
+                file.sub_theme,
+                file.topic,
+                file.metric_group,
+                file.metric,
+                file.geography_type,
+                file.geography,
+                file.geography_code,
+                file.age,
+                file.stratum,
+                file.sex,
+                file.metric_frequency,
+                file.refresh_date,
+            )
+        )
+        if file.is_headline:
+            self.headlines.extend((number, *point) for point in file.points)
+        else:
+            for point in file.points:
+                self._points.write_row((number, *point))
+        return number
+
+
+class MetricsAPIInterface:
+    """What ingestion may ask of the metric tables: stage files, find those it must refuse, merge the rest.
+
+    All of it happens in the caller's transaction; nothing is visible to readers before its commit.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @contextmanager
+    def staging(self) -> Iterator[Staging]:
+        """Empty staging tables to add files to; on leaving, all that was added is in the database."""
+        self._connection.execute(tables.STAGING)
+        with self._connection.cursor() as cursor:
+            with cursor.copy(tables.COPY_POINTS) as points:
+                points.set_types(tables.POINT_TYPES)
+                staged = Staging(points)
+                yield staged
+            for statement, types, rows in (
+                (tables.COPY_FILES, tables.FILE_TYPES, staged.files),
+                (tables.COPY_HEADLINES, tables.HEADLINE_TYPES, staged.headlines),
+            ):
+                with cursor.copy(statement) as copy:
+                    copy.set_types(types)
+                    for row in rows:
+                        copy.write_row(row)
+        self._connection.execute("ANALYZE stage_file; ANALYZE stage_point")
+        fault_point("metrics.staged")
+
+    def take_out_rehomed(self) -> set[int]:
+        """Numbers of files whose metric belongs to another topic or group already; their rows leave the staging tables."""
+        return {row[0] for row in self._connection.execute(tables.METRICS_AT_HOME_ELSEWHERE)}
+
+    def merge(self, now: datetime) -> Merged:
+        """Bring what is staged into the tables; `now` decides which embargoes have passed. Raises `Unresolved`."""
+        merged = Merged()
+        for statement in tables.SUPPORTING:
+            self._connection.execute(statement)
+        self._connection.execute(tables.SERIES)
+        self._connection.execute(tables.KEY_FILES)
+        if self._connection.execute("SELECT FROM stage_file WHERE series_id IS NULL LIMIT 1").fetchone() is not None:
+            raise Unresolved
+        self._connection.execute(tables.LOCK_SERIES)
+        row = self._connection.execute("SELECT coalesce(max(round), 0) FROM stage_file").fetchone()
+        for number in range(1, (row[0] if row else 0) + 1):
+            self._merge_round(merged, number, now)
+        fault_point("metrics.merged")
+        return merged
+
+    def _merge_round(self, merged: Merged, number: int, now: datetime) -> None:
+        """One file of each series; a batch that holds several files of a series takes as many rounds, in order."""
+        parameters = {"round": number, "now": now}
+        run = self._connection.execute
+        if number > 1:
+            run("TRUNCATE changed_date, changed_period")
+        run(tables.READ_HISTORY, parameters)
+        merged.late |= {row[0] for row in run(tables.LATE_FILES, parameters)}
+        run(tables.COMPARE_DATES, parameters)
+        for statement in tables.REPLACE_SAME_REFRESH:
+            run(statement)
+        run(tables.INSERT_CORE, parameters)
+        merged.written.update(dict(run(tables.INSERT_API, parameters).fetchall()))
+        for statement in tables.DELETE_SUPERSEDED_DATES:
+            merged.superseded += run(statement, parameters).rowcount
+        run(tables.COMPARE_PERIODS, parameters)
+        run(tables.REPLACE_SAME_REFRESH_PERIODS)
+        merged.written.update(dict(run(tables.INSERT_HEADLINES, parameters).fetchall()))
+        merged.superseded += run(tables.DELETE_SUPERSEDED_HEADLINES, parameters).rowcount
+        run(tables.REMEMBER_REFRESH, parameters)

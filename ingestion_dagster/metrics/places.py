@@ -1,0 +1,36 @@
+"""Where metric files arrive and go: landing zone, processed, archive, failed."""
+
+from ingestion_dagster.engine.landing import Target, Zone, versioned
+from ingestion_dagster.engine.ledger import Load
+from ingestion_dagster.engine.object_store import open_store
+from ingestion_dagster.metrics.files import UNCLASSIFIED
+from ingestion_dagster.metrics.registry import FILE_TYPES
+from ingestion_dagster.settings import Settings
+
+PIPELINE = "metrics"
+DATASETS = (*FILE_TYPES, UNCLASSIFIED)
+
+
+def zone(settings: Settings) -> Zone:
+    """The landing zone of metric files and its targets, as the settings place them."""
+    landing = open_store(settings.zone(PIPELINE, "landing", "metrics/in"))
+    processed = open_store(settings.zone(PIPELINE, "processed", "metrics/processed"))
+    archive = open_store(settings.zone(PIPELINE, "archive", "metrics/archive"))
+    error = open_store(settings.zone(PIPELINE, "error", "metrics/failed"))
+    return Zone(
+        pipeline=PIPELINE,
+        landing=landing,
+        archive_targets=lambda load: (Target(processed, load.key), Target(archive, archive_key(load))),
+        error_targets=lambda load: (Target(error, versioned(load.key, load.version)),),
+        settle_seconds=settings.settle_seconds,
+    )
+
+
+def archive_key(load: Load) -> str:
+    """`<day>/<topic>/<name>.<version>.json`: the day of discovery, and the file name up to its first underscore.
+
+    The topic folder is the UKHSA lambda's: `OFF-SENS` for all non-public files.
+    """
+    name = load.key.rpartition("/")[2]
+    topic = name.split("_", 1)[0] if "_" in name else name.rpartition(".")[0] or name
+    return f"{load.partition}/{topic}/{versioned(load.key, load.version)}"
