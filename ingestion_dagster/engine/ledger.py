@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -441,6 +441,12 @@ WHERE l.pipeline = %(pipeline)s AND l.status = 'ready' AND (d.paused_at IS NOT N
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 
+ERRORS = """
+SELECT error_code, min(error_message), count(*) FROM ledger.loads
+WHERE pipeline = %(pipeline)s AND status IN ('ready_for_erroring', 'erroring', 'errored')
+GROUP BY 1 ORDER BY 3 DESC, 1
+"""
+
 DEAD_RUNS = """
 SELECT DISTINCT e.run_id
 FROM ledger.load_events AS e
@@ -695,6 +701,9 @@ class RunSummary:
     rows_unchanged: int = 0
     rows_rejected: int = 0
 
+    def __add__(self, other: "RunSummary") -> "RunSummary":
+        return RunSummary(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
 
 def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
     """The loads a run took to an end or committed; what it gave back is not counted."""
@@ -707,6 +716,11 @@ def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
 def held_back(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
     """Loads that no run may claim now: dataset, why, how many."""
     return [(row[0], row[1], row[2]) for row in connection.execute(HELD_BACK, {"pipeline": pipeline})]
+
+
+def errors(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
+    """What errored loads were refused for: code, one of the messages, how many; most frequent first."""
+    return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, {"pipeline": pipeline})]
 
 
 def dead_runs(connection: Connection, pipeline: str, run_ids: Sequence[str]) -> list[str]:

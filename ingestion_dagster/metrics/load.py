@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -209,10 +209,9 @@ def _kind(error: BaseException) -> str:
     return type(error).__name__
 
 
-def check_files(paths: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, tuple[Problem, ...]]]:
-    """For each named file, every problem found in it; no ledger, no database."""
-    for name, raw in paths:
-        try:
-            yield name, files.parse(raw, name).warnings
-        except Refused as refused:
-            yield name, refused.problems
+def check_file(key: str, raw: bytes) -> tuple[Problem, ...]:
+    """Every problem of one file, warnings too; no ledger, no database."""
+    try:
+        return files.parse(raw, key).warnings
+    except Refused as refused:
+        return refused.problems

@@ -1,0 +1,276 @@
+"""The `ingestion` command: land, run, watch and mend the loads of every pipeline."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from dotenv import load_dotenv
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ingestion_dagster import runs
+from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.ledger import RunSummary, Scope
+from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.metrics.pipeline import METRICS
+from ingestion_dagster.settings import Settings, current
+
+PIPELINES: dict[str, Pipeline] = {METRICS.name: METRICS}
+
+LOADED, SOME_REFUSED, RUN_FAILED = 0, 2, 1
+"""Exit codes: all loaded; some loads errored or rows refused; the run itself failed."""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=__doc__)
+database_commands = typer.Typer(no_args_is_help=True, help="The database: migrations, the embedded server.")
+app.add_typer(database_commands, name="db")
+
+err = Console(stderr=True, highlight=False)
+
+
+def _pipeline(name: str) -> Pipeline:
+    if name not in PIPELINES:
+        raise typer.BadParameter(f"there is no pipeline '{name}'; known: {', '.join(PIPELINES)}")
+    return PIPELINES[name]
+
+
+def _check_dataset(pipeline: Pipeline, dataset: str | None) -> None:
+    if dataset is not None and dataset not in pipeline.datasets:
+        raise typer.BadParameter(f"{pipeline.name} has no dataset '{dataset}'; known: {', '.join(pipeline.datasets)}")
+
+
+PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
+Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (metrics: a metric group, such as cases).")]
+Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only loads of this partition (metrics: day of discovery, UTC).")]
+AsOf = Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge what would be loaded; claim and write nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.command(epilog="Example: ingestion land metrics source_data/metrics")
+def land(pipeline: PipelineName, paths: Paths, dataset: Dataset = None) -> None:
+    """Put files into the landing zone and enter them into the ledger. A folder's keys are relative to it."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    _land(found, current(), paths, dataset)
+
+
+@app.command(epilog="Example: ingestion run metrics --dataset cases --partition 2026-01-31")
+def run(
+    pipeline: PipelineName, dataset: Dataset = None, partition: Partition = None, as_of: AsOf = None, dry_run: DryRun = False
+) -> None:
+    """Discover and load until nothing is claimable. Exit 0: all loaded, 2: some refused, 1: the run failed."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    _run_and_exit(found, current(), runs.Request(dataset, partition, as_of, dry_run))
+
+
+@app.command(epilog="Example: ingestion load metrics new_files/")
+def load(
+    pipeline: PipelineName,
+    paths: Paths,
+    dataset: Dataset = None,
+    partition: Partition = None,
+    as_of: AsOf = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Land files, then run. Exit codes as for `run`."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    settings = current()
+    _land(found, settings, paths, dataset)
+    _run_and_exit(found, settings, runs.Request(dataset, partition, as_of, dry_run))
+
+
+@app.command(epilog="Example: ingestion status metrics --json")
+def status(
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this pipeline.")] = None,
+    as_json: AsJson = False,
+    loads: Annotated[bool, typer.Option("--loads", help="One line per load.")] = False,
+) -> None:
+    """Where every load stands: by dataset, partition and status; what waits, what is paused, what went wrong."""
+    names = [_pipeline(pipeline).name] if pipeline else list(PIPELINES)
+    with postgres.ready(current()).connect() as connection:
+        rows = ledger.load_states(connection, pipeline) if loads else ledger.status_counts(connection, pipeline)
+        if as_json:
+            print(json.dumps(rows, ensure_ascii=False))
+            return
+        _print_table(rows, ["pipeline", "dataset", "partition", "status", *(["key", "error_code"] if loads else ["loads"])])
+        for name in names:
+            count, oldest = ledger.claimable(connection, Scope(name))
+            print(f"{name}: {count} loads claimable" + (f", the oldest discovered {oldest:%Y-%m-%d %H:%M:%S} UTC" if oldest else ""))
+            for dataset, why, held in ledger.held_back(connection, name):
+                print(f"{name}: {held} loads of {dataset} {why}")
+            for code, message, errored in ledger.errors(connection, name):
+                print(f"{name}: {errored} errored with {code} ({message})")
+
+
+@app.command(epilog="Example: ingestion check metrics source_data/metrics/bad")
+def check(pipeline: PipelineName, paths: Paths, dataset: Dataset = None, as_json: AsJson = False) -> None:
+    """Validate files without loading them; prints every problem with its place. Exit 2 if there is any error."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    refused = False
+    reports: list[dict[str, Any]] = []
+    for key, path in runs.local_files(paths, found.prefix_of(dataset) if dataset else ""):
+        problems = found.check(key, path.read_bytes())
+        ok = not any(problem.severity == "error" for problem in problems)
+        refused = refused or not ok
+        reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
+        if not as_json:
+            for problem in problems:
+                print(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]")
+    if as_json:
+        print(json.dumps(reports, ensure_ascii=False))
+    else:
+        print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} would be refused")
+    raise typer.Exit(SOME_REFUSED if refused else LOADED)
+
+
+@app.command(epilog="Example: ingestion retry metrics --key 'bad/COVID-19_cases.json'")
+def retry(
+    pipeline: PipelineName,
+    dataset: Dataset = None,
+    key: Annotated[str | None, typer.Option("--key", "-k", help="Only this key of the landing zone.")] = None,
+) -> None:
+    """Load errored files again, from where they were moved to. Only the newest version of a key."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    settings = current()
+    scope = Scope(found.name, frozenset({dataset}) if dataset else None)
+    with postgres.ready(settings).connect() as connection:
+        retried = ledger.retry(connection, scope, key)
+    for old in retried.superseded.values():
+        err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
+    if not retried.again:
+        err.print("nothing to retry")
+        raise typer.Exit(LOADED)
+    _run_and_exit(found, settings, runs.Request(dataset))
+
+
+@app.command(epilog="Example: ingestion pause metrics cases --why 'figures under review'")
+def pause(
+    pipeline: PipelineName,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET")],
+    why: Annotated[str, typer.Option("--why", help="Shown with the loads that wait.")] = "by hand",
+) -> None:
+    """Stop loading a dataset. Its files are still discovered, and wait."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    with postgres.ready(current()).connect() as connection:
+        ledger.sync_datasets(connection, found.name, found.datasets)
+        ledger.pause(connection, found.name, dataset, why)
+    print(f"{found.name} {dataset} is paused")
+
+
+@app.command(epilog="Example: ingestion resume metrics cases")
+def resume(pipeline: PipelineName, dataset: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
+    """Load a paused dataset again."""
+    found = _pipeline(pipeline)
+    _check_dataset(found, dataset)
+    with postgres.ready(current()).connect() as connection:
+        ledger.sync_datasets(connection, found.name, found.datasets)
+        ledger.resume(connection, found.name, dataset)
+    print(f"{found.name} {dataset} is active")
+
+
+@app.command()
+def demo() -> None:
+    """Load the sample data of every pipeline and show what landed where; exit 0 only if each file ended as expected."""
+    from ingestion_dagster.demo import run_demo
+
+    if not run_demo(current()):
+        raise typer.Exit(RUN_FAILED)
+
+
+@database_commands.command()
+def upgrade() -> None:
+    """Bring the schema of the database up to date. Safe to repeat, and for two at once."""
+    print(f"the schema is at revision {postgres.upgrade(postgres.locate(current()))}")
+
+
+@database_commands.command()
+def url() -> None:
+    """Print a SQLAlchemy URL of the database; the embedded server is started if it is the one in use."""
+    print(postgres.locate(current()).sqlalchemy_url)
+
+
+@database_commands.command()
+def stop() -> None:
+    """Stop the embedded server."""
+    from ingestion_dagster.engine import embedded_postgres
+
+    stopped = embedded_postgres.stop(current().home_folder)
+    print("stopped" if stopped else "it was not running")
+
+
+def _land(pipeline: Pipeline, settings: Settings, paths: list[Path], dataset: str | None) -> None:
+    landed = runs.land(pipeline, settings, paths, dataset)
+    for name in landed.unusable:
+        err.print(f"not landed, its name cannot be a key: {name!r}", markup=False)
+    err.print(f"{len(landed.objects)} files landed in {pipeline.zone(settings).landing.url}", markup=False)
+    if landed.unusable:
+        raise typer.Exit(RUN_FAILED)
+
+
+def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request) -> NoReturn:
+    with _progress(pipeline.name) as progress:
+        summary = runs.run(pipeline, settings, request, progress)
+    with postgres.ready(settings).connect() as connection:
+        for dataset, why, count in ledger.held_back(connection, pipeline.name):
+            err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
+    print(describe(summary))
+    raise typer.Exit(SOME_REFUSED if summary.errored or summary.rows_rejected else LOADED)
+
+
+def describe(summary: RunSummary) -> str:
+    """A run in one line."""
+    return (
+        f"{summary.loads} loads: {summary.loads - summary.errored} loaded ({summary.duplicates} duplicates), {summary.errored} refused; "
+        f"{summary.rows_in} rows in, {summary.rows_written} written, {summary.rows_unchanged} unchanged, {summary.rows_rejected} rejected"
+    )
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[runs.Progress | None]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    if not err.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _print_table(rows: list[dict[str, Any]], shown: list[str]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe."""
+    columns = [name for name in (*shown, "rows_written", "rows_unchanged", "rows_rejected") if rows and name in rows[0]]
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join("" if row[name] is None else str(row[name]) for name in columns))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+    Console(highlight=False).print(table)
+
+
+def main() -> None:
+    """Entry point. Mistakes of set-up end with one line that says what to do, exit code 1."""
+    load_dotenv(Path.cwd() / ".env", override=False)
+    try:
+        app()
+    except ConfigurationError as error:
+        err.print(f"ingestion: {error}", markup=False)
+        sys.exit(RUN_FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(RUN_FAILED)

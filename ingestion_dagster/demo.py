@@ -1,0 +1,71 @@
+"""The demonstration: sample data of every pipeline, loaded for real, and what became of each file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import sql
+
+from ingestion_dagster import runs
+from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine.home import project_file
+from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.metrics.pipeline import METRICS
+from ingestion_dagster.settings import Settings
+
+BAD = "bad/"
+"""Sample files under this folder are bad on purpose and must be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surprise:
+    """A file that did not end as the demo expects."""
+
+    key: str
+    expected: str
+    status: str
+    error_code: str | None
+
+
+def run_demo(settings: Settings) -> bool:
+    """Load `source_data/` through every pipeline; print what landed where. True if every file ended as expected."""
+    return all([_run(METRICS, settings, project_file("source_data") / METRICS.name)])
+
+
+def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
+    print(f"{pipeline.name}: landing {folder}")
+    landed = runs.land(pipeline, settings, [folder])
+    summary = runs.run(pipeline, settings, runs.Request())
+    with postgres.ready(settings).connect() as connection:
+        surprises = _surprises(connection, pipeline, {(seen.key, seen.version) for seen in landed.objects})
+        print(
+            f"{pipeline.name}: {len(landed.objects)} files landed, {summary.loads - summary.errored} loaded ({summary.duplicates} of them "
+            f"as before), {summary.errored} refused, {summary.rows_written} rows written"
+        )
+        _show(connection, pipeline, settings)
+    for surprise in surprises:
+        print(f"  NOT AS EXPECTED: {surprise.key} is {surprise.status} ({surprise.error_code}), expected {surprise.expected}")
+    print(f"{pipeline.name}: {'every file ended as expected' if not surprises else f'{len(surprises)} files did not end as expected'}")
+    print("see it: make dev, then http://localhost:3000 · where every load stands: .venv/bin/ingestion status")
+    return not surprises
+
+
+def _surprises(connection: Connection, pipeline: Pipeline, landed: set[tuple[str, str]]) -> list[Surprise]:
+    states = {(state["key"], state["version"]): state for state in ledger.load_states(connection, pipeline.name)}
+    surprises = []
+    for key, version in sorted(landed):
+        expected = "errored" if key.startswith(BAD) else "archived"
+        state = states.get((key, version), {"status": "unknown", "error_code": None})
+        if state["status"] != expected:
+            surprises.append(Surprise(key, expected, state["status"], state["error_code"]))
+    return surprises
+
+
+def _show(connection: Connection, pipeline: Pipeline, settings: Settings) -> None:
+    zone = pipeline.zone(settings)
+    for table in pipeline.tables:
+        row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table.split(".")))).fetchone()
+        print(f"  {row[0] if row else 0:>8} rows in {table}")
+    for title, url in pipeline.places(settings):
+        print(f"  {title:>8}: {url}")
+    print(f"  {'waiting':>8}: {sum(1 for _ in zone.landing.list())} files in {zone.landing.url}")

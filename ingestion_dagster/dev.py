@@ -1,0 +1,25 @@
+"""`make dev`: the Dagster UI on the embedded default, with this project's Dagster home."""
+
+import os
+import sys
+
+from dotenv import load_dotenv
+
+from ingestion_dagster.engine import postgres
+from ingestion_dagster.engine.home import prepare_dagster_home
+from ingestion_dagster.settings import current
+
+
+def main() -> None:
+    """Prepare what the UI needs and become `dagster dev`; further arguments are passed on."""
+    load_dotenv(override=False)
+    settings = current()
+    os.environ["INGESTION_HOME"] = str(settings.home_folder)
+    prepare_dagster_home(settings)
+    postgres.ready(settings)
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *sys.argv[1:]]
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    main()

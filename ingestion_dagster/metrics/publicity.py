@@ -1,0 +1,54 @@
+"""Whether a metric file is public: the metric's prefix decides, and file name and flags must agree with it."""
+
+from typing import Final
+
+from ingestion_dagster.engine.errors import Problem
+from ingestion_dagster.metrics.problems import Code, Findings
+
+NON_PUBLIC_PREFIX: Final = "OFF-SENS_"
+
+
+def non_public(name: str) -> bool:
+    """Whether a metric, or the base name of a file, is marked as not public. Source: UKHSA data dashboard, exact case."""
+    return name.startswith(NON_PUBLIC_PREFIX)
+
+
+def judge_publicity(metric: object, name: str, field: str, points: list[object], findings: Findings) -> tuple[Problem, ...]:
+    """Hold the key of the file and the flags of all its points, also of those without a value, against the metric's prefix.
+
+    Returns the warnings. Never defaults to public, unlike the source: a missing flag follows from the prefix.
+    """
+    flags = _flags(field, points, findings)
+    if len(set(flags)) > 1:
+        findings.add(Code.MIXED_PUBLIC_FLAGS, field, "is_public must be the same in all points of a file")
+    if isinstance(metric, str):
+        if non_public(metric) is not non_public(name.rpartition("/")[2]):
+            message = f"the file name and the metric must both start with {NON_PUBLIC_PREFIX}, or neither"
+            findings.add(Code.FILE_NAME_CONTRADICTS_PREFIX, "file name", message)
+        if set(flags) == {non_public(metric)}:
+            message = f"is_public must be false where the metric starts with {NON_PUBLIC_PREFIX}, and true elsewhere"
+            findings.add(Code.PUBLIC_FLAG_CONTRADICTS_PREFIX, field, message)
+    if missing := sum("is_public" not in point for point in points if isinstance(point, dict)) if len(flags) < len(points) else 0:
+        message = f"{missing} of {len(points)} points have no is_public; it follows from the metric's prefix"
+        return (Problem(Code.PUBLIC_FLAG_MISSING.value, field, message, severity="warning"),)
+    return ()
+
+
+def _flags(field: str, points: list[object], findings: Findings) -> list[bool]:
+    """The flags that are there and are JSON booleans."""
+    try:
+        flags = [point["is_public"] for point in points]  # type: ignore[index]
+        if set(map(type, flags)) <= {bool}:
+            return flags
+    except (KeyError, TypeError, IndexError):
+        pass
+    flags = []
+    for index, point in enumerate(points):
+        flag = point.get("is_public", ...) if isinstance(point, dict) else ...
+        if isinstance(flag, bool):
+            flags.append(flag)
+        elif flag is None:
+            findings.add(Code.NULL_FIELD, f"{field}[{index}].is_public", "true or false, or leave the field out")
+        elif flag is not ...:
+            findings.add(Code.WRONG_TYPE, f"{field}[{index}].is_public", "true or false, as a JSON boolean")
+    return flags

@@ -1,0 +1,166 @@
+"""Landing files and running a pipeline from this process, through Dagster: what `land`, `run`, `load` and `retry` do."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.home import prepare_dagster_home
+from ingestion_dagster.engine.ledger import RunSummary, Scope
+from ingestion_dagster.engine.object_store import StoredObject, is_key
+from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.settings import Settings
+
+_LONGEST_WAIT = 60.0
+_PAGE = 500
+
+
+@dataclass(slots=True)
+class Landed:
+    """What was put into a landing zone, and names that cannot be keys."""
+
+    objects: list[StoredObject] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+
+
+def local_files(paths: Sequence[Path], prefix: str) -> Iterator[tuple[str, Path]]:
+    """Landing key and path of each file: a folder's tree with keys relative to it, a file by its name. Hidden files are passed over."""
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                parts = file.relative_to(path).parts
+                if file.is_file() and not any(part.startswith(".") for part in parts):
+                    yield prefix + "/".join(parts), file
+        elif path.is_file():
+            yield prefix + path.name, path
+        else:
+            raise ConfigurationError(f"there is no file or folder {path}")
+
+
+def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset: str | None = None) -> Landed:
+    """Put files into the landing zone, modification times kept on a local store, and enter them into the ledger."""
+    zone = pipeline.zone(settings)
+    landed = Landed()
+    with postgres.ready(settings).connect() as connection:
+        ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
+        entered = 0
+        for key, path in local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
+            if not is_key(key):
+                landed.unusable.append(key)
+                continue
+            modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            landed.objects.append(zone.landing.write(key, path.read_bytes(), modified=modified))
+            if len(landed.objects) - entered >= _PAGE:
+                ledger.discover(connection, pipeline.name, zone.landing.url, landed.objects[entered:], datetime.now(UTC))
+                entered = len(landed.objects)
+        ledger.discover(connection, pipeline.name, zone.landing.url, landed.objects[entered:], datetime.now(UTC))
+    return landed
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run is narrowed to, and how it goes about it."""
+
+    dataset: str | None = None
+    partition: str | None = None
+    as_of: str | None = None
+    dry_run: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """The launchpad configuration that says so."""
+        return {"as_of": self.as_of, "dry_run": self.dry_run} if self.as_of else {"dry_run": self.dry_run}
+
+
+def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:
+    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run)."""
+    zone = pipeline.zone(settings)
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while True:
+        found = landing.discover(connection, zone, datetime.now(UTC))
+        if not found.settling or time.monotonic() > deadline:
+            return found
+        time.sleep(min(0.2, settings.settle_seconds))
+
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many loads of how many are done."""
+
+
+def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Progress | None = None) -> RunSummary:
+    """Load until nothing in the request's scope is claimable, in this process, through Dagster; what the runs did, summed.
+
+    Raises whatever a run fails with.
+    """
+    prepare_dagster_home(settings)
+    datasets = frozenset({request.dataset}) if request.dataset else None
+    partitions = frozenset({request.partition}) if request.partition else None
+    scope = Scope(pipeline.name, datasets, partitions)
+    total = RunSummary()
+    with postgres.ready(settings).connect() as connection:
+        ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
+        await_settled(pipeline, settings, connection)
+        while True:
+            waiting, _ = ledger.claimable(connection, scope)
+            with _watched(settings, scope, waiting, progress):
+                run_id = _in_process(pipeline, settings, request)
+            did = ledger.of_run(connection, pipeline.name, run_id)
+            total = total + did
+            left, _ = ledger.claimable(connection, scope)
+            if request.dry_run or request.as_of or not left or (left == waiting and not did.loads):
+                return total
+
+
+def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> str:
+    """One run of the pipeline's job; returns its id."""
+    import dagster as dg
+
+    from ingestion_dagster.definitions import defs
+    from ingestion_dagster.engine.dagster import run_tags
+
+    job = defs.resolve_job_def(pipeline.job)
+    asset = pipeline.asset_of(request.dataset) if request.dataset else None
+    if request.partition is not None and not job.partitions_def.has_partition_key(request.partition):
+        raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status {pipeline.name}' lists those in use")
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(list(asset))] if asset else None,
+            partition_key=request.partition,
+            tags=run_tags(pipeline.name, settings),
+            run_config={
+                "ops": {node.name: {"config": request.config()} for node in job.nodes},
+                "loggers": {"console": {"config": {"log_level": "WARNING"}}},
+            },
+        )
+    return str(result.run_id)
+
+
+@contextmanager
+def _watched(settings: Settings, scope: Scope, waiting: int, progress: Progress | None) -> Iterator[None]:
+    """Report progress from a second connection while the body runs."""
+    if progress is None:
+        yield
+        return
+    finished = threading.Event()
+
+    def watch() -> None:
+        with postgres.locate(settings).connect() as connection:
+            while not finished.wait(0.3):
+                left, _ = ledger.claimable(connection, scope)
+                progress(max(0, waiting - left), waiting)
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+        progress(waiting, waiting)
