@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ingestion_dagster import runs
-from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.ledger import RunSummary, Scope
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.metrics.pipeline import METRICS
 from ingestion_dagster.settings import Settings, current
 
@@ -63,9 +64,7 @@ def land(pipeline: PipelineName, paths: Paths, dataset: Dataset = None) -> None:
 
 
 @app.command(epilog="Example: ingestion run metrics --dataset cases --partition 2026-01-31")
-def run(
-    pipeline: PipelineName, dataset: Dataset = None, partition: Partition = None, as_of: AsOf = None, dry_run: DryRun = False
-) -> None:
+def run(pipeline: PipelineName, dataset: Dataset = None, partition: Partition = None, as_of: AsOf = None, dry_run: DryRun = False) -> None:
     """Discover and load until nothing is claimable. Exit 0: all loaded, 2: some refused, 1: the run failed."""
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
@@ -98,7 +97,7 @@ def status(
     """Where every load stands: by dataset, partition and status; what waits, what is paused, what went wrong."""
     names = [_pipeline(pipeline).name] if pipeline else list(PIPELINES)
     with postgres.ready(current()).connect() as connection:
-        rows = ledger.load_states(connection, pipeline) if loads else ledger.status_counts(connection, pipeline)
+        rows = whereabouts.load_states(connection, pipeline) if loads else whereabouts.status_counts(connection, pipeline)
         if as_json:
             print(json.dumps(rows, ensure_ascii=False))
             return
@@ -106,9 +105,9 @@ def status(
         for name in names:
             count, oldest = ledger.claimable(connection, Scope(name))
             print(f"{name}: {count} loads claimable" + (f", the oldest discovered {oldest:%Y-%m-%d %H:%M:%S} UTC" if oldest else ""))
-            for dataset, why, held in ledger.held_back(connection, name):
+            for dataset, why, held in whereabouts.held_back(connection, name):
                 print(f"{name}: {held} loads of {dataset} {why}")
-            for code, message, errored in ledger.errors(connection, name):
+            for code, message, errored in whereabouts.errors(connection, name):
                 print(f"{name}: {errored} errored with {code} ({message})")
 
 
@@ -224,7 +223,7 @@ def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request)
     with _progress(pipeline.name) as progress:
         summary = runs.run(pipeline, settings, request, progress)
     with postgres.ready(settings).connect() as connection:
-        for dataset, why, count in ledger.held_back(connection, pipeline.name):
+        for dataset, why, count in whereabouts.held_back(connection, pipeline.name):
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
     print(describe(summary))
     raise typer.Exit(SOME_REFUSED if summary.errored or summary.rows_rejected else LOADED)

@@ -6,7 +6,7 @@ from pathlib import Path
 from psycopg import sql
 
 from ingestion_dagster import runs
-from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine import postgres, whereabouts
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
@@ -51,7 +51,7 @@ def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
 
 
 def _surprises(connection: Connection, pipeline: Pipeline, landed: set[tuple[str, str]]) -> list[Surprise]:
-    states = {(state["key"], state["version"]): state for state in ledger.load_states(connection, pipeline.name)}
+    states = {(state["key"], state["version"]): state for state in whereabouts.load_states(connection, pipeline.name)}
     surprises = []
     for key, version in sorted(landed):
         expected = "errored" if key.startswith(BAD) else "archived"

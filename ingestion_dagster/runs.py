@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
-from ingestion_dagster.engine.ledger import RunSummary, Scope
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import StoredObject, is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.settings import Settings
 
 _LONGEST_WAIT = 60.0
@@ -110,7 +111,7 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
             waiting, _ = ledger.claimable(connection, scope)
             with _watched(settings, scope, waiting, progress):
                 run_id = _in_process(pipeline, settings, request)
-            did = ledger.of_run(connection, pipeline.name, run_id)
+            did = whereabouts.of_run(connection, pipeline.name, run_id)
             total = total + did
             left, _ = ledger.claimable(connection, scope)
             if request.dry_run or request.as_of or not left or (left == waiting and not did.loads):
@@ -126,8 +127,8 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> str
 
     job = defs.resolve_job_def(pipeline.job)
     asset = pipeline.asset_of(request.dataset) if request.dataset else None
-    if request.partition is not None and not job.partitions_def.has_partition_key(request.partition):
-        raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status {pipeline.name}' lists those in use")
+    if request.partition is not None and not (job.partitions_def and job.partitions_def.has_partition_key(request.partition)):
+        raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     run_seconds: int = Field(3300, ge=1, description="Seconds after which a run claims no further batch.")
     batch_files: int = Field(2000, ge=1, description="Loads claimed at a time, at most.")
     batch_bytes: int = Field(32 * 1024 * 1024, ge=1, description="Bytes claimed at a time, at most (one load always fits).")
-    lease_seconds: int = Field(120, ge=1, description="Seconds until the claim of a silent run expires; runs renew it three times as often.")
+    lease_seconds: int = Field(120, ge=1, description="Seconds until the claim of a silent run expires; renewed three times as often.")
     max_attempts: int = Field(3, ge=1, description="Crashes or transient faults charged to one load before it is given up.")
     max_load_bytes: int = Field(64 * 1024 * 1024, ge=1, description="A metric file larger than this is refused unread.")
     settle_seconds: float = Field(

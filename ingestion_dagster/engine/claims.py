@@ -29,17 +29,13 @@ class Limits:
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
         """The limits as set by the environment."""
-        return cls(
-            settings.batch_files, settings.batch_bytes, settings.lease_seconds, settings.run_seconds, settings.max_attempts
-        )
+        return cls(settings.batch_files, settings.batch_bytes, settings.lease_seconds, settings.run_seconds, settings.max_attempts)
 
 
 class Claims:
     """What one run works off: iterate to claim batch after batch; a thread renews the leases of all of them."""
 
-    def __init__(
-        self, database: Database, scope: Scope, run_id: str, limits: Limits, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, database: Database, scope: Scope, run_id: str, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.scope = scope
         self.run_id = run_id
         self.limits = limits

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
@@ -27,7 +27,7 @@ _IN_FLIGHT = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.Da
 _LONGEST_BACK_OFF = timedelta(minutes=15)
 
 
-class Ingestion(dg.ConfigurableResource):  # type: ignore[type-arg]
+class Ingestion(dg.ConfigurableResource[object]):
     """What a pipeline needs of the outside world, from this process's environment; nothing is opened before it is asked for."""
 
     def settings(self) -> Settings:
@@ -43,7 +43,7 @@ INGESTION = Ingestion()
 """The one instance every pipeline's definitions share: merging them refuses two under one name."""
 
 
-class LoadConfig(dg.Config):  # type: ignore[misc]
+class LoadConfig(dg.Config):
     """What the launchpad offers for a load step."""
 
     only_errored: bool = False
@@ -125,9 +125,9 @@ def landing_sensor(name: str, pipeline: str, place: Callable[[Settings], Zone], 
         with ingestion.database().connect() as connection:
             found = landing.discover(connection, zone, datetime.now(UTC), skip=skip, seconds=landing.LISTING_SECONDS)
             claimable, oldest = ledger.claimable(connection, Scope(pipeline))
-            held_back = ledger.held_back(connection, pipeline)
+            held_back = whereabouts.held_back(connection, pipeline)
         context.update_cursor(_write_cursor(0 if found.complete else skip + found.seen))
-        saw = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} still being written; {claimable} loads claimable"
+        saw = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {claimable} loads claimable"
         saw += "".join(f"; {count} of {dataset} {why}" for dataset, why, count in held_back)
         if not claimable:
             return dg.SkipReason(saw)
@@ -155,10 +155,8 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
             returned, moved = landing.sweep(
                 connection, place(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
             )
-            started = context.instance.get_runs(
-                dg.RunsFilter(tags={PIPELINE_TAG: pipeline}, statuses=[dg.DagsterRunStatus.STARTED])
-            )
-            dead = set(ledger.dead_runs(connection, pipeline, [run.run_id for run in started]))
+            started = context.instance.get_runs(dg.RunsFilter(tags={PIPELINE_TAG: pipeline}, statuses=[dg.DagsterRunStatus.STARTED]))
+            dead = set(whereabouts.dead_runs(connection, pipeline, [run.run_id for run in started]))
         for run in started:
             if run.run_id in dead:
                 context.instance.report_run_failed(run, "all its leases have expired: the process or machine is gone")

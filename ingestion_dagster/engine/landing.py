@@ -122,9 +122,7 @@ def read_ahead(zone: Zone, loads: Sequence[Load]) -> Iterator[tuple[Load, bytes 
     yield from _side_by_side(zone, fetch, loads)
 
 
-def move(
-    connection: Connection, zone: Zone, loads: Sequence[Load], *, lease_seconds: float, run_id: str | None = None
-) -> list[Load]:
+def move(connection: Connection, zone: Zone, loads: Sequence[Load], *, lease_seconds: float, run_id: str | None = None) -> list[Load]:
     """Move the objects of committed loads and finish them. Returns those that could not be moved now; the sweep tries again.
 
     Copy, verify, make durable, then remove that very version: killed anywhere, the same call may be made again.

@@ -24,5 +24,5 @@ class Pipeline:
     """Where loaded and refused files go: a word and a URL each."""
     tables: tuple[str, ...]
     """The tables a run fills, as a person would query them."""
-    prefix_of: Callable[[str], str] = lambda dataset: ""
+    prefix_of: Callable[[str], str] = lambda _dataset: ""
     """Under which prefix of the landing zone the files of a dataset arrive."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+from psycopg import sql
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
@@ -86,9 +87,7 @@ def metrics_files(context: dg.AssetExecutionContext, config: LoadConfig, ingesti
     database = ingestion.database()
     with database.connect() as connection:
         ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        landing.sweep(
-            connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run_id
-        )
+        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run_id)
         if config.only_errored and not config.dry_run:
             scope = retried(connection, scope)
         else:
@@ -141,10 +140,10 @@ def materializations(
 
 def _metadata(connection: Connection, outcome: Outcome, name: str, feeding: tuple[str, ...], partitions: list[str]) -> dict[str, Any]:
     tally = outcome.total(feeding, partitions[0] if len(partitions) == 1 else None)
-    statuses = [row for row in ledger.status_counts(connection, PIPELINE, partitions) if row["dataset"] in feeding]
+    statuses = [row for row in whereabouts.status_counts(connection, PIPELINE, partitions) if row["dataset"] in feeding]
     if name not in TABLES:
         return load_metadata(tally, outcome.seconds, statuses)
-    row = connection.execute(f"SELECT count(*) FROM metrics.{TABLES[name].name}").fetchone()
+    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("metrics", name))).fetchone()
     return load_metadata(tally, outcome.seconds, statuses, row_count=row[0] if row else 0) | {
         "dagster/table_name": f"metrics.{name}",
         "rows_superseded": outcome.rows_superseded,
@@ -153,6 +152,8 @@ def _metadata(connection: Connection, outcome: Outcome, name: str, feeding: tupl
 
 def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     """A check result as an event: in a run without a partition key Dagster cannot tell which partition a yielded one is about."""
+    assert result.asset_key is not None
+    assert result.check_name is not None
     return dg.AssetCheckEvaluation(
         asset_key=result.asset_key,
         check_name=result.check_name,
@@ -165,10 +166,9 @@ def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
 def summary(outcome: Outcome) -> str:
     """A run in one line: numbers and codes only."""
     total = outcome.total()
-    codes = ", ".join(f"{code} ×{count}" for code, count in sorted(outcome.codes.items()))
+    codes = ", ".join(f"{count} {code}" for code, count in sorted(outcome.codes.items()))
     return (
-        f"{total.loads_archived} loads archived ({total.loads_duplicate} duplicates, {total.loads_late} late), {total.loads_errored} errored"
+        f"{total.loads_archived} loads archived ({total.loads_duplicate} duplicate, {total.loads_late} late), {total.loads_errored} errored"
         f"{f' ({codes})' if codes else ''}; {total.rows_in} rows in, {total.rows_written} written, {total.rows_unchanged} unchanged, "
         f"{total.rows_rejected} rejected; {outcome.moves_pending} moves pending; {outcome.seconds:.1f} s"
     )
-

@@ -45,9 +45,7 @@ CHECK_SPECS = [
 ]
 
 
-def check_results(
-    selected: Iterable[dg.AssetCheckKey], connection: Connection
-) -> Iterator[dg.AssetCheckResult]:
+def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection) -> Iterator[dg.AssetCheckResult]:
     """The results of the selected checks of the load step."""
     for check in sorted(selected):
         yield _result(check, connection)

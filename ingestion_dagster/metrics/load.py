@@ -18,7 +18,7 @@ from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics import files
-from ingestion_dagster.metrics.interface import MetricsAPIInterface, Staging, Unresolved
+from ingestion_dagster.metrics.interface import MetricsAPIInterface, Unresolved
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Job:
     datasets: frozenset[str]
     now: datetime
     max_load_bytes: int = 64 * 1024 * 1024
-    progress: Callable[[int], None] = lambda loads: None
+    progress: Callable[[int], None] = lambda _loads: None
 
 
 def load_metrics(claims: Claims, job: Job, connection: Connection) -> Outcome:
@@ -102,9 +102,7 @@ def _load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequenc
     return verdicts
 
 
-def _stage_and_merge(
-    connection: Connection, job: Job, claims: Claims, batch: Sequence[Load]
-) -> tuple[list[Verdict], set[int], int]:
+def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load]) -> tuple[list[Verdict], set[int], int]:
     """The verdicts on a batch, the ids of late loads, and how many rows were superseded; all rows are in the tables."""
     interface = MetricsAPIInterface(connection)
     previous = ledger.previous_versions(connection, batch)
@@ -155,7 +153,7 @@ def _judge(
         file = files.judge(payload, load.key)
     except Refused as refused:
         return _refuse(accepted, refused.problems, _points_in(payload))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - see below
         # A defect of ours must not take a file's neighbours down; frames are logged, the message (it may quote a value) is not.
         log.error("load %s: the parser failed with %s\n%s", load.id, _kind(error), "".join(traceback.format_tb(error.__traceback__)))
         return _refuse(accepted, (Problem("internal_error", "the whole file", f"the parser failed with {_kind(error)}; report it"),))
@@ -173,14 +171,18 @@ def _unread(load: Load, error: Exception, max_attempts: int) -> Verdict:
     if isinstance(error, Missing):
         return Verdict(load, Status.READY_FOR_ERRORING, problems=(GONE,))
     code = error.code if isinstance(error, Transient) else _kind(error)
-    return _charge(load, Problem("transient_exhausted", "the whole file", f"could not be read in {max_attempts} attempts ({code})"), max_attempts)
+    return _charge(
+        load, Problem("transient_exhausted", "the whole file", f"could not be read in {max_attempts} attempts ({code})"), max_attempts
+    )
 
 
 def _refused_by_database(load: Load, error: Exception, max_attempts: int) -> Verdict:
     """One file that the database refused by itself: its own fault, unless the database says that it may work later."""
     if isinstance(error, psycopg.OperationalError | Unresolved):
         return _charge(
-            load, Problem("transient_exhausted", "the whole file", f"the database gave way {max_attempts} times ({_kind(error)})"), max_attempts
+            load,
+            Problem("transient_exhausted", "the whole file", f"the database gave way {max_attempts} times ({_kind(error)})"),
+            max_attempts,
         )
     state = getattr(error, "sqlstate", None) or "no SQLSTATE"
     problem = Problem("database_refused", "the whole file", f"the database refused its rows (SQLSTATE {state}); report it with the file")

@@ -61,7 +61,9 @@ _POINT = (
 TABLES: dict[str, TargetTable] = {
     table.name: table
     for table in (
-        TargetTable("theme", "data_theme", "Parent themes.", (_ID, _NAME, ("created_dt", "timestamp with time zone", "When it was first seen."))),
+        TargetTable(
+            "theme", "data_theme", "Parent themes.", (_ID, _NAME, ("created_dt", "timestamp with time zone", "When it was first seen."))
+        ),
         TargetTable(
             "sub_theme",
             "data_subtheme",

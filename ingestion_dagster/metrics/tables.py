@@ -4,11 +4,9 @@ A file's rows reach `core_*` and `api_time_series` in one transaction. What coun
 is said per statement; the rules follow the reader contract of the UKHSA dashboard (newest refresh date among released rows).
 """
 
-from collections.abc import Sequence
-from datetime import date, datetime
-from typing import LiteralString
+# ruff: noqa: S608 - fragments of our own are put together here, never values
 
-from ingestion_dagster.engine.postgres import Connection
+from typing import LiteralString
 
 STAGING = """
 CREATE TEMP TABLE IF NOT EXISTS stage_file (

@@ -1,0 +1,254 @@
+"""The ledger's statements. Each that moves loads tells `load_events` in the same breath."""
+
+# ruff: noqa: S608 - fragments of our own are put together here, never values
+
+_IN_SCOPE = """
+    l.pipeline = %(pipeline)s
+    AND (%(datasets)s::text[] IS NULL OR d.name IS NULL OR d.name = ANY(%(datasets)s::text[]))
+    AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+    AND (%(not_after)s::timestamptz IS NULL OR l.discovered_at <= %(not_after)s::timestamptz)
+    AND (%(ids)s::bigint[] IS NULL OR l.id = ANY(%(ids)s::bigint[]))
+"""
+
+_CLAIMABLE = f"""
+    {_IN_SCOPE}
+    AND l.status = 'ready'
+    AND l.waiting_for IS NULL
+    AND (d.id IS NULL OR (d.is_active AND d.paused_at IS NULL))
+    AND NOT EXISTS (
+        SELECT FROM ledger.loads AS older
+        WHERE older.landing_zone = l.landing_zone AND older.key = l.key
+          AND (older.modified, older.id) < (l.modified, l.id)
+          AND older.status NOT IN ('archived', 'errored'))
+"""
+
+SYNC_DATASETS = """
+INSERT INTO ledger.datasets (pipeline, name, landing_prefix)
+SELECT %(pipeline)s, name, '' FROM unnest(%(names)s::text[]) AS wanted (name)
+WHERE NOT EXISTS (SELECT FROM ledger.datasets AS d WHERE d.pipeline = %(pipeline)s AND d.name = wanted.name)
+ORDER BY name
+ON CONFLICT (pipeline, name) DO NOTHING
+"""
+
+DISCOVER = """
+WITH seen AS (
+    SELECT * FROM unnest(%(keys)s::text[], %(versions)s::text[], %(sizes)s::bigint[], %(modified)s::timestamptz[])
+        AS seen (key, version, size, modified)
+), added AS (
+    INSERT INTO ledger.loads (pipeline, landing_zone, key, version, size, modified, partition, discovered_at)
+    SELECT %(pipeline)s, %(landing_zone)s, key, version, size, modified, %(partition)s, %(now)s
+    FROM seen
+    WHERE NOT EXISTS (
+        SELECT FROM ledger.loads AS l
+        WHERE l.landing_zone = %(landing_zone)s AND l.key = seen.key AND l.version = seen.version)
+    ORDER BY modified, key
+    ON CONFLICT (landing_zone, key, version) DO NOTHING
+    RETURNING id
+)
+INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+SELECT id, NULL, 'ready', %(run_id)s, 'discovered' FROM added
+"""
+
+COME_BACK = """
+SELECT l.id, l.status
+FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)
+JOIN ledger.loads AS l ON l.landing_zone = %(landing_zone)s AND l.key = seen.key AND l.version = seen.version
+WHERE l.status IN ('archived', 'errored') AND l.finished_at < %(listed_at)s
+FOR UPDATE OF l SKIP LOCKED
+"""
+
+CLAIM = f"""
+WITH candidates AS (
+    SELECT l.id, l.size, l.modified, l.key
+    FROM ledger.loads AS l
+    LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+    WHERE {_CLAIMABLE} AND l.alone = %(alone)s
+      AND (l.attempts = 0 OR l.run_id IS DISTINCT FROM %(run_id)s)
+    ORDER BY l.modified, l.key, l.id
+    LIMIT %(count)s
+    FOR UPDATE OF l SKIP LOCKED
+), measured AS (
+    SELECT id, row_number() OVER w AS position, sum(size) OVER w AS total
+    FROM candidates WINDOW w AS (ORDER BY modified, key, id)
+), number AS (
+    SELECT nextval('ledger.claim_number') AS claim
+), claimed AS (
+    UPDATE ledger.loads AS l
+    SET status = 'ingesting', run_id = %(run_id)s, claim = number.claim, claimed_at = now(),
+        lease_until = now() + make_interval(secs => %(lease)s)
+    FROM measured, number
+    WHERE l.id = measured.id AND (measured.position = 1 OR measured.total <= %(bytes)s)
+    RETURNING l.id
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+    SELECT id, 'ready', 'ingesting', %(run_id)s, NULL FROM claimed
+)
+SELECT id FROM claimed
+"""
+
+LOADS = """
+SELECT l.id, l.pipeline, d.name, l.landing_zone, l.key, l.version, l.size, l.modified, l.partition, l.status, l.claim, l.attempts,
+       l.alone, l.problems, l.location, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+"""
+
+PREVIOUS = """
+SELECT l.id, previous.id,
+       CASE WHEN previous.status = 'archived' AND previous.rows_rejected = 0 THEN previous.content_hash END
+FROM ledger.loads AS l
+CROSS JOIN LATERAL (
+    SELECT p.id, p.status, p.rows_rejected, p.content_hash
+    FROM ledger.loads AS p
+    WHERE p.landing_zone = l.landing_zone AND p.key = l.key AND (p.modified, p.id) < (l.modified, l.id)
+    ORDER BY p.modified DESC, p.id DESC
+    LIMIT 1) AS previous
+WHERE l.id = ANY(%(ids)s) AND NOT EXISTS (
+    SELECT FROM ledger.load_events AS e WHERE e.load_id = l.id AND e.from_status IN ('archived', 'errored'))
+"""
+
+SETTLE = """
+WITH verdicts AS (
+    SELECT * FROM jsonb_to_recordset(%(verdicts)s::jsonb) AS v (
+        id bigint, from_status text, claim bigint, to_status text, why text, dataset text, rows_in bigint, rows_written bigint,
+        rows_unchanged bigint, rows_rejected bigint, bytes bigint, content_hash text, duplicate_of bigint, error_code text,
+        error_message text, problems jsonb, charged boolean)
+), settled AS (
+    UPDATE ledger.loads AS l
+    SET status = v.to_status,
+        dataset_id = coalesce(d.id, l.dataset_id),
+        rows_in = v.rows_in, rows_written = v.rows_written, rows_unchanged = v.rows_unchanged, rows_rejected = v.rows_rejected,
+        bytes = v.bytes, content_hash = v.content_hash, duplicate_of = v.duplicate_of,
+        error_code = v.error_code, error_message = v.error_message, problems = v.problems,
+        attempts = l.attempts + v.charged::int,
+        committed_at = CASE WHEN v.to_status <> 'ready' THEN now() END,
+        claim = CASE WHEN v.to_status <> 'ready' THEN l.claim END,
+        lease_until = CASE WHEN v.to_status <> 'ready' THEN l.lease_until END
+    FROM verdicts AS v
+    LEFT JOIN ledger.datasets AS d ON d.pipeline = %(pipeline)s AND d.name = v.dataset
+    WHERE l.id = v.id AND l.status = 'ingesting' AND l.claim = v.claim
+    RETURNING l.id, v.to_status, v.why, l.run_id
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+    SELECT id, 'ingesting', to_status, run_id, why FROM settled
+)
+SELECT count(*) FROM settled
+"""
+
+TRANSITION = """
+WITH moved AS (
+    UPDATE ledger.loads AS l
+    SET status = %(to)s,
+        run_id = coalesce(%(run_id)s, l.run_id),
+        lease_until = now() + make_interval(secs => %(lease)s),
+        location = coalesce(v.location, l.location),
+        finished_at = CASE WHEN %(to)s IN ('archived', 'errored') THEN clock_timestamp() END
+    FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(locations)s::text[], %(whys)s::text[]) AS v (id, claim, location, why)
+    WHERE l.id = v.id AND l.status = %(from)s AND l.claim = v.claim
+    RETURNING l.id, l.run_id, v.why
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+    SELECT id, %(from)s, %(to)s, run_id, why FROM moved
+)
+SELECT id FROM moved
+"""
+
+RENEW = """
+UPDATE ledger.loads SET lease_until = now() + make_interval(secs => %(lease)s)
+WHERE claim = ANY(%(claims)s) AND status IN ('ingesting', 'ready_for_archiving', 'archiving', 'ready_for_erroring', 'erroring')
+"""
+
+EXPIRE = """
+WITH expired AS (
+    SELECT id, alone, attempts, alone AND attempts + 1 >= %(max_attempts)s AS given_up
+    FROM ledger.loads
+    WHERE pipeline = %(pipeline)s AND status = 'ingesting' AND lease_until < now()
+    FOR UPDATE SKIP LOCKED
+), back AS (
+    UPDATE ledger.loads AS l
+    SET status = CASE WHEN e.given_up THEN 'ready_for_erroring' ELSE 'ready' END,
+        attempts = l.attempts + e.alone::int,
+        alone = true,
+        error_code = CASE WHEN e.given_up THEN %(code)s ELSE l.error_code END,
+        error_message = CASE WHEN e.given_up THEN %(message)s ELSE l.error_message END,
+        problems = CASE WHEN e.given_up THEN %(problems)s::jsonb ELSE l.problems END,
+        claim = CASE WHEN e.given_up THEN l.claim END
+    FROM expired AS e WHERE l.id = e.id
+    RETURNING l.id, l.status, l.run_id, e.alone
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+    SELECT id, 'ingesting', status, run_id, CASE WHEN alone THEN 'lease expired, charged' ELSE 'lease expired' END FROM back
+)
+SELECT count(*) FROM back
+"""
+
+STRANDED = """
+WITH stranded AS (
+    SELECT id FROM ledger.loads
+    WHERE pipeline = %(pipeline)s
+      AND status IN ('ready_for_archiving', 'archiving', 'ready_for_erroring', 'erroring')
+      AND (lease_until IS NULL OR lease_until < now())
+    ORDER BY modified, key, id
+    LIMIT %(count)s
+    FOR UPDATE SKIP LOCKED
+), number AS (
+    SELECT nextval('ledger.claim_number') AS claim
+), taken AS (
+    UPDATE ledger.loads AS l
+    SET status = CASE l.status WHEN 'archiving' THEN 'ready_for_archiving' WHEN 'erroring' THEN 'ready_for_erroring' ELSE l.status END,
+        claim = number.claim, lease_until = now() + make_interval(secs => %(lease)s)
+    FROM stranded, number, ledger.loads AS was
+    WHERE l.id = stranded.id AND was.id = l.id
+    RETURNING l.id, was.status AS from_status, l.status AS to_status
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+    SELECT id, from_status, to_status, %(run_id)s, 'lease expired during the move' FROM taken WHERE from_status <> to_status
+)
+SELECT id FROM taken
+"""
+
+RETRY = """
+WITH wanted AS (
+    SELECT l.id, l.status AS from_status, EXISTS (
+        SELECT FROM ledger.loads AS newer
+        WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND (newer.modified, newer.id) > (l.modified, l.id)
+    ) AS superseded
+    FROM ledger.loads AS l
+    LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+    WHERE l.pipeline = %(pipeline)s AND l.status = 'errored'
+      AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
+      AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+      AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
+    FOR UPDATE OF l
+), again AS (
+    UPDATE ledger.loads AS l
+    SET status = 'ready', attempts = 0, alone = false, claim = NULL, lease_until = NULL, error_code = NULL, error_message = NULL,
+        problems = NULL, duplicate_of = NULL, committed_at = NULL, finished_at = NULL,
+        rows_in = 0, rows_written = 0, rows_unchanged = 0, rows_rejected = 0
+    FROM wanted AS w WHERE l.id = w.id AND NOT w.superseded
+    RETURNING l.id, w.from_status
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
+    SELECT id, from_status, 'ready', NULL, 'retry' FROM again
+)
+SELECT l.id, l.key, w.superseded FROM wanted AS w JOIN ledger.loads AS l ON l.id = w.id ORDER BY l.key, l.id
+"""
+
+PAUSE = (
+    "UPDATE ledger.datasets SET paused_at = now(), paused_why = %(why)s WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
+)
+
+RESUME = "UPDATE ledger.datasets SET paused_at = NULL, paused_why = NULL WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
+
+DATASETS = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND is_active AND paused_at IS NULL"
+
+CLAIMABLE = f"""
+SELECT count(*), min(l.discovered_at)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE {_CLAIMABLE}
+"""
+
+CLAIMABLE_LOADS = f"""
+{LOADS} WHERE {_CLAIMABLE} ORDER BY l.modified, l.key, l.id
+"""

@@ -1,0 +1,124 @@
+"""Where every load stands, as people and checks ask for it; reads the ledger, moves nothing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from ingestion_dagster.engine.postgres import Connection
+
+STATUS_COUNTS = """
+SELECT l.pipeline, coalesce(d.name, 'unknown'), l.partition, l.status, l.waiting_for, count(*), sum(l.rows_written), sum(l.rows_unchanged),
+       sum(l.rows_rejected), sum(l.bytes)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE (%(pipeline)s::text IS NULL OR l.pipeline = %(pipeline)s::text)
+  AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5
+"""
+STATUS_COUNT_FIELDS = (
+    "pipeline", "dataset", "partition", "status", "waiting_for", "loads", "rows_written", "rows_unchanged", "rows_rejected", "bytes",
+)  # fmt: skip
+
+LOAD_STATES = """
+SELECT l.pipeline, coalesce(d.name, 'unknown'), l.key, l.version, l.partition,
+       to_char(s.snapshot AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"'),
+       l.waiting_for, l.status, l.attempts, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected, l.duplicate_of, l.error_code,
+       l.error_message, l.run_id, l.discovered_at, l.finished_at
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+LEFT JOIN ledger.snapshots AS s ON s.id = l.snapshot_id
+WHERE (%(pipeline)s::text IS NULL OR l.pipeline = %(pipeline)s::text)
+ORDER BY l.pipeline, l.discovered_at, l.key, l.id
+"""
+LOAD_STATE_FIELDS = (
+    "pipeline", "dataset", "key", "version", "partition", "snapshot", "waiting_for", "status", "attempts", "rows_in", "rows_written",
+    "rows_unchanged", "rows_rejected", "duplicate_of", "error_code", "error_message", "run_id", "discovered_at", "finished_at",
+)  # fmt: skip
+
+OF_RUN = """
+SELECT status, count(*), coalesce(sum(rows_in), 0), coalesce(sum(rows_written), 0), coalesce(sum(rows_unchanged), 0),
+       coalesce(sum(rows_rejected), 0), count(duplicate_of)
+FROM ledger.loads WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s GROUP BY status
+"""
+
+HELD_BACK = """
+SELECT coalesce(d.name, 'unknown'), CASE WHEN d.paused_at IS NOT NULL THEN 'paused: ' || coalesce(d.paused_why, '')
+            ELSE 'waiting for ' || l.waiting_for END, count(*)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = %(pipeline)s AND l.status = 'ready' AND (d.paused_at IS NOT NULL OR l.waiting_for IS NOT NULL)
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+ERRORS = """
+SELECT error_code, min(error_message), count(*) FROM ledger.loads
+WHERE pipeline = %(pipeline)s AND status IN ('ready_for_erroring', 'erroring', 'errored')
+GROUP BY 1 ORDER BY 3 DESC, 1
+"""
+
+DEAD_RUNS = """
+SELECT DISTINCT e.run_id
+FROM ledger.load_events AS e
+JOIN ledger.loads AS l ON l.id = e.load_id
+WHERE l.pipeline = %(pipeline)s AND e.run_id = ANY(%(run_ids)s) AND starts_with(e.why, 'lease expired')
+  AND NOT EXISTS (SELECT FROM ledger.loads AS held WHERE held.run_id = e.run_id AND held.lease_until > now()
+                  AND held.status IN ('ingesting', 'archiving', 'erroring'))
+"""
+
+
+def status_counts(connection: Connection, pipeline: str | None = None, partitions: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Loads by pipeline, dataset, partition and status, as `status --json` shows them."""
+    parameters = {"pipeline": pipeline, "partitions": None if partitions is None else sorted(partitions)}
+    return [dict(zip(STATUS_COUNT_FIELDS, _plain(row), strict=True)) for row in connection.execute(STATUS_COUNTS, parameters)]
+
+
+def load_states(connection: Connection, pipeline: str | None = None) -> list[dict[str, Any]]:
+    """Every load, as `status --loads --json` shows it; times in ISO 8601, UTC."""
+    return [dict(zip(LOAD_STATE_FIELDS, _plain(row), strict=True)) for row in connection.execute(LOAD_STATES, {"pipeline": pipeline})]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What one run did, as far as it is the last that touched the loads."""
+
+    loads: int = 0
+    errored: int = 0
+    duplicates: int = 0
+    rows_in: int = 0
+    rows_written: int = 0
+    rows_unchanged: int = 0
+    rows_rejected: int = 0
+
+    def __add__(self, other: "RunSummary") -> "RunSummary":
+        return RunSummary(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
+    """The loads a run took to an end or committed; what it gave back is not counted."""
+    done = [row for row in connection.execute(OF_RUN, {"pipeline": pipeline, "run_id": run_id}) if row[0] not in ("ready", "ingesting")]
+    errored = sum(row[1] for row in done if row[0] in ("ready_for_erroring", "erroring", "errored"))
+    sums = [int(sum(row[column] for row in done)) for column in range(1, 7)]
+    return RunSummary(sums[0], errored, sums[5], *sums[1:5])
+
+
+def held_back(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
+    """Loads that no run may claim now: dataset, why, how many."""
+    return [(row[0], row[1], row[2]) for row in connection.execute(HELD_BACK, {"pipeline": pipeline})]
+
+
+def errors(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
+    """What errored loads were refused for: code, one of the messages, how many; most frequent first."""
+    return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, {"pipeline": pipeline})]
+
+
+def dead_runs(connection: Connection, pipeline: str, run_ids: Sequence[str]) -> list[str]:
+    """Those of these runs whose leases have run out and that hold no live one: they cannot be working any more."""
+    return [row[0] for row in connection.execute(DEAD_RUNS, {"pipeline": pipeline, "run_ids": list(run_ids)})]
+
+
+def _plain(row: tuple[Any, ...]) -> list[Any]:
+    """Values as JSON has them: sums as integers, times as ISO text."""
+    return [value.isoformat() if isinstance(value, datetime) else int(value) if isinstance(value, Decimal) else value for value in row]

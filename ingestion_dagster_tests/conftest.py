@@ -1,0 +1,51 @@
+"""Real parts for the tests: one Postgres server a session, a migrated database for each test that asks."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from ingestion_dagster.engine import embedded_postgres, postgres
+from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.settings import Settings, current
+
+TEMPLATE = "migrated"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A Postgres server of this session's own, with a migrated database to copy from."""
+    home = tmp_path_factory.mktemp("postgres")
+    started = embedded_postgres.start(home)
+    try:
+        embedded_postgres.ensure_database(started, TEMPLATE)
+        postgres.upgrade(Database.at(started.url(TEMPLATE)))
+        yield started
+    finally:
+        embedded_postgres.stop(home)
+
+
+@pytest.fixture
+def database(server: EmbeddedServer) -> Iterator[Database]:
+    """A migrated database of the test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+    yield Database.at(server.url(name))
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The environment of a fresh installation, for this process and those it starts: own database, own home, nothing settles."""
+    monkeypatch.setenv("INGESTION_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("INGESTION_DATABASE_URL", database.sqlalchemy_url)
+    monkeypatch.setenv("INGESTION_SETTLE_SECONDS", "0")
+    assert "INGESTION_STORAGE_URL" not in os.environ
+    return current()
