@@ -139,13 +139,13 @@ def _judge(
         return _refuse(replace(accepted, dataset=files.UNCLASSIFIED), (too_large,))
     try:
         payload = files.decode(raw)
+        content_hash = files.content_hash(payload)
     except Refused as refused:
         return _refuse(replace(accepted, dataset=files.UNCLASSIFIED), refused.problems)
     dataset = files.dataset_of(payload)
     accepted = replace(accepted, dataset=dataset)
     if dataset != files.UNCLASSIFIED and dataset not in datasets:
         return Verdict(load, Status.READY, dataset=dataset, why=f"belongs to {dataset}, which this run does not load")
-    content_hash = files.content_hash(payload)
     accepted = replace(accepted, content_hash=content_hash)
     if previous is not None and previous.content_hash == content_hash:
         return replace(accepted, duplicate_of=previous.load_id, why="the same content as the version before")
