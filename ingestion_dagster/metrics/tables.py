@@ -279,8 +279,10 @@ WITH written AS (
     {_WRITTEN_POINTS}
     ON CONFLICT DO NOTHING
     RETURNING series_id
+), counted AS (
+    SELECT series_id, count(*) AS points FROM written GROUP BY series_id
 )
-SELECT f.ord, count(*) FROM written JOIN stage_file AS f ON f.series_id = written.series_id AND f.round = %(round)s GROUP BY f.ord
+SELECT f.ord, counted.points FROM counted JOIN stage_file AS f ON f.series_id = counted.series_id AND f.round = %(round)s
 """
 
 _SUPERSEDED_DATE = """
@@ -346,8 +348,10 @@ WITH written AS (
     WHERE f.round = %(round)s
     ON CONFLICT DO NOTHING
     RETURNING series_id
+), counted AS (
+    SELECT series_id, count(*) AS points FROM written GROUP BY series_id
 )
-SELECT f.ord, count(*) FROM written JOIN stage_file AS f ON f.series_id = written.series_id AND f.round = %(round)s GROUP BY f.ord
+SELECT f.ord, counted.points FROM counted JOIN stage_file AS f ON f.series_id = counted.series_id AND f.round = %(round)s
 """
 
 # Among rows of different refresh dates, as readers order them: by period, except for alert topics. Rows of one file stay.
