@@ -1,0 +1,49 @@
+# One entry point for people, CI and pre-commit. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test dev lint bench lock clean
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The interpreter that .venv is made of: 3.11 to 3.13. If this one is too old or too new, the others are tried.
+PYTHON ?= python3
+
+BIN := .venv/bin
+PY := $(BIN)/python
+STAMP := .venv/.setup-stamp
+
+# A .venv that was moved, half made or lost its interpreter is set up again. Any other is up to date when its stamp is.
+ifneq ($(shell $(PY) -I -S -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## .venv with the locked dependencies and the package; nothing to do when up to date
+
+$(STAMP): requirements-dev.txt pyproject.toml tools/setup.sh
+	@PYTHON="$(PYTHON)" sh tools/setup.sh
+
+demo: setup ## land the sample data, run every pipeline on the embedded default, show what landed where
+	@$(BIN)/ingestion demo
+
+# Half of the suite's time is waiting for servers and processes: two workers at any number of cores.
+test: ARGS ?= -n 2 --dist loadfile
+test: setup ## the whole test suite (ARGS="-k name" for a part of it)
+	@$(PY) -m pytest $(ARGS)
+
+dev: setup ## the Dagster UI with sensors on, at http://localhost:3000
+	@INGESTION_SENSORS=running $(PY) -m ingestion_dagster.dev
+
+lint: setup ## every static check: format, style, types, layers, secrets, definitions
+	@sh tools/lint.sh
+
+bench: setup ## every benchmark, as tables of ratios
+	@$(PY) -m benchmarks $(ARGS)
+
+lock: setup ## compile pyproject.toml into the three hash-locked requirements files
+	@sh tools/lock.sh
+
+clean: ## remove .venv, caches and build output (never .ingestion: that is data)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Every static check, cheapest first; the first that finds something ends the run. `lint.sh CHECK…` runs those only (pre-commit does).
+set -eu
+cd "$(dirname "$0")/.."
+bin=.venv/bin
+
+# What git holds, and what it would take in next; also where the checkout belongs to another user, as in a container.
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0="$(pwd)"
+files() { git ls-files -z --cached --others --exclude-standard; }
+
+format() { "$bin/python" -m ruff format --check .; }
+style() { "$bin/python" -m ruff check .; }
+secrets() { files | xargs -0 "$bin/python" -m detect_secrets.pre_commit_hook --baseline .secrets.baseline; }
+layers() { "$bin/lint-imports" --no-logo; }
+types() { "$bin/python" -m mypy; }
+
+# Both load the definitions into an instance made from ./dagster.yaml, so that this file is checked with them.
+in_instance() {
+    home=$(mktemp -d)
+    cp dagster.yaml "$home"
+    code=0
+    DAGSTER_HOME="$home" VIRTUAL_ENV="$(pwd -P)/.venv" "$@" || code=$?
+    rm -rf "$home"
+    return "$code"
+}
+definitions() { in_instance "$bin/dg" check defs --use-active-venv --log-level warning; }
+# Superseded by dg, which cannot be given a workspace file.
+workspace() { in_instance "$bin/python" -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning; }
+
+[ $# -gt 0 ] || set -- format style secrets layers types definitions workspace
+for check; do
+    echo "lint: $check"
+    "$check" || { echo "lint: $check found problems" >&2; exit 1; }
+done
+echo "lint: nothing found"

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Compiles pyproject.toml into the requirements files: one resolution, and the smaller sets are held to the versions of the development set.
+set -eu
+cd "$(dirname "$0")/.."
+uv=${UV:-.venv/bin/uv}
+
+compile() {
+    echo "lock: $1"
+    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+        --custom-compile-command "make lock" --output-file "$@" pyproject.toml
+}
+
+compile requirements-dev.txt --extra dev
+compile requirements-prod-ingestion.txt --constraint requirements-dev.txt
+compile requirements-bench.txt --extra bench --constraint requirements-dev.txt
