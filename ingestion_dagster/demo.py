@@ -10,7 +10,7 @@ from ingestion_dagster.engine import postgres, whereabouts
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.metrics.pipeline import METRICS
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings
 
 BAD = "bad/"
@@ -29,7 +29,8 @@ class Surprise:
 
 def run_demo(settings: Settings) -> bool:
     """Load `source_data/` through every pipeline; print what landed where. True if every file ended as expected."""
-    return all([_run(METRICS, settings, project_file("source_data") / METRICS.name)])
+    as_expected = [_run(pipeline, settings, project_file("source_data") / pipeline.name) for pipeline in PIPELINES.values()]
+    return all(as_expected)
 
 
 def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:

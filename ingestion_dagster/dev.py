@@ -2,11 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
+from urllib.parse import unquote
 
 from dotenv import load_dotenv
 
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.home import prepare_dagster_home
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import current
 
 
@@ -17,6 +20,11 @@ def main() -> None:
     os.environ["INGESTION_HOME"] = str(settings.home_folder)
     prepare_dagster_home(settings)
     postgres.ready(settings)
+    for pipeline in PIPELINES.values():
+        landing_zone = pipeline.zone(settings).landing.url
+        if landing_zone.startswith("file://"):
+            Path(unquote(landing_zone.removeprefix("file://"))).mkdir(parents=True, exist_ok=True)
+        print(f"{pipeline.name}: files put into {landing_zone} are loaded within a minute", flush=True)
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *sys.argv[1:]]
     os.execv(sys.executable, command)  # noqa: S606 - a list of our own
 

@@ -19,11 +19,12 @@ from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics import files
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Unresolved
+from ingestion_dagster.metrics.problems import Code
 
 log = logging.getLogger(__name__)
 
 REHOMED = Problem(
-    "metric_rehomed",
+    Code.METRIC_REHOMED.value,
     "metric",
     "this metric is known under another topic or metric group; deliver it under a new name, or move its row in metrics.metric first",
 )

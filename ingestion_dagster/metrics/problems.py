@@ -52,6 +52,7 @@ class Code(StrEnum):
     PUBLIC_FLAG_CONTRADICTS_PREFIX = "public_flag_contradicts_prefix", "is_public disagrees with the metric's OFF-SENS_ prefix."
     FILE_NAME_CONTRADICTS_PREFIX = "file_name_contradicts_prefix", "The file name and the metric disagree on the OFF-SENS_ prefix."
     DELAY_PERIOD_ENDED = "delay_period_ended", "A point outside the reporting delay period follows one inside it."
+    METRIC_REHOMED = "metric_rehomed", "The metric is known under another topic or metric group; found when its rows are merged."
     TOO_MANY_PROBLEMS = "too_many_problems", "More problems were found than are listed."
     PUBLIC_FLAG_MISSING = "public_flag_missing", "Warning: points carry no is_public; it follows from the metric's prefix."
 

@@ -31,6 +31,8 @@ class TargetTable:
     description: str
     columns: tuple[tuple[str, str, str], ...]
     fed_by: tuple[str, ...] = tuple(FILE_TYPES)
+    parent: str | None = None
+    """The table whose rows this one's belong to; its lineage runs through it."""
     is_fact: bool = False
 
 
@@ -69,9 +71,22 @@ TABLES: dict[str, TargetTable] = {
             "data_subtheme",
             "Child themes of a theme.",
             (_ID, _NAME, ("theme_id", "bigint", "Row of theme."), ("created_dt", "timestamp with time zone", "When it was first seen.")),
+            parent="theme",
         ),
-        TargetTable("topic", "data_topic", "Topics of a child theme.", (_ID, _NAME, ("sub_theme_id", "bigint", "Row of sub_theme."))),
-        TargetTable("metric_group", "data_metricgroup", "Metric groups of a topic.", (_ID, _NAME, ("topic_id", "bigint", "Row of topic."))),
+        TargetTable(
+            "topic",
+            "data_topic",
+            "Topics of a child theme.",
+            (_ID, _NAME, ("sub_theme_id", "bigint", "Row of sub_theme.")),
+            parent="sub_theme",
+        ),
+        TargetTable(
+            "metric_group",
+            "data_metricgroup",
+            "Metric groups of a topic.",
+            (_ID, _NAME, ("topic_id", "bigint", "Row of topic.")),
+            parent="topic",
+        ),
         TargetTable(
             "metric",
             "data_metric",
@@ -82,6 +97,7 @@ TABLES: dict[str, TargetTable] = {
                 ("topic_id", "bigint", "Row of topic."),
                 ("metric_group_id", "bigint", "Row of metric_group."),
             ),
+            parent="metric_group",
         ),
         TargetTable("geography_type", "data_geographytype", "Kinds of geography.", (_ID, _NAME)),
         TargetTable(
@@ -94,6 +110,7 @@ TABLES: dict[str, TargetTable] = {
                 ("geography_code", "character varying(9)", "Statistical or organisation code."),
                 ("geography_type_id", "bigint", "Row of geography_type."),
             ),
+            parent="geography_type",
         ),
         TargetTable("stratum", "data_stratum", "Strata.", (_ID, _NAME)),
         TargetTable("age", "data_age", "Age bands.", (_ID, _NAME)),
