@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from dotenv import load_dotenv
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -20,10 +21,8 @@ from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.whereabouts import RunSummary
-from ingestion_dagster.metrics.pipeline import METRICS
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings, current
-
-PIPELINES: dict[str, Pipeline] = {METRICS.name: METRICS}
 
 LOADED, SOME_REFUSED, RUN_FAILED = 0, 2, 1
 """Exit codes: all loaded; some loads errored or rows refused; the run itself failed."""
@@ -32,7 +31,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 database_commands = typer.Typer(no_args_is_help=True, help="The database: migrations, the embedded server.")
 app.add_typer(database_commands, name="db")
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _pipeline(name: str) -> Pipeline:
@@ -44,6 +43,13 @@ def _pipeline(name: str) -> Pipeline:
 def _check_dataset(pipeline: Pipeline, dataset: str | None) -> None:
     if dataset is not None and dataset not in pipeline.datasets:
         raise typer.BadParameter(f"{pipeline.name} has no dataset '{dataset}'; known: {', '.join(pipeline.datasets)}")
+
+
+def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
+    """A run can be narrowed to what has an asset of its own; told to take anything else alone, it would take everything."""
+    _check_dataset(pipeline, dataset)
+    if dataset is not None and pipeline.asset_of(dataset) is None:
+        raise typer.BadParameter(f"a run cannot be narrowed to '{dataset}': what belongs there comes with any run")
 
 
 PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics")]
@@ -60,14 +66,15 @@ def land(pipeline: PipelineName, paths: Paths, dataset: Dataset = None) -> None:
     """Put files into the landing zone and enter them into the ledger. A folder's keys are relative to it."""
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
-    _land(found, current(), paths, dataset)
+    if _land(found, current(), paths, dataset):
+        raise typer.Exit(SOME_REFUSED)
 
 
 @app.command(epilog="Example: ingestion run metrics --dataset cases --partition 2026-01-31")
 def run(pipeline: PipelineName, dataset: Dataset = None, partition: Partition = None, as_of: AsOf = None, dry_run: DryRun = False) -> None:
     """Discover and load until nothing is claimable. Exit 0: all loaded, 2: some refused, 1: the run failed."""
     found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    _check_narrowing(found, dataset)
     _run_and_exit(found, current(), runs.Request(dataset, partition, as_of, dry_run))
 
 
@@ -80,12 +87,14 @@ def load(
     as_of: AsOf = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Land files, then run. Exit codes as for `run`."""
+    """Land files, then run. Exit codes as for `run`. A dry run lands nothing and says what `check` says."""
     found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    _check_narrowing(found, dataset)
+    if dry_run:
+        raise typer.Exit(_check(found, paths, dataset))
     settings = current()
-    _land(found, settings, paths, dataset)
-    _run_and_exit(found, settings, runs.Request(dataset, partition, as_of, dry_run))
+    unusable = _land(found, settings, paths, dataset)
+    _run_and_exit(found, settings, runs.Request(dataset, partition, as_of), some_refused=unusable)
 
 
 @app.command(epilog="Example: ingestion status metrics --json")
@@ -116,21 +125,7 @@ def check(pipeline: PipelineName, paths: Paths, dataset: Dataset = None, as_json
     """Validate files without loading them; prints every problem with its place. Exit 2 if there is any error."""
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
-    refused = False
-    reports: list[dict[str, Any]] = []
-    for key, path in runs.local_files(paths, found.prefix_of(dataset) if dataset else ""):
-        problems = found.check(key, path.read_bytes())
-        ok = not any(problem.severity == "error" for problem in problems)
-        refused = refused or not ok
-        reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
-        if not as_json:
-            for problem in problems:
-                print(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]")
-    if as_json:
-        print(json.dumps(reports, ensure_ascii=False))
-    else:
-        print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} would be refused")
-    raise typer.Exit(SOME_REFUSED if refused else LOADED)
+    raise typer.Exit(_check(found, paths, dataset, as_json=as_json))
 
 
 @app.command(epilog="Example: ingestion retry metrics --key 'bad/COVID-19_cases.json'")
@@ -180,7 +175,7 @@ def resume(pipeline: PipelineName, dataset: Annotated[str, typer.Argument(metava
     print(f"{found.name} {dataset} is active")
 
 
-@app.command()
+@app.command(epilog="Example: ingestion demo")
 def demo() -> None:
     """Load the sample data of every pipeline and show what landed where; exit 0 only if each file ended as expected."""
     from ingestion_dagster.demo import run_demo
@@ -189,19 +184,19 @@ def demo() -> None:
         raise typer.Exit(RUN_FAILED)
 
 
-@database_commands.command()
+@database_commands.command(epilog="Example: ingestion db upgrade")
 def upgrade() -> None:
     """Bring the schema of the database up to date. Safe to repeat, and for two at once."""
     print(f"the schema is at revision {postgres.upgrade(postgres.locate(current()))}")
 
 
-@database_commands.command()
+@database_commands.command(epilog="Example: ingestion db url")
 def url() -> None:
     """Print a SQLAlchemy URL of the database; the embedded server is started if it is the one in use."""
     print(postgres.locate(current()).sqlalchemy_url)
 
 
-@database_commands.command()
+@database_commands.command(epilog="Example: ingestion db stop")
 def stop() -> None:
     """Stop the embedded server."""
     from ingestion_dagster.engine import embedded_postgres
@@ -210,23 +205,50 @@ def stop() -> None:
     print("stopped" if stopped else "it was not running")
 
 
-def _land(pipeline: Pipeline, settings: Settings, paths: list[Path], dataset: str | None) -> None:
+def _land(pipeline: Pipeline, settings: Settings, paths: list[Path], dataset: str | None) -> bool:
+    """Land and tell; whether there were files whose names cannot be keys."""
     landed = runs.land(pipeline, settings, paths, dataset)
     for name in landed.unusable:
         err.print(f"not landed, its name cannot be a key: {name!r}", markup=False)
     err.print(f"{len(landed.objects)} files landed in {pipeline.zone(settings).landing.url}", markup=False)
-    if landed.unusable:
-        raise typer.Exit(RUN_FAILED)
+    return bool(landed.unusable)
 
 
-def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request) -> NoReturn:
+def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_json: bool = False) -> int:
+    """Validate files and print what is wrong with them; the exit code."""
+    refused = False
+    reports: list[dict[str, Any]] = []
+    for key, path in runs.local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
+        problems = pipeline.check(key, path.read_bytes())
+        ok = not any(problem.severity == "error" for problem in problems)
+        refused = refused or not ok
+        reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
+        if not as_json:
+            for problem in problems:
+                print(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]")
+    if as_json:
+        print(json.dumps(reports, ensure_ascii=False))
+    else:
+        print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} would be refused")
+    return SOME_REFUSED if refused else LOADED
+
+
+def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request, *, some_refused: bool = False) -> NoReturn:
     with _progress(pipeline.name) as progress:
         summary = runs.run(pipeline, settings, request, progress)
     with postgres.ready(settings).connect() as connection:
         for dataset, why, count in whereabouts.held_back(connection, pipeline.name):
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
-    print(describe(summary))
-    raise typer.Exit(SOME_REFUSED if summary.errored or summary.rows_rejected else LOADED)
+    print(describe_dry(summary) if request.dry_run else describe(summary))
+    raise typer.Exit(SOME_REFUSED if some_refused or summary.errored or summary.rows_rejected else LOADED)
+
+
+def describe_dry(summary: RunSummary) -> str:
+    """A dry run in one line."""
+    return (
+        f"dry run, nothing changed: {summary.loads} loads: {summary.loads - summary.errored} would be loaded, {summary.errored} refused; "
+        f"{summary.rows_in} rows in, {summary.rows_rejected} rejected"
+    )
 
 
 def describe(summary: RunSummary) -> str:
@@ -265,10 +287,20 @@ def _print_table(rows: list[dict[str, Any]], shown: list[str]) -> None:
 def main() -> None:
     """Entry point. Mistakes of set-up end with one line that says what to do, exit code 1."""
     load_dotenv(Path.cwd() / ".env", override=False)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold what the terminal's encoding does not.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except ConfigurationError as error:
         err.print(f"ingestion: {error}", markup=False)
+        sys.exit(RUN_FAILED)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        # Without the values: one may be a password.
+        wrong = "; ".join(f"INGESTION_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors(include_input=False))
+        err.print(f"ingestion: {wrong}", markup=False)
         sys.exit(RUN_FAILED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingestion_dagster.engine import landing, ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
@@ -18,6 +18,9 @@ from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _LONGEST_WAIT = 60.0
 _PAGE = 500
@@ -100,6 +103,8 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
     Raises whatever a run fails with.
     """
     prepare_dagster_home(settings)
+    if request.dry_run:
+        return _judged(_in_process(pipeline, settings, request))
     datasets = frozenset({request.dataset}) if request.dataset else None
     partitions = frozenset({request.partition}) if request.partition else None
     scope = Scope(pipeline.name, datasets, partitions)
@@ -110,27 +115,36 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
         while True:
             waiting, _ = ledger.claimable(connection, scope)
             with _watched(settings, scope, waiting, progress):
-                run_id = _in_process(pipeline, settings, request)
+                run_id = _in_process(pipeline, settings, request).run_id
             did = whereabouts.of_run(connection, pipeline.name, run_id)
             total = total + did
             left, _ = ledger.claimable(connection, scope)
-            if request.dry_run or request.as_of or not left or (left == waiting and not did.loads):
+            if request.as_of or not left or (left == waiting and not did.loads):
                 return total
 
 
-def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> str:
-    """One run of the pipeline's job; returns its id."""
+def _judged(result: "dg.ExecuteInProcessResult") -> RunSummary:
+    """What a dry run would have done, from the observations it made of the landing zone."""
+    observed = [event.asset_observation_data.asset_observation.metadata for event in result.all_events if event.is_asset_observation]
+    return sum(
+        (RunSummary(**{name: int(str(value.value)) for name, value in metadata.items()}) for metadata in observed), start=RunSummary()
+    )
+
+
+def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg.ExecuteInProcessResult":
+    """One run of the pipeline's job."""
     import dagster as dg
 
     from ingestion_dagster.definitions import defs
-    from ingestion_dagster.engine.dagster import run_tags
+    from ingestion_dagster.engine.dagster import LoadConfig, run_tags
 
+    LoadConfig(as_of=request.as_of).clock()
     job = defs.resolve_job_def(pipeline.job)
     asset = pipeline.asset_of(request.dataset) if request.dataset else None
     if request.partition is not None and not (job.partitions_def and job.partitions_def.has_partition_key(request.partition)):
         raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
     with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(
+        return job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(list(asset))] if asset else None,
             partition_key=request.partition,
@@ -140,7 +154,6 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> str
                 "loggers": {"console": {"config": {"log_level": "WARNING"}}},
             },
         )
-    return str(result.run_id)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ PIPELINE_TAG = "ingestion/pipeline"
 ENVIRONMENT_TAG = "ingestion/environment"
 OWNERS = ["team:data-engineering"]
 
-LANDING_DAYS = dg.DailyPartitionsDefinition(start_date="2024-01-01", timezone="UTC", end_offset=1)
+LANDING_DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
 """The day on which a load was discovered, UTC; today exists from its first second."""
 
 _CURSOR_VERSION = 1
@@ -198,9 +198,10 @@ def _read_cursor(context: dg.SensorEvaluationContext) -> int:
         return 0
     try:
         cursor = json.loads(context.cursor)
-        if cursor["version"] != _CURSOR_VERSION:
-            raise ValueError("version")
-        return int(cursor["skip"])
+        skip = int(cursor["skip"])
+        if cursor["version"] != _CURSOR_VERSION or skip < 0:
+            raise ValueError("not a cursor of ours")
+        return skip
     except (ValueError, KeyError, TypeError):
         context.log.warning("the cursor could not be read; listing from the start")
         return 0

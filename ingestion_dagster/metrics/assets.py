@@ -1,6 +1,7 @@
 """Metric file types and the tables they feed: one load step, and what arrives from outside."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -24,6 +25,7 @@ from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
 from ingestion_dagster.metrics.load import Job, check_claimable, load_metrics
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+from ingestion_dagster.settings import Settings
 
 LANDING_ZONE = dg.AssetSpec(
     key=[PIPELINE, "landing_zone"],
@@ -50,7 +52,7 @@ FILE_TYPE_SPECS = [
 TABLE_SPECS = [
     dg.AssetSpec(
         key=[PIPELINE, table.name],
-        deps=[dg.AssetKey([PIPELINE, name]) for name in table.fed_by],
+        deps=[dg.AssetKey([PIPELINE, name]) for name in ([table.parent] if table.parent else table.fed_by)],
         description=f"{table.description} Public name: `{table.view}`.",
         group_name=PIPELINE,
         kinds={"postgres", "table"},
@@ -86,25 +88,44 @@ def metrics_files(context: dg.AssetExecutionContext, config: LoadConfig, ingesti
     limits = Limits.of(settings)
     database = ingestion.database()
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run_id)
-        if config.only_errored and not config.dry_run:
-            scope = retried(connection, scope)
-        else:
-            landing.discover(connection, job.zone, config.clock() if config.as_of is None else LoadConfig().clock(), context.run_id)
         if config.dry_run:
-            outcome = check_claimable(connection, scope, job)
-            context.log.info("dry run: %s", summary(outcome))
+            yield from dry_run(connection, scope, job, only_errored=config.only_errored)
             return
-        with Claims(database, scope, context.run_id, limits) as claims:
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run.run_id)
+        scope = _scope(connection, scope, job, only_errored=config.only_errored, run_id=context.run.run_id)
+        with Claims(database, scope, context.run.run_id, limits) as claims:
             outcome = load_metrics(claims, job, connection)
         context.log.info("%s", summary(outcome))
-        yield from materializations(context, connection, outcome, partitions)
+        yield from materializations(context, connection, outcome, partitions, settings)
         for result in check_results(context.selected_asset_check_keys, connection):
-            if partitions is not None:
-                yield result
-            else:
-                context.log_event(evaluation(result))
+            yield from [result] if context.has_partition_key else evaluated(result)
+
+
+def dry_run(connection: Connection, scope: Scope, job: Job, *, only_errored: bool) -> Iterator[dg.AssetObservation]:
+    """Judge what a run would load, as an observation of the landing zone. What has to be entered to see it is rolled back."""
+    with connection.transaction(force_rollback=True):
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        outcome = check_claimable(connection, _scope(connection, scope, job, only_errored=only_errored), job)
+    total = outcome.total()
+    yield dg.AssetObservation(
+        LANDING_ZONE.key,
+        description=f"dry run: {summary(outcome)}",
+        metadata={
+            "loads": total.loads_archived + total.loads_errored,
+            "errored": total.loads_errored,
+            "rows_in": total.rows_in,
+            "rows_rejected": total.rows_rejected,
+        },
+    )
+
+
+def _scope(connection: Connection, scope: Scope, job: Job, *, only_errored: bool, run_id: str | None = None) -> Scope:
+    """What this run may claim: its scope, with what has arrived by now entered; or only what was errored in it, ready again."""
+    if only_errored:
+        return retried(connection, scope)
+    landing.discover(connection, job.zone, datetime.now(UTC), run_id)
+    return scope
 
 
 def datasets_selected(keys: Any) -> frozenset[str]:
@@ -122,19 +143,21 @@ def retried(connection: Connection, scope: Scope) -> Scope:
 
 
 def materializations(
-    context: dg.AssetExecutionContext, connection: Connection, outcome: Outcome, partitions: frozenset[str] | None
+    context: dg.AssetExecutionContext, connection: Connection, outcome: Outcome, partitions: frozenset[str] | None, settings: Settings
 ) -> Iterator[Any]:
     """One materialization per selected asset (and, in a run without partition key, per partition it touched)."""
+    processed = {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
     for name in (*FILE_TYPES, *TABLES):
+        place = {} if name in TABLES else processed
         key = dg.AssetKey([PIPELINE, name])
         if key not in context.selected_asset_keys:
             continue
         feeding = TABLES[name].fed_by if name in TABLES else (name,)
         if partitions is not None:
-            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, feeding, sorted(partitions)))
+            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, feeding, sorted(partitions)) | place)
             continue
         for partition in outcome.partitions(feeding):
-            metadata = _metadata(connection, outcome, name, feeding, [partition])
+            metadata = _metadata(connection, outcome, name, feeding, [partition]) | place
             context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
 
 
@@ -146,21 +169,26 @@ def _metadata(connection: Connection, outcome: Outcome, name: str, feeding: tupl
     row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("metrics", name))).fetchone()
     return load_metadata(tally, outcome.seconds, statuses, row_count=row[0] if row else 0) | {
         "dagster/table_name": f"metrics.{name}",
+        "dagster/column_schema": column_schema(TABLES[name].columns),
         "rows_superseded": outcome.rows_superseded,
     }
 
 
-def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """A check result as an event: in a run without a partition key Dagster cannot tell which partition a yielded one is about."""
+def evaluated(result: dg.AssetCheckResult) -> Iterator[Any]:
+    """A check result as Dagster would break it down: the event, and the output that says the check was not left out.
+
+    Without one partition key, Dagster cannot tell which materialization a yielded result is about, and fails.
+    """
     assert result.asset_key is not None
     assert result.check_name is not None
-    return dg.AssetCheckEvaluation(
+    yield dg.AssetCheckEvaluation(
         asset_key=result.asset_key,
         check_name=result.check_name,
         passed=result.passed,
         metadata=result.metadata,
         severity=result.severity,
     )
+    yield dg.Output(None, output_name=dg.AssetCheckSpec(result.check_name, asset=result.asset_key).get_python_identifier())
 
 
 def summary(outcome: Outcome) -> str:

@@ -91,7 +91,7 @@ def _load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequenc
         if connection.broken:
             raise
         if len(batch) > 1:
-            log.warning("a batch of %s files was refused by the database (%s); taking them one by one", len(batch), _kind(error))
+            log.warning("loads=%s error=%s: the database refused the batch; taking them one by one", len(batch), _kind(error))
             return [verdict for load in batch for verdict in _load_batch(connection, job, claims, [load], outcome)]
         verdicts, late, superseded = [_refused_by_database(batch[0], error, claims.limits.max_attempts)], set(), 0
         with connection.transaction():
@@ -156,7 +156,7 @@ def _judge(
         return _refuse(accepted, refused.problems, _points_in(payload))
     except Exception as error:  # noqa: BLE001 - see below
         # A defect of ours must not take a file's neighbours down; frames are logged, the message (it may quote a value) is not.
-        log.error("load %s: the parser failed with %s\n%s", load.id, _kind(error), "".join(traceback.format_tb(error.__traceback__)))
+        log.error("load_id=%s dataset=%s error=%s\n%s", load.id, dataset, _kind(error), "".join(traceback.format_tb(error.__traceback__)))
         return _refuse(accepted, (Problem("internal_error", "the whole file", f"the parser failed with {_kind(error)}; report it"),))
     return _Judged(file, replace(accepted, rows_in=len(file.points) + file.duplicates, problems=file.warnings))
 
@@ -204,8 +204,8 @@ def _points_in(payload: dict[str, object]) -> int:
 
 def _tell(verdict: Verdict) -> None:
     if verdict.to == Status.READY_FOR_ERRORING:
-        codes = ", ".join(sorted({problem.code for problem in verdict.problems}))
-        log.warning("load %s of dataset %s refused: %s", verdict.load.id, verdict.dataset or "unclassified", codes)
+        codes = ",".join(sorted({problem.code for problem in verdict.problems}))
+        log.warning("load_id=%s dataset=%s status=%s codes=%s", verdict.load.id, verdict.dataset or "unclassified", verdict.to, codes)
 
 
 def _kind(error: BaseException) -> str:

@@ -1,0 +1,192 @@
+"""The definitions: loadable from nothing, the same as recorded, and complete.
+
+`python -m ingestion_dagster_tests.test_definitions` records them anew.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ingestion_dagster.definitions import defs
+from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.metrics.places import zone
+from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+from ingestion_dagster.metrics.sensors import METRICS_JOB
+
+SNAPSHOT = Path(__file__).parent / "definitions.json"
+SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+CHECKS = sorted(f"{key.asset_key.to_user_string()}:{key.name}" for key in defs.resolve_asset_graph().asset_check_keys)
+EXTERNAL = {"metrics/landing_zone"}
+
+# Run with -B and an empty environment: whatever it opens for writing, connects to or starts is a sin of importing.
+LOAD_FROM_NOTHING = """
+import os, sys
+sins = []
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.posix_spawn", "os.mkdir", "os.rename", "os.remove"):
+        sins.append((event, str(arguments)))
+    elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        sins.append((event, str(arguments)))
+sys.addaudithook(watch)
+import socket
+def refuse(*_arguments, **_named):
+    raise AssertionError("a socket was connected")
+socket.socket.connect = socket.socket.connect_ex = socket.create_connection = refuse
+import psycopg
+psycopg.connect = psycopg.Connection.connect = refuse
+from ingestion_dagster.definitions import defs
+repository = defs.get_repository_def()
+assert repository.get_all_jobs()
+assert list(repository.sensor_defs)
+# Python's own platform.architecture() asks `file` about the interpreter, with its input from /dev/null.
+print([sin for sin in sins if "/dev/null" not in sin[1] and not sin[1].startswith("('file', ['file', '-b', ")])
+"""
+
+
+def snapshot() -> dict[str, Any]:
+    """What other tools, dashboards and people's habits hang on."""
+    repository = defs.get_repository_def()
+    days = LANDING_DAYS
+    return {
+        "assets": {
+            key: {
+                "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+                "group": spec.group_name,
+                "kinds": sorted(spec.kinds),
+                "partitions": None if key in EXTERNAL else type(LANDING_DAYS).__name__,
+            }
+            for key, spec in sorted(SPECS.items())
+        },
+        "checks": CHECKS,
+        "jobs": {
+            job.name: sorted(asset.to_user_string() for asset in job.asset_layer.selected_asset_keys)
+            for job in repository.get_all_jobs()
+            if not job.name.startswith("__")
+        },
+        "schedules": sorted(schedule.name for schedule in repository.schedule_defs),
+        "sensors": {
+            sensor.name: {
+                "interval": sensor.minimum_interval_seconds,
+                "job": sensor.job_name if sensor.has_jobs or sensor.targets else None,
+                "status": sensor.default_status.value,
+            }
+            for sensor in repository.sensor_defs
+        },
+        "partitions": {
+            "landing_days": {
+                "start": f"{days.start:%Y-%m-%d}",
+                "schedule": days.cron_schedule,
+                "timezone": days.timezone,
+                "end_offset": days.end_offset,
+            }
+        },
+        "resources": sorted(repository.get_top_level_resources()),
+    }
+
+
+def test_definitions_are_the_recorded_ones() -> None:
+    assert snapshot() == json.loads(SNAPSHOT.read_text()), (
+        "if that is what you meant: .venv/bin/python -m ingestion_dagster_tests.test_definitions, and say so in the commit"
+    )
+
+
+def test_definitions_load_with_an_empty_environment_touch_no_network_and_write_nothing(tmp_path: Path) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-B", "-W", "ignore", "-c", LOAD_FROM_NOTHING],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout == "[]\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_job_and_sensor_resolves() -> None:
+    dg.Definitions.validate_loadable(defs)
+
+
+@pytest.mark.parametrize("key", SPECS)
+def test_no_asset_goes_without_a_description_a_group_owners_or_kinds(key: str) -> None:
+    spec = SPECS[key]
+    assert len(spec.description or "") > 10
+    assert spec.group_name == key.partition("/")[0]
+    assert spec.owners
+    assert spec.kinds
+
+
+def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:
+    assert set(SPECS) == {f"metrics/{name}" for name in (*FILE_TYPES, *TABLES)} | EXTERNAL
+
+
+def test_every_file_type_and_fact_table_is_checked() -> None:
+    wanted = {f"metrics/{name}:{check}" for name in FILE_TYPES for check in ("rows_add_up", "nothing_errored")}
+    wanted |= {f"metrics/{name}:public_flag_holds" for name, table in TABLES.items() if table.is_fact}
+    assert set(CHECKS) == wanted
+
+
+def test_lineage_runs_from_the_landing_zone_to_every_table() -> None:
+    graph = defs.resolve_asset_graph()
+    for name in FILE_TYPES:
+        assert graph.get(dg.AssetKey(["metrics", name])).parent_keys == {dg.AssetKey(["metrics", "landing_zone"])}
+    for name, table in TABLES.items():
+        ancestors = {key.path[-1] for key in graph.get_ancestor_asset_keys(dg.AssetKey(["metrics", name]))}
+        assert ancestors >= {"landing_zone", *table.fed_by}
+        assert not ancestors & (set(FILE_TYPES) - set(table.fed_by))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_column_schema_is_what_a_query_under_the_public_name_returns(name: str, database: Database) -> None:
+    metadata = SPECS[f"metrics/{name}"].metadata
+    shown = metadata["dagster/column_schema"].columns
+    assert all(column.description for column in shown)
+    with database.connect() as connection:
+        found = connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            [f"public.{TABLES[name].view}"],
+        ).fetchall()
+        assert sorted((column.name, column.type) for column in shown) == sorted(found)
+        assert connection.execute("SELECT to_regclass(%s) IS NOT NULL", [metadata["dagster/table_name"]]).fetchone() == (True,)
+
+
+def test_today_is_a_partition_from_its_first_second_and_tomorrow_is_not() -> None:
+    midnight = datetime(2026, 3, 29, 0, 0, 0, tzinfo=UTC)
+    with dg.partition_loading_context(effective_dt=midnight):
+        assert LANDING_DAYS.has_partition_key("2026-03-29")
+        assert not LANDING_DAYS.has_partition_key("2026-03-30")
+
+
+def test_runs_of_the_job_hold_the_slot_of_their_pipeline() -> None:
+    assert METRICS_JOB.tags == {PIPELINE_TAG: "metrics"}
+    assert defs.resolve_job_def("metrics_load").executor_def is dg.in_process_executor
+
+
+@pytest.mark.parametrize(("value", "status"), [(None, "STOPPED"), ("stopped", "STOPPED"), ("running", "RUNNING"), ("", "STOPPED")])
+def test_sensors_run_by_default_only_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch, value: str | None, status: str) -> None:
+    monkeypatch.delenv("INGESTION_SENSORS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("INGESTION_SENSORS", value)
+    sensors = landing_sensor("a_sensor", "metrics", zone, METRICS_JOB), sweep_sensor("metrics", zone)
+    assert [sensor.default_status.value for sensor in sensors] == [status, status]
+
+
+def test_sensors_are_named_for_what_they_watch() -> None:
+    names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
+    assert names == {"metrics_s3_sensor", "metrics_sweep_sensor"}
+    assert all(re.fullmatch(r"[a-z0-9_]+_sensor", name) for name in names)
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(snapshot(), indent=2) + "\n")
+    sys.stderr.write(f"{SNAPSHOT} written\n")
