@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
+import psycopg
+
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Load, Scope
@@ -56,6 +58,9 @@ class Claims:
     def batches(self, connection: Connection) -> Iterator[list[Load]]:
         """Batches of claimed loads, until none is claimable or the run's time is up."""
         started = self._clock()
+        # A run that falls asleep inside a transaction must not hold its locks for longer than its leases: its successor waits for them.
+        timeout = {"milliseconds": str(int(self.limits.lease_seconds * 1000))}
+        connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)", timeout)
         while self._clock() - started < self.limits.run_seconds:
             batch = ledger.claim(
                 connection,
@@ -80,5 +85,5 @@ class Claims:
             try:
                 with self._database.connect() as connection:
                     ledger.renew(connection, claims, self.limits.lease_seconds)
-            except (ConfigurationError, OSError) as error:
+            except (ConfigurationError, psycopg.Error, OSError) as error:
                 log.warning("leases could not be renewed: %s", error)

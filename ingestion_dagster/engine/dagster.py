@@ -1,7 +1,8 @@
 """The only Dagster in the engine: the resource, launchpad configuration, sensor factories and the metadata vocabulary."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -74,8 +75,28 @@ def partitions_asked_for(context: dg.AssetExecutionContext) -> frozenset[str] | 
     return None
 
 
-def load_metadata(tally: Tally, seconds: float, statuses: Sequence[Mapping[str, Any]], *, row_count: int | None = None) -> dict[str, Any]:
-    """The vocabulary every materialization carries: counts and codes only, and the statuses of the partition's loads."""
+RETRY_STEP = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
+"""For a load step: what a client's own retries did not outlast. A mistake of set-up is not retried (`no_retry_of_mistakes`)."""
+
+
+@contextmanager
+def no_retry_of_mistakes() -> Iterator[None]:
+    """Fail the step for good when the project is set up in a way that cannot work: trying again would not change it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def load_metadata(
+    tally: Tally,
+    seconds: float,
+    statuses: Sequence[Mapping[str, Any]],
+    errors: Sequence[tuple[str, str, int]] = (),
+    *,
+    row_count: int | None = None,
+) -> dict[str, Any]:
+    """The vocabulary every materialization carries: counts and codes only; the statuses of the partition's loads, and what is wrong."""
     return {
         "dagster/row_count": tally.rows_written if row_count is None else row_count,
         "dagster/partition_row_count": tally.rows_written,
@@ -90,7 +111,7 @@ def load_metadata(tally: Tally, seconds: float, statuses: Sequence[Mapping[str, 
         "bytes": tally.bytes,
         "seconds": round(seconds, 3),
         "load_statuses": status_table(statuses),
-    }
+    } | ({"load_errors": error_table(errors)} if errors else {})
 
 
 def status_table(statuses: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
@@ -100,6 +121,13 @@ def status_table(statuses: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue
         columns=[dg.TableColumn(name, "string" if name in ("dataset", "partition", "status") else "int") for name in fields]
     )
     return dg.TableMetadataValue(records=[dg.TableRecord({name: row[name] for name in fields}) for row in statuses], schema=schema)
+
+
+def error_table(errors: Iterable[tuple[str, str, int]]) -> dg.TableMetadataValue:
+    """What loads of a partition stand refused for: code, the message of one of them, how many."""
+    schema = dg.TableSchema(columns=[dg.TableColumn("code"), dg.TableColumn("for example"), dg.TableColumn("loads", "int")])
+    records = [dg.TableRecord({"code": code, "for example": message, "loads": loads}) for code, message, loads in errors]
+    return dg.TableMetadataValue(records=records, schema=schema)
 
 
 def column_schema(columns: Iterable[tuple[str, str, str]]) -> dg.TableSchema:

@@ -26,12 +26,15 @@ def prepare_dagster_home(settings: Settings) -> Path:
     if own := os.environ.get("DAGSTER_HOME"):
         return Path(own)
     home = settings.home_folder / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
     wanted = project_file("dagster.yaml").read_bytes()
     instance = home / "dagster.yaml"
-    if not instance.exists() or instance.read_bytes() != wanted:
-        aside = home / f".dagster.yaml.{os.getpid()}"
-        aside.write_bytes(wanted)
-        aside.replace(instance)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not instance.exists() or instance.read_bytes() != wanted:
+            aside = home / f".dagster.yaml.{os.getpid()}"
+            aside.write_bytes(wanted)
+            aside.replace(instance)
+    except OSError as error:
+        raise ConfigurationError(f"{home} cannot be used ({error.strerror}): correct that, or set INGESTION_HOME") from error
     os.environ["DAGSTER_HOME"] = str(home)
     return home

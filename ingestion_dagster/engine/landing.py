@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ingestion_dagster.engine import ledger
-from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import MOVED, MOVING, Load, Status, Step
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject
@@ -26,6 +26,8 @@ LISTING_SECONDS = 40.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_LONGEST_NAME = 255  # bytes, on every file system in use
+_ADDED = len(".3f9c02d41b7e") + len(".report.json")
 _PAGE = 1000
 _REMOTE_THREADS = 16
 
@@ -94,11 +96,21 @@ def discover(
         if settled:
             with connection.transaction():
                 found.new += ledger.discover(connection, zone.pipeline, zone.landing.url, settled, now, run_id)
-                found.came_back += ledger.come_back(connection, zone.landing.url, settled, listed_at)
+                found.came_back += _come_back(connection, zone, settled, listed_at)
         if seconds is not None and time.monotonic() - started > seconds:
             found.complete = False
             break
     return found
+
+
+def _come_back(connection: Connection, zone: Zone, settled: Sequence[StoredObject], listed_at: datetime) -> int:
+    fault_point("transition.archived.ready_for_archiving.before")
+    fault_point("transition.errored.ready_for_erroring.before")
+    came_back = ledger.come_back(connection, zone.landing.url, settled, listed_at)
+    if came_back:
+        fault_point("transition.archived.ready_for_archiving.after")
+        fault_point("transition.errored.ready_for_erroring.after")
+    return came_back
 
 
 def read(zone: Zone, load: Load) -> bytes:
@@ -116,7 +128,7 @@ def read_ahead(zone: Zone, loads: Sequence[Load]) -> Iterator[tuple[Load, bytes 
     def fetch(load: Load) -> tuple[Load, bytes | Exception]:
         try:
             return load, read(zone, load)
-        except (Missing, Changed, Transient) as error:
+        except (Missing, Changed, Transient, ConfigurationError) as error:
             return load, error
 
     yield from _side_by_side(zone, fetch, loads)
@@ -127,14 +139,18 @@ def move(connection: Connection, zone: Zone, loads: Sequence[Load], *, lease_sec
 
     Copy, verify, make durable, then remove that very version: killed anywhere, the same call may be made again.
     """
+    return _move(connection, zone, [Step(load) for load in loads], lease_seconds, run_id)
+
+
+def _move(connection: Connection, zone: Zone, steps: Sequence[Step], lease_seconds: float, run_id: str | None) -> list[Load]:
     pending: list[Load] = []
     for ready, moving in MOVING.items():
-        steps = [Step(load) for load in loads if load.status == ready]
-        taken = ledger.transition(connection, steps, ready, moving, lease_seconds=lease_seconds, run_id=run_id)
+        due = [step for step in steps if step.load.status == ready]
+        taken = ledger.transition(connection, due, ready, moving, lease_seconds=lease_seconds, run_id=run_id)
         copies = list(_side_by_side(zone, lambda load: _copy(zone, load), taken))
-        for store in {id(target.store): target.store for load in taken for target in zone.targets(load)}.values():
-            store.flush()
-        finished = [step for step in _side_by_side(zone, lambda copy: _remove(zone, copy), copies) if step is not None]
+        finished: list[Step] = []
+        if _flushed(zone, taken):
+            finished = [step for step in _side_by_side(zone, lambda copy: _remove(zone, copy), copies) if step is not None]
         moved = ledger.transition(connection, finished, moving, MOVED[moving], lease_seconds=lease_seconds, run_id=run_id)
         done = {load.id for load in moved}
         pending += [load for load in taken if load.id not in done]
@@ -146,17 +162,33 @@ def sweep(
 ) -> tuple[int, int]:
     """Return what dead runs held to `ready`, and finish moves nobody works on. Returns both numbers."""
     returned = ledger.expire(connection, zone.pipeline, max_attempts)
-    stranded = ledger.take_stranded(connection, zone.pipeline, run_id, count=count, lease_seconds=lease_seconds)
-    pending = move(connection, zone, stranded, lease_seconds=lease_seconds, run_id=run_id)
+    for ready, moving in MOVING.items():
+        fault_point(f"transition.{moving}.{ready}.before")
+    stranded = ledger.take_stranded(connection, zone.pipeline, count=count, lease_seconds=lease_seconds)
+    for ready, moving in MOVING.items():
+        fault_point(f"transition.{moving}.{ready}.after")
+    pending = _move(connection, zone, stranded, lease_seconds, run_id)
     return returned, len(stranded) - len(pending)
 
 
 def versioned(key: str, version: str) -> str:
-    """A key that carries its version before the suffix, so that no version overwrites another: `a.json` → `a.3f9c02d41b7e.json`."""
-    digest = hashlib.sha256(version.encode()).hexdigest()[:12]
+    """A key that carries its version before the suffix, so that no version overwrites another: `a.json` → `a.3f9c02d41b7e.json`.
+
+    A name too long for a file system with that, and with `.report.json` behind it, is cut; two that are equal then differ in their digest.
+    """
     folder, slash, name = key.rpartition("/")
     stem, dot, suffix = name.rpartition(".")
-    return f"{folder}{slash}{stem}.{digest}.{suffix}" if dot and stem else f"{folder}{slash}{name}.{digest}"
+    stem, suffix = (stem, f".{suffix}") if dot and stem else (name, "")
+    room = _LONGEST_NAME - len(suffix.encode()) - _ADDED
+    if len(stem.encode()) <= room:
+        return f"{folder}{slash}{stem}.{_digest(version)}{suffix}"
+    if room < 1:  # nothing but a suffix
+        stem, suffix, room = name, "", _LONGEST_NAME - _ADDED
+    return f"{folder}{slash}{stem.encode()[:room].decode(errors='ignore')}.{_digest(f'{key} {version}')}{suffix}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +216,21 @@ def _source(zone: Zone, load: Load) -> tuple[ObjectStore, StoredObject]:
 
 
 def _copy(zone: Zone, load: Load) -> _Copy:
+    """Copy a load's object and write its report. What a store cannot do now is this load's affair, not its neighbours'."""
+    try:
+        copied = _copied(zone, load)
+        if load.status == Status.ERRORING or load.rows_rejected:
+            target = zone.targets(load)[-1]
+            fault_point("landing.report.before")
+            target.store.write(f"{target.key}.report.json", _report(load))
+            fault_point("landing.report.after")
+    except (Transient, ConfigurationError, ValueError) as error:
+        log.warning("load %s stays where it is for now: %s", load.id, error)
+        return _Copy(load, failed=True)
+    return copied
+
+
+def _copied(zone: Zone, load: Load) -> _Copy:
     targets = zone.targets(load)
     location = targets[-1].location
     try:
@@ -191,22 +238,24 @@ def _copy(zone: Zone, load: Load) -> _Copy:
         for target in targets:
             if (target.store.url, target.key) != (store.url, seen.key):
                 store.copy(seen, target.store, target.key)
-        copied = _Copy(load, (store, seen), location)
     except Missing:
         if all(target.store.find(target.key) for target in targets):
-            copied = _Copy(load, None, location)
-        else:
-            copied = _Copy(load, None, None, "the object was gone before it could be moved")
+            return _Copy(load, None, location)
+        return _Copy(load, None, None, "the object was gone before it could be moved")
     except Changed:
-        copied = _Copy(load, None, None, "the object was overwritten before it could be moved")
-    except Transient as error:
-        log.warning("load %s stays where it is for now: %s", load.id, error)
-        return _Copy(load, failed=True)
-    if load.status == Status.ERRORING or load.rows_rejected:
-        fault_point("landing.report.before")
-        targets[-1].store.write(f"{targets[-1].key}.report.json", _report(load))
-        fault_point("landing.report.after")
-    return copied
+        return _Copy(load, None, None, "the object was overwritten before it could be moved")
+    return _Copy(load, (store, seen), location)
+
+
+def _flushed(zone: Zone, loads: Sequence[Load]) -> bool:
+    """Whether what was copied for these loads is durable. If not, their sources stay."""
+    try:
+        for store in {id(target.store): target.store for load in loads for target in zone.targets(load)}.values():
+            store.flush()
+    except (Transient, ConfigurationError) as error:
+        log.warning("%s loads stay where they are for now: %s", len(loads), error)
+        return False
+    return True
 
 
 def _remove(zone: Zone, copied: _Copy) -> Step | None:
@@ -217,17 +266,17 @@ def _remove(zone: Zone, copied: _Copy) -> Step | None:
         kept = {(target.store.url, target.key) for target in zone.targets(copied.load)}
         if (store.url, seen.key) not in kept:
             try:
-                store.remove(seen)
                 if copied.load.location is not None:
                     _remove_report(store, seen.key)
-            except Transient as error:
+                store.remove(seen)
+            except (Transient, ConfigurationError) as error:
                 log.warning("load %s is copied, its source stays for now: %s", copied.load.id, error)
                 return None
     return Step(copied.load, copied.location, copied.why)
 
 
 def _remove_report(store: ObjectStore, key: str) -> None:
-    """A retried load has left the error zone: its old report goes with it."""
+    """A retried load leaves the error zone: its old report goes first, so that a crash leaves none without its object."""
     report = store.find(f"{key}.report.json")
     if report is not None:
         store.remove(report)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -170,7 +170,7 @@ def discover(
             "versions": [seen.version for seen in objects],
             "sizes": [seen.size for seen in objects],
             "modified": [seen.modified for seen in objects],
-            "partition": now.strftime("%Y-%m-%d"),
+            "partition": now.astimezone(UTC).strftime("%Y-%m-%d"),
             "now": now,
             "run_id": run_id,
         },
@@ -336,10 +336,12 @@ def expire(connection: Connection, pipeline: str, max_attempts: int) -> int:
     return int(row[0]) if row else 0
 
 
-def take_stranded(connection: Connection, pipeline: str, run_id: str | None, *, count: int, lease_seconds: float) -> list[Load]:
-    """Take over moves that nobody is working on any more, under a new claim."""
-    rows = connection.execute(sql.STRANDED, {"pipeline": pipeline, "run_id": run_id, "count": count, "lease": lease_seconds}).fetchall()
-    return loads(connection, [row[0] for row in rows]) if rows else []
+def take_stranded(connection: Connection, pipeline: str, *, count: int, lease_seconds: float) -> list[Step]:
+    """Take over moves that nobody is working on any more, under a new claim. Returns the step each is to take next."""
+    rows = connection.execute(sql.STRANDED, {"pipeline": pipeline, "count": count, "lease": lease_seconds}).fetchall()
+    expired = {row[0] for row in rows if row[1]}
+    stranded = loads(connection, [row[0] for row in rows]) if rows else []
+    return [Step(load, why="lease expired before the move was done" if load.id in expired else None) for load in stranded]
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,9 +153,13 @@ WITH moved AS (
 SELECT id FROM moved
 """
 
+# A load that its own run is moving on at this moment is passed over: the two would wait for each other, row by row.
 RENEW = """
 UPDATE ledger.loads SET lease_until = now() + make_interval(secs => %(lease)s)
-WHERE claim = ANY(%(claims)s) AND status IN ('ingesting', 'ready_for_archiving', 'archiving', 'ready_for_erroring', 'erroring')
+WHERE id IN (
+    SELECT id FROM ledger.loads
+    WHERE claim = ANY(%(claims)s) AND status IN ('ingesting', 'ready_for_archiving', 'archiving', 'ready_for_erroring', 'erroring')
+    FOR UPDATE SKIP LOCKED)
 """
 
 EXPIRE = """
@@ -199,12 +203,12 @@ WITH stranded AS (
         claim = number.claim, lease_until = now() + make_interval(secs => %(lease)s)
     FROM stranded, number, ledger.loads AS was
     WHERE l.id = stranded.id AND was.id = l.id
-    RETURNING l.id, was.status AS from_status, l.status AS to_status
+    RETURNING l.id, l.run_id, was.status AS from_status, l.status AS to_status, was.lease_until IS NOT NULL AS expired
 ), told AS (
     INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
-    SELECT id, from_status, to_status, %(run_id)s, 'lease expired during the move' FROM taken WHERE from_status <> to_status
+    SELECT id, from_status, to_status, run_id, 'lease expired during the move' FROM taken WHERE from_status <> to_status
 )
-SELECT id FROM taken
+SELECT id, expired FROM taken
 """
 
 RETRY = """

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
@@ -36,14 +37,18 @@ class Database:
         """The database behind a SQLAlchemy or libpq URL. Raises `ConfigurationError` for anything else."""
         try:
             parsed = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             raise ConfigurationError("INGESTION_DATABASE_URL is no database URL; it reads postgresql://user@host:5432/database") from None
         if parsed.get_backend_name() not in ("postgresql", "postgres"):
             raise ConfigurationError(f"INGESTION_DATABASE_URL names '{parsed.get_backend_name()}'; only postgresql:// is supported")
-        return cls(
-            conninfo=parsed.set(drivername="postgresql").render_as_string(hide_password=False),
-            sqlalchemy_url=parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False),
-        )
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        try:
+            # Not the URL itself: libpq reads no space and no `+` as SQLAlchemy writes them.
+            _, options = parsed.get_dialect()().create_connect_args(parsed)
+            conninfo = make_conninfo("", **options)
+        except (ArgumentError, ValueError, TypeError, psycopg.ProgrammingError):
+            raise ConfigurationError("INGESTION_DATABASE_URL has something after the '?' that Postgres does not understand") from None
+        return cls(conninfo, parsed.render_as_string(hide_password=False))
 
     def connect(self) -> Connection:
         """A new connection: UTC, autocommit (several statements that belong together stand in a `transaction()` block).

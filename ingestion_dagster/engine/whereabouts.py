@@ -54,8 +54,12 @@ GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 ERRORS = """
-SELECT error_code, min(error_message), count(*) FROM ledger.loads
-WHERE pipeline = %(pipeline)s AND status IN ('ready_for_erroring', 'erroring', 'errored')
+SELECT l.error_code, min(l.error_message), count(*)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = %(pipeline)s AND l.status IN ('ready_for_erroring', 'erroring', 'errored')
+  AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
+  AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
 GROUP BY 1 ORDER BY 3 DESC, 1
 """
 
@@ -65,7 +69,9 @@ FROM ledger.load_events AS e
 JOIN ledger.loads AS l ON l.id = e.load_id
 WHERE l.pipeline = %(pipeline)s AND e.run_id = ANY(%(run_ids)s) AND starts_with(e.why, 'lease expired')
   AND NOT EXISTS (SELECT FROM ledger.loads AS held WHERE held.run_id = e.run_id AND held.lease_until > now()
-                  AND held.status IN ('ingesting', 'archiving', 'erroring'))
+                  AND held.status NOT IN ('ready', 'archived', 'errored')
+                  AND NOT EXISTS (SELECT FROM ledger.load_events AS taken WHERE taken.load_id = held.id AND taken.run_id = held.run_id
+                                  AND starts_with(taken.why, 'lease expired') AND taken.at > held.claimed_at))
 """
 
 
@@ -109,9 +115,16 @@ def held_back(connection: Connection, pipeline: str) -> list[tuple[str, str, int
     return [(row[0], row[1], row[2]) for row in connection.execute(HELD_BACK, {"pipeline": pipeline})]
 
 
-def errors(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
+def errors(
+    connection: Connection, pipeline: str, datasets: Iterable[str] | None = None, partitions: Iterable[str] | None = None
+) -> list[tuple[str, str, int]]:
     """What errored loads were refused for: code, one of the messages, how many; most frequent first."""
-    return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, {"pipeline": pipeline})]
+    parameters = {
+        "pipeline": pipeline,
+        "datasets": None if datasets is None else sorted(datasets),
+        "partitions": None if partitions is None else sorted(partitions),
+    }
+    return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, parameters)]
 
 
 def dead_runs(connection: Connection, pipeline: str, run_ids: Sequence[str]) -> list[str]:
