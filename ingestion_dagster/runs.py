@@ -143,7 +143,7 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg
     asset = pipeline.asset_of(request.dataset) if request.dataset else None
     if request.partition is not None and not (job.partitions_def and job.partitions_def.has_partition_key(request.partition)):
         raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, _mistakes_as_such():
         return job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(list(asset))] if asset else None,
@@ -154,6 +154,17 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg
                 "loggers": {"console": {"config": {"log_level": "WARNING"}}},
             },
         )
+
+
+@contextmanager
+def _mistakes_as_such() -> Iterator[None]:
+    """A step that failed for a mistake of set-up says so as everything else does."""
+    import dagster as dg
+
+    try:
+        yield
+    except dg.Failure as failure:
+        raise ConfigurationError(failure.description or "the run failed") from failure
 
 
 @contextmanager

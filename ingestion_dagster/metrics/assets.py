@@ -12,10 +12,12 @@ from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
     OWNERS,
+    RETRY_STEP,
     Ingestion,
     LoadConfig,
     column_schema,
     load_metadata,
+    no_retry_of_mistakes,
     partitions_asked_for,
 )
 from ingestion_dagster.engine.ledger import Scope
@@ -36,6 +38,16 @@ LANDING_ZONE = dg.AssetSpec(
     metadata={"format": dg.MetadataValue.md("JSON, `[OFF-SENS_]<metric>_<GEOTYPE>_<code>_<age>_<sex>_<stratum>.json`")},
 )
 
+DASHBOARD = dg.AssetSpec(
+    key=[PIPELINE, "dashboard"],
+    deps=[dg.AssetKey([PIPELINE, table.name]) for table in TABLES.values() if table.is_fact],
+    description="The UKHSA data dashboard: reads the views in schema public, released and public rows only where the public looks on.",
+    group_name=PIPELINE,
+    kinds={"postgres"},
+    owners=OWNERS,
+    metadata={"link": dg.MetadataValue.url("https://ukhsa-dashboard.data.gov.uk")},
+)
+
 FILE_TYPE_SPECS = [
     dg.AssetSpec(
         key=[PIPELINE, name],
@@ -53,12 +65,12 @@ TABLE_SPECS = [
     dg.AssetSpec(
         key=[PIPELINE, table.name],
         deps=[dg.AssetKey([PIPELINE, name]) for name in ([table.parent] if table.parent else table.fed_by)],
-        description=f"{table.description} Public name: `{table.view}`.",
+        description=f"{table.description} Stored in `metrics.{table.name}`, read as `public.{table.view}`.",
         group_name=PIPELINE,
         kinds={"postgres", "table"},
         owners=OWNERS,
         skippable=True,
-        metadata={"dagster/table_name": f"metrics.{table.name}", "dagster/column_schema": column_schema(table.columns)},
+        metadata={"dagster/table_name": f"public.{table.view}", "dagster/column_schema": column_schema(table.columns)},
     )
     for table in TABLES.values()
 ]
@@ -70,10 +82,17 @@ TABLE_SPECS = [
     check_specs=CHECK_SPECS,
     partitions_def=LANDING_DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=RETRY_STEP,
     can_subset=True,
 )
 def metrics_files(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: Ingestion) -> Iterator[Any]:
     """Metric files, and the tables they feed: claims, reads, judges, stages, merges, commits and moves."""
+    with no_retry_of_mistakes():
+        yield from load_step(context, config, ingestion)
+
+
+def load_step(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: Ingestion) -> Iterator[Any]:
+    """One run of the load step: what it is narrowed to, the load, and what there is to tell about it."""
     settings = ingestion.settings()
     now = config.clock()
     selected = datasets_selected(context.selected_asset_keys)
@@ -164,11 +183,12 @@ def materializations(
 def _metadata(connection: Connection, outcome: Outcome, name: str, feeding: tuple[str, ...], partitions: list[str]) -> dict[str, Any]:
     tally = outcome.total(feeding, partitions[0] if len(partitions) == 1 else None)
     statuses = [row for row in whereabouts.status_counts(connection, PIPELINE, partitions) if row["dataset"] in feeding]
+    errors = whereabouts.errors(connection, PIPELINE, feeding, partitions)
     if name not in TABLES:
-        return load_metadata(tally, outcome.seconds, statuses)
+        return load_metadata(tally, outcome.seconds, statuses, errors)
     row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("metrics", name))).fetchone()
-    return load_metadata(tally, outcome.seconds, statuses, row_count=row[0] if row else 0) | {
-        "dagster/table_name": f"metrics.{name}",
+    return load_metadata(tally, outcome.seconds, statuses, errors, row_count=row[0] if row else 0) | {
+        "dagster/table_name": f"public.{TABLES[name].view}",
         "dagster/column_schema": column_schema(TABLES[name].columns),
         "rows_superseded": outcome.rows_superseded,
     }

@@ -296,38 +296,44 @@ WHERE c.held AND t.series_id = c.series_id AND t.date = c.date AND EXISTS (
 # After the insert: a row goes once a newer one is released, or will be released no later than itself.
 DELETE_SUPERSEDED_DATES = (_SUPERSEDED_DATE.format(table="core_time_series"), _SUPERSEDED_DATE.format(table="api_time_series"))
 
-# As COMPARE_DATES, per period. A late headline that a released, newer row already outranks is history nobody reads: not written.
+# A headline series shows one figure, so its file counts as one: against what the newest refresh date known says, the figures of
+# its periods are either all equal, or all written (comparing with older rows would take a figure that comes back for one that
+# never left). A late figure is written for a period not held, and only where no row outranks it by then: else nobody reads it.
 COMPARE_PERIODS = """
 INSERT INTO changed_period (ord, series_id, period_start, period_end, refresh_date)
-SELECT i.ord, i.series_id, i.period_start, i.period_end, i.refresh_date
+SELECT c.ord, c.series_id, c.period_start, c.period_end, c.refresh_date
 FROM (
-    SELECT f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh,
-           f.refresh_date < f.newest_refresh_date AS late,
-           array_agg((h.scaled, h.scaled_lower, h.scaled_upper, h.embargo) ORDER BY h.scaled, h.embargo) AS version
-    FROM stage_file AS f
-    JOIN stage_headline AS h ON h.ord = f.ord
-    WHERE f.round = %(round)s
-    GROUP BY f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh, f.newest_refresh_date
-) AS i
-LEFT JOIN (
-    SELECT h.series_id, h.period_start, h.period_end,
-           array_agg(((h.metric_value * 10000)::bigint, (h.lower_confidence * 10000)::bigint, (h.upper_confidence * 10000)::bigint,
-                      h.embargo) ORDER BY h.metric_value, h.embargo) AS version
+    SELECT i.*, bool_or(i.version IS DISTINCT FROM k.version) OVER (PARTITION BY i.ord) AS is_news
     FROM (
-        SELECT *, dense_rank() OVER (PARTITION BY series_id, period_start, period_end ORDER BY refresh_date DESC) AS rank
-        FROM metrics.core_headline
-        WHERE series_id IN (SELECT series_id FROM stage_file WHERE round = %(round)s)
-    ) AS h
-    WHERE h.rank = 1
-    GROUP BY h.series_id, h.period_start, h.period_end
-) AS k ON k.series_id = i.series_id AND k.period_start = i.period_start AND k.period_end = i.period_end
+        SELECT f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh,
+               f.refresh_date < f.newest_refresh_date AS late, min(coalesce(h.embargo, '-infinity')) AS released_from,
+               array_agg((h.scaled, h.scaled_lower, h.scaled_upper, h.embargo) ORDER BY h.scaled, h.embargo) AS version
+        FROM stage_file AS f
+        JOIN stage_headline AS h ON h.ord = f.ord
+        WHERE f.round = %(round)s
+        GROUP BY f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh, f.newest_refresh_date
+    ) AS i
+    LEFT JOIN (
+        SELECT h.series_id, h.period_start, h.period_end,
+               array_agg(((h.metric_value * 10000)::bigint, (h.lower_confidence * 10000)::bigint, (h.upper_confidence * 10000)::bigint,
+                          h.embargo) ORDER BY h.metric_value, h.embargo) AS version
+        FROM (
+            SELECT *, dense_rank() OVER (PARTITION BY series_id ORDER BY refresh_date DESC) AS rank
+            FROM metrics.core_headline
+            WHERE series_id IN (SELECT series_id FROM stage_file WHERE round = %(round)s)
+        ) AS h
+        WHERE h.rank = 1
+        GROUP BY h.series_id, h.period_start, h.period_end
+    ) AS k ON k.series_id = i.series_id AND k.period_start = i.period_start AND k.period_end = i.period_end
+) AS c
 WHERE CASE
-    WHEN i.late THEN k.version IS NULL AND NOT EXISTS (
-        SELECT FROM metrics.core_headline AS newer
-        WHERE newer.series_id = i.series_id AND newer.refresh_date > i.refresh_date
-          AND (i.newest_by_refresh OR newer.period_end >= i.period_end)
-          AND (newer.embargo IS NULL OR newer.embargo <= %(now)s))
-    ELSE i.version IS DISTINCT FROM k.version
+    WHEN c.late THEN NOT EXISTS (
+        SELECT FROM metrics.core_headline AS held
+        WHERE held.series_id = c.series_id
+          AND ((held.period_start = c.period_start AND held.period_end = c.period_end)
+               OR ((c.newest_by_refresh OR held.period_end >= c.period_end)
+                   AND (held.embargo IS NULL OR held.embargo <= greatest(%(now)s, c.released_from)))))
+    ELSE c.is_news
 END
 """
 

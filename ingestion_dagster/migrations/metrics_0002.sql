@@ -152,10 +152,9 @@ JOIN metrics.age ON age.id = s.age_id
 JOIN metrics.stratum ON stratum.id = s.stratum_id;
 
 CREATE VIEW public.data_apitimeseries WITH (security_invoker = true) AS
-SELECT t.id, t.metric_frequency, l.theme, l.sub_theme, l.topic, l.geography_type, l.geography, l.geography_code, l.metric, l.stratum,
-       l.sex, extract(year FROM t.date)::smallint AS year, t.epiweek, t.date, t.metric_value, l.metric_group,
-       extract(month FROM t.date)::smallint AS month, l.age, t.refresh_date, t.embargo, t.in_reporting_delay_period, t.force_write,
-       l.is_public
+SELECT t.id, t.metric_frequency, l.theme, l.sub_theme, l.topic, l.geography_type, l.geography, l.metric, l.stratum, l.sex,
+       extract(year FROM t.date)::smallint AS year, t.epiweek, t.date, t.metric_value, l.age, l.geography_code, l.metric_group,
+       extract(month FROM t.date)::smallint AS month, t.refresh_date, t.embargo, t.in_reporting_delay_period, t.force_write, l.is_public
 FROM metrics.api_time_series AS t
 JOIN metrics.series_labels AS l ON l.series_id = t.series_id;
 
@@ -173,7 +172,7 @@ WHERE (t.embargo IS NULL OR t.embargo <= now())
       WHERE newer.series_id = t.series_id AND newer.date = t.date AND newer.refresh_date > t.refresh_date
         AND (newer.embargo IS NULL OR newer.embargo <= now()));
 
--- One row per series: newest period, then newest refresh; for alert topics the newest refresh alone.
+-- One row per series: newest period, then newest refresh; for alert topics the newest refresh, and its newest period.
 CREATE VIEW metrics.live_headlines WITH (security_invoker = true) AS
 SELECT DISTINCT ON (h.series_id)
        h.id, h.series_id, l.theme, l.sub_theme, l.topic, l.metric_group, l.metric, l.geography_type, l.geography, l.geography_code,
@@ -182,7 +181,8 @@ SELECT DISTINCT ON (h.series_id)
 FROM metrics.core_headline AS h
 JOIN metrics.series_labels AS l ON l.series_id = h.series_id
 WHERE h.embargo IS NULL OR h.embargo <= now()
-ORDER BY h.series_id, CASE WHEN position('alert' IN l.topic) = 0 THEN h.period_end END DESC, h.refresh_date DESC, h.id DESC;
+ORDER BY h.series_id, CASE WHEN position('alert' IN l.topic) = 0 THEN h.period_end END DESC, h.refresh_date DESC,
+         h.period_end DESC, h.id DESC;
 
 -- A role that sees public, released rows and nothing else, through tables and views alike.
 DO $$

@@ -10,7 +10,6 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing
-from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.metrics.assets import LANDING_ZONE, datasets_selected
 from ingestion_dagster.metrics.checks import CHECK_SPECS
 from ingestion_dagster.metrics.places import zone
@@ -132,7 +131,7 @@ def test_every_materialization_speaks_the_whole_vocabulary(run: Run, metrics: Me
     for (name, partition), values in found.items():
         assert set(values) >= VOCABULARY, name
         if name in TABLES:
-            assert values["dagster/table_name"] == f"metrics.{name}"
+            assert values["dagster/table_name"] == f"public.{TABLES[name].view}"
             assert [column.name for column in values["dagster/column_schema"].columns] == [column[0] for column in TABLES[name].columns]
         else:
             assert values["dagster/uri"] == f"{metrics.settings.storage}/metrics/processed"
@@ -272,9 +271,18 @@ def test_as_of_leaves_what_was_discovered_later_and_judges_embargoes_by_that_day
 @pytest.mark.parametrize("as_of", ["soon", "2999-12-31", "2023-02-30"])
 def test_unusable_as_of_fails_the_run_before_it_touches_anything(run: Run, metrics: Metrics, as_of: str) -> None:
     metrics.land(a=GOOD)
-    with pytest.raises(ConfigurationError, match="as_of"):
+    with pytest.raises(dg.Failure, match="as_of") as failed:
         run(as_of=as_of)
+    assert failed.value.allow_retries is False
     assert metrics.states() == []
+
+
+def test_the_partition_of_a_refused_file_says_what_is_wrong_with_it(run: Run, metrics: Metrics) -> None:
+    metrics.land(errored=BAD)
+    found = materialized(run())
+    [record] = found["deaths", TODAY]["load_errors"].records
+    assert record.data["code"] in {problem["code"] for problem in metrics.report("errored")["problems"]}
+    assert record.data["loads"] == 1
 
 
 @pytest.mark.parametrize("only_errored", [False, True])
