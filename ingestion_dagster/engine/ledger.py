@@ -53,6 +53,12 @@ MOVING = {Status.READY_FOR_ARCHIVING: Status.ARCHIVING, Status.READY_FOR_ERRORIN
 MOVED = {Status.ARCHIVING: Status.ARCHIVED, Status.ERRORING: Status.ERRORED}
 
 
+SUPERSEDED = Problem(
+    "superseded", "the whole file", "overwritten before it was read; the newer version is a load of its own", severity="warning"
+)
+"""What a load carries that ends as `archived` without having been read."""
+
+
 class IllegalMove(Exception):
     """A transition that `LEGAL_MOVES` does not hold: a defect of the caller."""
 
@@ -248,6 +254,14 @@ def previous_versions(connection: Connection, batch: Sequence[Load]) -> dict[int
     """By load id, the version of the same key before it. Loads that are retried or replayed have none: they are loaded again."""
     rows = connection.execute(sql.PREVIOUS, {"ids": [load.id for load in batch]})
     return {row[0]: Previous(row[1], row[2]) for row in rows}
+
+
+def overtaken(connection: Connection, batch: Sequence[Load]) -> frozenset[int]:
+    """Ids of loads of which a newer version has been loaded already.
+
+    A bucket with versioning shows an unseen older version once the newer one has been moved away.
+    """
+    return frozenset(row[0] for row in connection.execute(sql.OVERTAKEN, {"ids": [load.id for load in batch]}))
 
 
 def available_datasets(connection: Connection, pipeline: str) -> frozenset[str]:

@@ -107,6 +107,13 @@ WHERE l.id = ANY(%(ids)s) AND NOT EXISTS (
     SELECT FROM ledger.load_events AS e WHERE e.load_id = l.id AND e.from_status IN ('archived', 'errored'))
 """
 
+OVERTAKEN = """
+SELECT l.id FROM ledger.loads AS l
+WHERE l.id = ANY(%(ids)s) AND l.location IS NULL AND EXISTS (
+    SELECT FROM ledger.loads AS newer
+    WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND newer.modified > l.modified AND newer.status = 'archived')
+"""
+
 SETTLE = """
 WITH verdicts AS (
     SELECT * FROM jsonb_to_recordset(%(verdicts)s::jsonb) AS v (

@@ -40,6 +40,8 @@ class LocalStore(ObjectStore):
     Removal takes an advisory lock on the object's folder, and is therefore for local disks.
     """
 
+    dated_by_arrival = False
+
     def __init__(self, url: str, root: str) -> None:
         self.url = url
         self._root = root

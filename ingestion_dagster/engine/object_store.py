@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import ClassVar
 from urllib.parse import unquote
 
 from ingestion_dagster.engine.errors import ConfigurationError
@@ -61,6 +62,8 @@ class ObjectStore(ABC):
     """
 
     url: str
+    dated_by_arrival: ClassVar[bool]
+    """Whether `modified` is the store's own record of when a version arrived. A folder keeps whatever time its writer sets."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[StoredObject]:

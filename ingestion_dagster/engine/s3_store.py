@@ -69,6 +69,8 @@ class S3Store(ObjectStore):
     `modified` in whole seconds, as S3's headers have it. With versioning, removing the newest version brings the one before it to light.
     """
 
+    dated_by_arrival = True
+
     def __init__(self, url: str, bucket: str, prefix: str) -> None:
         self.url = url
         self._bucket = bucket

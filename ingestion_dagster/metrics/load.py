@@ -13,7 +13,7 @@ from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.ledger import Load, Previous, Status, Verdict
+from ingestion_dagster.engine.ledger import SUPERSEDED, Load, Previous, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
@@ -27,9 +27,6 @@ REHOMED = Problem(
     Code.METRIC_REHOMED.value,
     "metric",
     "this metric is known under another topic or metric group; deliver it under a new name, or move its row in metrics.metric first",
-)
-OVERWRITTEN = Problem(
-    "superseded", "the whole file", "overwritten before it was read; the newer version is a load of its own", severity="warning"
 )
 GONE = Problem("object_missing", "the whole file", "the file was removed before it was read; deliver it again")
 
@@ -108,10 +105,11 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
     interface = MetricsAPIInterface(connection)
     previous = ledger.previous_versions(connection, batch)
     available = ledger.available_datasets(connection, job.zone.pipeline) & job.datasets
-    verdicts: list[Verdict] = []
+    overtaken = ledger.overtaken(connection, batch) if job.zone.landing.dated_by_arrival else frozenset()
+    verdicts = [_superseded(load) for load in batch if load.id in overtaken]
     staged: dict[int, Verdict] = {}
     with interface.staging() as staging:
-        for load, raw in landing.read_ahead(job.zone, batch):
+        for load, raw in landing.read_ahead(job.zone, [load for load in batch if load.id not in overtaken]):
             judged = _judge(job, load, raw, previous.get(load.id), available, claims.limits.max_attempts)
             if isinstance(judged, Verdict):
                 verdicts.append(judged)
@@ -165,10 +163,14 @@ def _refuse(verdict: Verdict, problems: Sequence[Problem], rows: int = 0) -> Ver
     return replace(verdict, to=Status.READY_FOR_ERRORING, problems=tuple(problems), rows_in=rows, rows_rejected=rows)
 
 
+def _superseded(load: Load) -> Verdict:
+    return Verdict(load, Status.READY_FOR_ARCHIVING, problems=(SUPERSEDED,), why="overwritten before it was read")
+
+
 def _unread(load: Load, error: Exception, max_attempts: int) -> Verdict:
     """A load whose object could not be read: gone, overwritten, or the store did not answer (charged)."""
     if isinstance(error, Changed):
-        return Verdict(load, Status.READY_FOR_ARCHIVING, problems=(OVERWRITTEN,), why="overwritten before it was read")
+        return _superseded(load)
     if isinstance(error, Missing):
         return Verdict(load, Status.READY_FOR_ERRORING, problems=(GONE,))
     code = error.code if isinstance(error, Transient) else _kind(error)

@@ -1,7 +1,7 @@
 """Where metric files arrive and go: landing zone, processed, archive, failed."""
 
 from ingestion_dagster.engine.landing import Target, Zone, versioned
-from ingestion_dagster.engine.ledger import Load
+from ingestion_dagster.engine.ledger import SUPERSEDED, Load
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.registry import FILE_TYPES
@@ -20,7 +20,10 @@ def zone(settings: Settings) -> Zone:
     return Zone(
         pipeline=PIPELINE,
         landing=landing,
-        archive_targets=lambda load: (Target(processed, load.key), Target(archive, archive_key(load))),
+        archive_targets=lambda load: (
+            *(() if SUPERSEDED in load.problems else (Target(processed, load.key),)),
+            Target(archive, archive_key(load)),
+        ),
         error_targets=lambda load: (Target(error, versioned(load.key, load.version)),),
         settle_seconds=settings.settle_seconds,
     )

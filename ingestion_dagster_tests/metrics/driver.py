@@ -1,0 +1,225 @@
+"""The metrics pipeline in a process of its own, without Dagster: to be killed, stopped and raced; and what its runs leave behind.
+
+`python -m ingestion_dagster_tests.metrics.driver` sweeps, discovers and loads once; `… retry` puts errored loads back to ready.
+Settings come from the environment.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
+from ingestion_dagster.engine.ledger import LEGAL_MOVES, Scope
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.metrics.load import Job, load_metrics
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
+from ingestion_dagster.metrics.registry import FILE_TYPES
+from ingestion_dagster.settings import Settings, current
+
+NOW = datetime(2024, 1, 1, tzinfo=UTC)
+"""The clock by which embargoes are judged: every run of a test must judge them alike."""
+
+_ROOT = Path(__file__).parents[2]
+
+
+def run(settings: Settings) -> Outcome:
+    """One run, as the load step makes it: sweep, discover, load until nothing is claimable."""
+    database = postgres.locate(settings)
+    limits = Limits.of(settings)
+    place = zone(settings)
+    run_id = f"driver-{uuid.uuid4().hex[:8]}"
+    with database.connect() as connection:
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        landing.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        landing.discover(connection, place, datetime.now(UTC), run_id)
+        with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
+            return load_metrics(claims, Job(place, frozenset(FILE_TYPES), NOW, settings.max_load_bytes), connection)
+
+
+def copy_of_template(server: EmbeddedServer, name: str) -> Database:
+    """A migrated database by this name, for what outlives a test; it goes with the session's server."""
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE migrated").format(sql.Identifier(name)))
+    return Database.at(server.url(name))
+
+
+def discover(settings: Settings) -> None:
+    """Enter what stands in the landing zone, and load nothing."""
+    with postgres.locate(settings).connect() as connection:
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        landing.discover(connection, zone(settings), datetime.now(UTC))
+
+
+def retry(settings: Settings) -> None:
+    """Put every errored load back to ready."""
+    with postgres.locate(settings).connect() as connection:
+        ledger.retry(connection, Scope(PIPELINE))
+
+
+def start(settings: Settings, command: str = "run", *, fault: str | None = None) -> "subprocess.Popen[str]":
+    """A driver process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
+    for name, value in settings.model_dump(exclude_unset=True).items():
+        environment[f"INGESTION_{name.upper()}"] = str(value)
+    if fault is not None:
+        environment["INGESTION_TEST_FAULT"] = fault
+    environment["PYTHONPATH"] = str(_ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ingestion_dagster_tests.metrics.driver", command], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def end(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, str]:
+    """Wait for a process; its exit code and what it complained of. One that takes longer is killed."""
+    try:
+        complaint = process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        complaint = f"has not ended after {seconds} s\n" + process.communicate()[1]
+    return process.returncode, complaint
+
+
+def finish(settings: Settings, seconds: float = 60) -> None:
+    """Runs in this process, one after the other, until every load is finished and the landing zone empty."""
+    deadline = time.monotonic() + seconds
+    while True:
+        run(settings)
+        open_loads = [load for load in loads(settings) if load["status"] not in ("archived", "errored")]
+        standing = list(zone(settings).landing.list())
+        if not open_loads and not standing:
+            return
+        assert time.monotonic() < deadline, f"still open after {seconds} s: {open_loads}; in the landing zone: {standing}"
+        time.sleep(0.2)
+
+
+def let_leases_run_out(settings: Settings) -> None:
+    """Nobody holds a load any longer: what time does to the leases of the dead, at once."""
+    with postgres.locate(settings).connect() as connection:
+        connection.execute("UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
+
+
+_FACTS = """
+SELECT ((to_jsonb(l) - 'series_id') || (to_jsonb(t) - '{{id,series_id}}'::text[]))::text
+FROM metrics.{table} AS t JOIN metrics.series_labels AS l USING (series_id)
+"""
+_NAMES = """
+SELECT (to_jsonb(t) - '{{id,created_dt,theme_id,sub_theme_id,topic_id,metric_group_id,geography_type_id}}'::text[])::text
+FROM metrics.{table} AS t
+"""
+_SERIES = """
+SELECT ((to_jsonb(l) - 'series_id') || jsonb_build_object('newest', s.newest_refresh_date))::text
+FROM metrics.series AS s JOIN metrics.series_labels AS l ON l.series_id = s.id
+"""
+_TABLES = {
+    **{table: _FACTS.format(table=table) for table in ("core_headline", "core_time_series", "api_time_series")},
+    **{
+        table: _NAMES.format(table=table)
+        for table in ("theme", "sub_theme", "topic", "metric_group", "metric", "geography_type", "geography", "stratum", "age")
+    },
+    "series": _SERIES,
+}
+
+_LOADS = """
+WITH numbered AS (
+    SELECT *, row_number() OVER (PARTITION BY landing_zone, key ORDER BY modified, id) AS number FROM ledger.loads
+)
+SELECT l.key, l.number, d.name AS dataset, l.status, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected, l.bytes,
+       l.content_hash, o.key AS original, o.number AS original_number, l.error_code, l.error_message, l.problems, l.location,
+       l.committed_at IS NOT NULL AS committed, l.finished_at IS NOT NULL AS finished
+FROM numbered AS l
+LEFT JOIN numbered AS o ON o.id = l.duplicate_of
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+ORDER BY l.key, l.number
+"""
+
+
+def tables(settings: Settings) -> dict[str, list[str]]:
+    """Every row of every metrics table, ids resolved or left out, sorted."""
+    with postgres.locate(settings).connect() as connection:
+        return {name: sorted(row[0] for row in connection.execute(statement)) for name, statement in _TABLES.items()}
+
+
+def loads(settings: Settings) -> list[dict[str, Any]]:
+    """Every load by key and number of its version: what became of it, not who did it, when, and at which attempt."""
+    with postgres.locate(settings).connect() as connection:
+        cursor = connection.execute(_LOADS)
+        names = [column.name for column in cursor.description or ()]
+        found = [dict(zip(names, row, strict=True)) for row in cursor]
+    for load in found:
+        load["location"] = load["location"] and _plain(load["location"].replace(settings.storage, "storage"))
+    return found
+
+
+def files(settings: Settings) -> dict[str, list[tuple[str, str]]]:
+    """By place, the keys (without versions and days) and contents that stand there."""
+    place = zone(settings)
+    processed, archive = (target.store for target in place.archive_targets(_ANY))
+    stores = {"in": place.landing, "processed": processed, "archive": archive, "failed": place.error_targets(_ANY)[-1].store}
+    return {name: sorted((_plain(seen.key), store.read(seen).decode()) for seen in store.list()) for name, store in stores.items()}
+
+
+_ANY = ledger.Load(0, PIPELINE, None, "", "any", "", 0, NOW, "", ledger.Status.ARCHIVED, 0)
+
+
+def left_behind(settings: Settings) -> dict[str, Mapping[str, Any]]:
+    """What runs have left in the tables, the ledger and the stores, so that two histories can be compared."""
+    by_load = {f"{load['key']} #{load['number']}": load for load in loads(settings)}
+    return {"tables": tables(settings), "loads": by_load, "files": files(settings)}
+
+
+def differences(found: Any, expected: Any, place: str = "") -> list[str]:
+    """Where two histories differ, entry by entry: what is missing, and what should not be there."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        names = sorted({*expected, *found}, key=str)
+        return [line for name in names for line in differences(found.get(name), expected.get(name), f"{place}/{name}")]
+    if isinstance(expected, list) and isinstance(found, list):
+        missing, added = Counter(map(repr, expected)), Counter(map(repr, found))
+        lost, extra = missing - added, added - missing
+        return [f"{place} misses {entry}" for entry in lost.elements()] + [f"{place} has {entry}" for entry in extra.elements()]
+    return [] if found == expected else [f"{place} is {found!r}, not {expected!r}"]
+
+
+def assert_history_is_legal(settings: Settings) -> None:
+    """Every load's events form one chain of legal moves, from its discovery to where it stands."""
+    with postgres.locate(settings).connect() as connection:
+        events = connection.execute("SELECT load_id, from_status, to_status FROM ledger.load_events ORDER BY id").fetchall()
+        standing: dict[int, str] = dict(connection.execute("SELECT id, status FROM ledger.loads").fetchall())
+    chains: dict[int, list[tuple[str | None, str]]] = defaultdict(list)
+    for load, was, became in events:
+        chains[load].append((was, became))
+    assert chains.keys() == standing.keys()
+    for load, chain in chains.items():
+        stations = [None, *(became for _, became in chain)]
+        assert [was for was, _ in chain] == stations[:-1], f"load {load} has a broken history: {chain}"
+        assert chain[0] == (None, "ready"), f"load {load} did not begin as ready: {chain}"
+        assert set(chain[1:]) <= LEGAL_MOVES, f"load {load} has made an illegal move: {chain}"
+        assert standing[load] == stations[-1], f"load {load} moved without an event: {chain}"
+
+
+def _plain(key: str) -> str:
+    """A key without the version and the day in it."""
+    return re.sub(r"\.[0-9a-f]{12}(?=\.|$)", ".VERSION", re.sub(r"(^|/)\d{4}-\d{2}-\d{2}/", r"\1DAY/", key))
+
+
+def as_bytes(payload: Mapping[str, Any] | bytes) -> bytes:
+    """The file of a payload."""
+    return payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+
+
+if __name__ == "__main__":
+    {"run": run, "retry": retry}[sys.argv[1] if len(sys.argv) > 1 else "run"](current())
