@@ -50,7 +50,11 @@ def load_metrics(claims: Claims, job: Job, connection: Connection) -> Outcome:
     outcome = Outcome()
     started = time.monotonic()
     for batch in claims.batches(connection):
-        verdicts = _load_batch(connection, job, claims, batch, outcome)
+        try:
+            verdicts = _load_batch(connection, job, claims, batch, outcome)
+        except ledger.ClaimLost:
+            log.warning("loads=%s: their leases ran out and another run took them; nothing of them was kept here", len(batch))
+            continue
         settled = [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
         pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
         outcome.moves_pending += len(pending)
