@@ -17,8 +17,10 @@ from rich.table import Table
 
 from ingestion_dagster import runs
 from ingestion_dagster.engine import ledger, postgres, whereabouts
-from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.object_store import is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.pipelines import PIPELINES
@@ -26,6 +28,8 @@ from ingestion_dagster.settings import Settings, current
 
 LOADED, SOME_REFUSED, RUN_FAILED = 0, 2, 1
 """Exit codes: all loaded; some loads errored or rows refused; the run itself failed."""
+
+UNUSABLE_NAME = Problem("unusable_name", "file name", "begins with a dot, is too long, or holds a control character; rename the file")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=__doc__)
 database_commands = typer.Typer(no_args_is_help=True, help="The database: migrations, the embedded server.")
@@ -93,6 +97,7 @@ def load(
     if dry_run:
         raise typer.Exit(_check(found, paths, dataset))
     settings = current()
+    prepare_dagster_home(settings)
     unusable = _land(found, settings, paths, dataset)
     _run_and_exit(found, settings, runs.Request(dataset, partition, as_of), some_refused=unusable)
 
@@ -219,7 +224,7 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
     refused = False
     reports: list[dict[str, Any]] = []
     for key, path in runs.local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
-        problems = pipeline.check(key, path.read_bytes())
+        problems = (*(() if is_key(key) else (UNUSABLE_NAME,)), *pipeline.check(key, path.read_bytes()))
         ok = not any(problem.severity == "error" for problem in problems)
         refused = refused or not ok
         reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
@@ -240,6 +245,9 @@ def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request,
         for dataset, why, count in whereabouts.held_back(connection, pipeline.name):
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
     print(describe_dry(summary) if request.dry_run else describe(summary))
+    if summary.left:
+        err.print(f"{summary.left} loads are left: they could not be read or written now, and wait for the next run", markup=False)
+        raise typer.Exit(RUN_FAILED)
     raise typer.Exit(SOME_REFUSED if some_refused or summary.errored or summary.rows_rejected else LOADED)
 
 
@@ -256,6 +264,7 @@ def describe(summary: RunSummary) -> str:
     return (
         f"{summary.loads} loads: {summary.loads - summary.errored} loaded ({summary.duplicates} duplicates), {summary.errored} refused; "
         f"{summary.rows_in} rows in, {summary.rows_written} written, {summary.rows_unchanged} unchanged, {summary.rows_rejected} rejected"
+        f"{f'; the objects of {summary.moving} are still to be moved' if summary.moving else ''}"
     )
 
 

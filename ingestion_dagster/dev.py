@@ -1,6 +1,7 @@
 """`make dev`: the Dagster UI on the embedded default, with this project's Dagster home."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from urllib.parse import unquote
@@ -8,6 +9,7 @@ from urllib.parse import unquote
 from dotenv import load_dotenv
 
 from ingestion_dagster.engine import postgres
+from ingestion_dagster.engine.dagster import open_instance
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import current
@@ -15,10 +17,13 @@ from ingestion_dagster.settings import current
 
 def main() -> None:
     """Prepare what the UI needs and become `dagster dev`; further arguments are passed on."""
-    load_dotenv(override=False)
+    load_dotenv(Path.cwd() / ".env", override=False)
+    # Started in the background by a script, it would hand on that interrupts are ignored, and Dagster's processes would not end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = current()
     os.environ["INGESTION_HOME"] = str(settings.home_folder)
     prepare_dagster_home(settings)
+    open_instance().dispose()
     postgres.ready(settings)
     for pipeline in PIPELINES.values():
         landing_zone = pipeline.zone(settings).landing.url

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,11 +51,13 @@ def local_files(paths: Sequence[Path], prefix: str) -> Iterator[tuple[str, Path]
 def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset: str | None = None) -> Landed:
     """Put files into the landing zone, modification times kept on a local store, and enter them into the ledger."""
     zone = pipeline.zone(settings)
+    prefix = pipeline.prefix_of(dataset) if dataset else ""
+    files = _distinct(paths, prefix)
     landed = Landed()
     with postgres.ready(settings).connect() as connection:
         ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
         entered = 0
-        for key, path in local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
+        for key, path in files.items():
             if not is_key(key):
                 landed.unusable.append(key)
                 continue
@@ -66,6 +68,16 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
                 entered = len(landed.objects)
         ledger.discover(connection, pipeline.name, zone.landing.url, landed.objects[entered:], datetime.now(UTC))
     return landed
+
+
+def _distinct(paths: Sequence[Path], prefix: str) -> dict[str, Path]:
+    """Files by landing key, each once. Refuses two that would land under one key: the second would take the first one's place unread."""
+    files: dict[str, Path] = {}
+    for key, path in local_files(paths, prefix):
+        other = files.setdefault(key, path)
+        if not other.samefile(path):
+            raise ConfigurationError(f"{other} and {path} would both land as {key}; land them one after the other, or from a folder above")
+    return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +131,10 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
             did = whereabouts.of_run(connection, pipeline.name, run_id)
             total = total + did
             left, _ = ledger.claimable(connection, scope)
-            if request.as_of or not left or (left == waiting and not did.loads):
+            if request.as_of or not left:
                 return total
+            if left == waiting and not did.loads:
+                return replace(total, left=left)
 
 
 def _judged(result: "dg.ExecuteInProcessResult") -> RunSummary:
@@ -136,14 +150,14 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg
     import dagster as dg
 
     from ingestion_dagster.definitions import defs
-    from ingestion_dagster.engine.dagster import LoadConfig, run_tags
+    from ingestion_dagster.engine.dagster import LoadConfig, open_instance, run_tags
 
     LoadConfig(as_of=request.as_of).clock()
     job = defs.resolve_job_def(pipeline.job)
     asset = pipeline.asset_of(request.dataset) if request.dataset else None
     if request.partition is not None and not (job.partitions_def and job.partitions_def.has_partition_key(request.partition)):
         raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
-    with dg.DagsterInstance.get() as instance, _mistakes_as_such():
+    with open_instance() as instance, _mistakes_as_such():
         return job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(list(asset))] if asset else None,

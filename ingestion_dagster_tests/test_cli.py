@@ -59,6 +59,7 @@ def ingestion(settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
     Dagster's instance is one in memory: the subprocesses of test_dagster_commands.py have a real one.
     """
+    (settings.home_folder / "dagster").mkdir(parents=True)
     monkeypatch.setenv("DAGSTER_HOME", str(settings.home_folder / "dagster"))
     monkeypatch.setattr(dg.DagsterInstance, "get", dg.DagsterInstance.ephemeral)
 

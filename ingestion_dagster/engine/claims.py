@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -11,7 +12,7 @@ import psycopg
 
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.ledger import Load, Scope
+from ingestion_dagster.engine.ledger import Load, Scope, Status, Verdict
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
 
@@ -43,7 +44,7 @@ class Claims:
         self.limits = limits
         self._database = database
         self._clock = clock
-        self._claims: set[int] = set()
+        self._in_hand: list[Load] = []
         self._stopped = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease-renewer", daemon=True)
 
@@ -54,6 +55,8 @@ class Claims:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopped.set()
         self._renewer.join()
+        if error is not None:
+            self._give_back()
 
     def batches(self, connection: Connection) -> Iterator[list[Load]]:
         """Batches of claimed loads, until none is claimable or the run's time is up."""
@@ -72,18 +75,27 @@ class Claims:
             )
             if not batch:
                 return
-            claims = {load.claim for load in batch}
-            self._claims |= claims
+            self._in_hand = batch
             yield batch
-            self._claims -= claims
+            self._in_hand = []
 
     def _renew(self) -> None:
         while not self._stopped.wait(self.limits.lease_seconds / 3):
-            claims = list(self._claims)
+            claims = {load.claim for load in self._in_hand}
             if not claims:
                 continue
             try:
                 with self._database.connect() as connection:
-                    ledger.renew(connection, claims, self.limits.lease_seconds)
+                    ledger.renew(connection, sorted(claims), self.limits.lease_seconds)
             except (ConfigurationError, psycopg.Error, OSError) as error:
-                log.warning("leases could not be renewed: %s", error)
+                log.warning("leases could not be renewed: %s", type(error).__name__)
+
+    def _give_back(self) -> None:
+        """Return what a failing run has not settled to `ready`, uncharged, so that the next one need not wait for its leases."""
+        try:
+            with self._database.connect() as connection:
+                for load in self._in_hand:
+                    with suppress(ledger.ClaimLost), connection.transaction():
+                        ledger.settle(connection, [Verdict(load, Status.READY, why="given back: the run failed")])
+        except (ConfigurationError, psycopg.Error, OSError) as error:
+            log.warning("loads could not be given back, their leases will run out: %s", type(error).__name__)

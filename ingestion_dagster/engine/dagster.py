@@ -1,9 +1,12 @@
 """The only Dagster in the engine: the resource, launchpad configuration, sensor factories and the metadata vocabulary."""
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -191,6 +194,17 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
         return dg.SkipReason(f"{returned} loads returned to ready, {moved} moves finished, {len(dead)} dead runs reported failed")
 
     return sweep
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The instance of this process's Dagster home. Two that open a new one take turns: Dagster creates its SQLite files without a lock."""
+    with (Path(os.environ["DAGSTER_HOME"]) / ".opening").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        instance = dg.DagsterInstance.get()
+        instance.get_runs(limit=1)
+        instance.all_asset_keys()
+        instance.get_ticks("", "", limit=1)
+        return instance
 
 
 def run_tags(pipeline: str, settings: Settings) -> dict[str, str]:

@@ -194,6 +194,8 @@ def _launched(folder: Path) -> EmbeddedServer:
     listen, sockets = (_LOOPBACK, "") if host == _LOOPBACK else ("", "..")
     # pg_ctl hands these to a shell, and the server reads `..` from its data folder: so nothing of a path needs quoting.
     options = f"-c listen_addresses='{listen}' -c port={port} -c unix_socket_directories='{sockets}' -c unix_socket_permissions=0700"
+    # Refused rows and statements stay out of the log: they may hold what is not public.
+    options += " -c log_error_verbosity=terse -c log_min_error_statement=panic"
     deadline = time.monotonic() + 15
     while True:
         started = _run(folder, "pg_ctl", "-D", "data", "-l", "log", "-o", options, "-w", "-t", str(_PATIENCE_SECONDS), "start")

@@ -6,6 +6,7 @@ from pathlib import Path
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.settings import Settings
 
+_UNFIT = set("%?")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -24,8 +25,14 @@ def prepare_dagster_home(settings: Settings) -> Path:
     project's.
     """
     if own := os.environ.get("DAGSTER_HOME"):
+        if not Path(own).is_absolute() or not Path(own).is_dir():
+            raise ConfigurationError("DAGSTER_HOME is no absolute path of a folder that is there: correct it, or unset it")
         return Path(own)
     home = settings.home_folder / "dagster"
+    if set(str(home)) & _UNFIT:
+        raise ConfigurationError(
+            "Dagster's SQLite storage cannot live below a folder with % or ? in its name: set INGESTION_HOME elsewhere"
+        )
     wanted = project_file("dagster.yaml").read_bytes()
     instance = home / "dagster.yaml"
     try:

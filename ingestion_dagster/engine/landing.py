@@ -225,7 +225,7 @@ def _copy(zone: Zone, load: Load) -> _Copy:
             target.store.write(f"{target.key}.report.json", _report(load))
             fault_point("landing.report.after")
     except (Transient, ConfigurationError, ValueError) as error:
-        log.warning("load %s stays where it is for now: %s", load.id, error)
+        log.warning("load_id=%s error=%s: its object stays where it is for now", load.id, _kind(error))
         return _Copy(load, failed=True)
     return copied
 
@@ -235,16 +235,24 @@ def _copied(zone: Zone, load: Load) -> _Copy:
     location = targets[-1].location
     try:
         store, seen = _source(zone, load)
+        impossible = False
         for target in targets:
-            if (target.store.url, target.key) != (store.url, seen.key):
+            if (target.store.url, target.key) == (store.url, seen.key):
+                continue
+            try:
                 store.copy(seen, target.store, target.key)
+            except ValueError:
+                # `a` is a file there and this is `a/b`: what the ledger records is the last target, and the object is kept there.
+                if target is targets[-1]:
+                    raise
+                impossible = True
     except Missing:
         if all(target.store.find(target.key) for target in targets):
             return _Copy(load, None, location)
         return _Copy(load, None, None, "the object was gone before it could be moved")
     except Changed:
         return _Copy(load, None, None, "the object was overwritten before it could be moved")
-    return _Copy(load, (store, seen), location)
+    return _Copy(load, (store, seen), location, "its key is a folder among the processed objects" if impossible else None)
 
 
 def _flushed(zone: Zone, loads: Sequence[Load]) -> bool:
@@ -253,7 +261,7 @@ def _flushed(zone: Zone, loads: Sequence[Load]) -> bool:
         for store in {id(target.store): target.store for load in loads for target in zone.targets(load)}.values():
             store.flush()
     except (Transient, ConfigurationError) as error:
-        log.warning("%s loads stay where they are for now: %s", len(loads), error)
+        log.warning("loads=%s error=%s: their objects stay where they are for now", len(loads), _kind(error))
         return False
     return True
 
@@ -270,9 +278,14 @@ def _remove(zone: Zone, copied: _Copy) -> Step | None:
                     _remove_report(store, seen.key)
                 store.remove(seen)
             except (Transient, ConfigurationError) as error:
-                log.warning("load %s is copied, its source stays for now: %s", copied.load.id, error)
+                log.warning("load_id=%s error=%s: its object is copied, the source stays for now", copied.load.id, _kind(error))
                 return None
     return Step(copied.load, copied.location, copied.why)
+
+
+def _kind(error: Exception) -> str:
+    """What may be logged of a store's error: its message quotes the key, and a file's name may tell something."""
+    return error.code if isinstance(error, Transient) else type(error).__name__
 
 
 def _remove_report(store: ObjectStore, key: str) -> None:

@@ -63,6 +63,14 @@ WHERE l.pipeline = %(pipeline)s AND l.status IN ('ready_for_erroring', 'erroring
 GROUP BY 1 ORDER BY 3 DESC, 1
 """
 
+UNACCOUNTED = """
+SELECT count(*)
+FROM ledger.loads AS l
+JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = %(pipeline)s AND d.name = %(dataset)s AND l.status = 'archived'
+  AND l.rows_in <> l.rows_written + l.rows_unchanged + l.rows_rejected
+"""
+
 DEAD_RUNS = """
 SELECT DISTINCT e.run_id
 FROM ledger.load_events AS e
@@ -97,6 +105,10 @@ class RunSummary:
     rows_written: int = 0
     rows_unchanged: int = 0
     rows_rejected: int = 0
+    moving: int = 0
+    """Committed loads whose objects have not reached their place yet."""
+    left: int = 0
+    """Loads in scope that could be claimed but not be dealt with."""
 
     def __add__(self, other: "RunSummary") -> "RunSummary":
         return RunSummary(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -106,8 +118,9 @@ def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
     """The loads a run took to an end or committed; what it gave back is not counted."""
     done = [row for row in connection.execute(OF_RUN, {"pipeline": pipeline, "run_id": run_id}) if row[0] not in ("ready", "ingesting")]
     errored = sum(row[1] for row in done if row[0] in ("ready_for_erroring", "erroring", "errored"))
-    sums = [int(sum(row[column] for row in done)) for column in range(1, 7)]
-    return RunSummary(sums[0], errored, sums[5], *sums[1:5])
+    loads, rows_in, written, unchanged, rejected, duplicates = (int(sum(row[column] for row in done)) for column in range(1, 7))
+    moving = sum(row[1] for row in done if row[0] not in ("archived", "errored"))
+    return RunSummary(loads, errored, duplicates, rows_in, written, unchanged, rejected, moving)
 
 
 def held_back(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
@@ -125,6 +138,12 @@ def errors(
         "partitions": None if partitions is None else sorted(partitions),
     }
     return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, parameters)]
+
+
+def unaccounted(connection: Connection, pipeline: str, dataset: str) -> int:
+    """Archived loads whose rows in are not the sum of written, unchanged and rejected ones."""
+    row = connection.execute(UNACCOUNTED, {"pipeline": pipeline, "dataset": dataset}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def dead_runs(connection: Connection, pipeline: str, run_ids: Sequence[str]) -> list[str]:

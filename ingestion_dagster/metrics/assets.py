@@ -1,11 +1,12 @@
 """Metric file types and the tables they feed: one load step, and what arrives from outside."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from psycopg import sql
+import psycopg
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
@@ -16,15 +17,19 @@ from ingestion_dagster.engine.dagster import (
     Ingestion,
     LoadConfig,
     column_schema,
+    error_table,
     load_metadata,
     no_retry_of_mistakes,
     partitions_asked_for,
 )
+from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome
-from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
-from ingestion_dagster.metrics.load import Job, check_claimable, load_metrics
+from ingestion_dagster.metrics.files import UNCLASSIFIED
+from ingestion_dagster.metrics.interface import MetricsAPIInterface
+from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster.settings import Settings
@@ -113,10 +118,17 @@ def load_step(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: 
         ledger.sync_datasets(connection, PIPELINE, DATASETS)
         landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run.run_id)
         scope = _scope(connection, scope, job, only_errored=config.only_errored, run_id=context.run.run_id)
-        with Claims(database, scope, context.run.run_id, limits) as claims:
-            outcome = load_metrics(claims, job, connection)
+        outcome = Outcome()
+        try:
+            with Claims(database, scope, context.run.run_id, limits) as claims:
+                load_metrics(claims, job, connection, outcome)
+        except Exception:
+            yield from committed(context, database, outcome, settings)
+            raise
         context.log.info("%s", summary(outcome))
         yield from materializations(context, connection, outcome, partitions, settings)
+        if outcome.total([UNCLASSIFIED]).loads_errored:
+            yield unclassified(connection, outcome)
         for result in check_results(context.selected_asset_check_keys, connection):
             yield from [result] if context.has_partition_key else evaluated(result)
 
@@ -125,7 +137,8 @@ def dry_run(connection: Connection, scope: Scope, job: Job, *, only_errored: boo
     """Judge what a run would load, as an observation of the landing zone. What has to be entered to see it is rolled back."""
     with connection.transaction(force_rollback=True):
         ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        outcome = check_claimable(connection, _scope(connection, scope, job, only_errored=only_errored), job)
+        loads = ledger.claimable_loads(connection, _scope(connection, scope, job, only_errored=only_errored))
+    outcome = judge_loads(job, loads)
     total = outcome.total()
     yield dg.AssetObservation(
         LANDING_ZONE.key,
@@ -165,29 +178,56 @@ def materializations(
     context: dg.AssetExecutionContext, connection: Connection, outcome: Outcome, partitions: frozenset[str] | None, settings: Settings
 ) -> Iterator[Any]:
     """One materialization per selected asset (and, in a run without partition key, per partition it touched)."""
-    processed = {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
+    touched = outcome.partitions(FILE_TYPES) if partitions is None else sorted(partitions)
+    statuses = whereabouts.status_counts(connection, PIPELINE, touched)
     for name in (*FILE_TYPES, *TABLES):
-        place = {} if name in TABLES else processed
         key = dg.AssetKey([PIPELINE, name])
         if key not in context.selected_asset_keys:
             continue
         feeding = TABLES[name].fed_by if name in TABLES else (name,)
+        rows = MetricsAPIInterface(connection).row_count(name) if name in TABLES else None
         if partitions is not None:
-            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, feeding, sorted(partitions)) | place)
+            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, statuses, touched, rows, settings))
             continue
         for partition in outcome.partitions(feeding):
-            metadata = _metadata(connection, outcome, name, feeding, [partition]) | place
-            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+            metadata = _metadata(connection, outcome, name, statuses, [partition], rows, settings)
+            yield dg.AssetMaterialization(key, partition=partition, metadata=metadata)
 
 
-def _metadata(connection: Connection, outcome: Outcome, name: str, feeding: tuple[str, ...], partitions: list[str]) -> dict[str, Any]:
+def committed(context: dg.AssetExecutionContext, database: Database, outcome: Outcome, settings: Settings) -> Iterator[Any]:
+    """In a run that fails: its committed batches stay loaded, so they are materialized all the same, as events, whatever the run's key."""
+    with suppress(ConfigurationError, psycopg.Error), database.connect() as connection:
+        yield from materializations(context, connection, outcome, None, settings)
+
+
+def unclassified(connection: Connection, outcome: Outcome) -> dg.AssetObservation:
+    """Files that belong to no file type, because they cannot be read so far, are observed where they arrived."""
+    errors = whereabouts.errors(connection, PIPELINE, [UNCLASSIFIED], outcome.partitions([UNCLASSIFIED]))
+    total = outcome.total([UNCLASSIFIED])
+    return dg.AssetObservation(
+        LANDING_ZONE.key,
+        description=f"{total.loads_errored} files could not be read far enough to tell their type",
+        metadata={"loads_errored": total.loads_errored, "bytes": total.bytes, "load_errors": error_table(errors)},
+    )
+
+
+def _metadata(
+    connection: Connection,
+    outcome: Outcome,
+    name: str,
+    statuses: list[dict[str, Any]],
+    partitions: list[str],
+    rows: int | None,
+    settings: Settings,
+) -> dict[str, Any]:
+    feeding = TABLES[name].fed_by if name in TABLES else (name,)
     tally = outcome.total(feeding, partitions[0] if len(partitions) == 1 else None)
-    statuses = [row for row in whereabouts.status_counts(connection, PIPELINE, partitions) if row["dataset"] in feeding]
-    errors = whereabouts.errors(connection, PIPELINE, feeding, partitions)
+    own = [row for row in statuses if row["dataset"] in feeding and row["partition"] in partitions]
+    errors = whereabouts.errors(connection, PIPELINE, feeding, partitions) if any(row["status"] == "errored" for row in own) else []
+    common = load_metadata(tally, outcome.seconds, own, errors, row_count=rows)
     if name not in TABLES:
-        return load_metadata(tally, outcome.seconds, statuses, errors)
-    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("metrics", name))).fetchone()
-    return load_metadata(tally, outcome.seconds, statuses, errors, row_count=row[0] if row else 0) | {
+        return common | {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
+    return common | {
         "dagster/table_name": f"public.{TABLES[name].view}",
         "dagster/column_schema": column_schema(TABLES[name].columns),
         "rows_superseded": outcome.rows_superseded,

@@ -4,24 +4,11 @@ from collections.abc import Iterable, Iterator
 
 import dagster as dg
 
+from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.places import PIPELINE
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
-
-UNACCOUNTED = """
-SELECT count(*) FROM ledger.loads AS l JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND d.name = %(dataset)s AND l.status = 'archived'
-  AND l.rows_in <> l.rows_written + l.rows_unchanged + l.rows_rejected
-"""
-ERRORED = """
-SELECT l.error_code, count(*) FROM ledger.loads AS l JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND d.name = %(dataset)s AND l.status IN ('ready_for_erroring', 'erroring', 'errored')
-GROUP BY 1 ORDER BY 1
-"""
-WRONGLY_PUBLIC = """
-SELECT count(*) FROM metrics.series AS s JOIN metrics.metric AS m ON m.id = s.metric_id
-WHERE s.is_public AND starts_with(m.name, 'OFF-SENS_')
-"""
 
 ROWS_ADD_UP = "rows_add_up"
 NOTHING_ERRORED = "nothing_errored"
@@ -52,9 +39,9 @@ def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection) 
 
 
 def _result(check: dg.AssetCheckKey, connection: Connection) -> dg.AssetCheckResult:
-    parameters = {"pipeline": PIPELINE, "dataset": check.asset_key.path[-1]}
+    dataset = check.asset_key.path[-1]
     if check.name == NOTHING_ERRORED:
-        codes = {str(code): count for code, count in connection.execute(ERRORED, parameters)}
+        codes = {code: count for code, _, count in whereabouts.errors(connection, PIPELINE, [dataset])}
         return dg.AssetCheckResult(
             asset_key=check.asset_key,
             check_name=check.name,
@@ -62,6 +49,8 @@ def _result(check: dg.AssetCheckKey, connection: Connection) -> dg.AssetCheckRes
             severity=dg.AssetCheckSeverity.WARN,
             metadata={"loads_errored": sum(codes.values()), **codes},
         )
-    row = connection.execute(UNACCOUNTED if check.name == ROWS_ADD_UP else WRONGLY_PUBLIC, parameters).fetchone()
-    found = row[0] if row else 0
+    if check.name == ROWS_ADD_UP:
+        found = whereabouts.unaccounted(connection, PIPELINE, dataset)
+    else:
+        found = MetricsAPIInterface(connection).wrongly_public_series()
     return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=found == 0, metadata={"found": found})

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics import tables
 from ingestion_dagster.metrics.files import MetricFile
 
-FACT_TABLES = ("core_headline", "core_time_series", "api_time_series")
 SUPPORTING_TABLES = (
     "theme",
     "sub_theme",
@@ -105,6 +105,16 @@ class MetricsAPIInterface:
                         copy.write_row(row)
         self._connection.execute("ANALYZE stage_file; ANALYZE stage_point")
         fault_point("metrics.staged")
+
+    def row_count(self, table: str) -> int:
+        """Rows of one of the target tables."""
+        row = self._connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("metrics", table))).fetchone()
+        return int(row[0]) if row else 0
+
+    def wrongly_public_series(self) -> int:
+        """Series of OFF-SENS_ metrics that count as public: none, unless somebody has lifted what the database holds."""
+        row = self._connection.execute(tables.WRONGLY_PUBLIC).fetchone()
+        return int(row[0]) if row else 0
 
     def take_out_rehomed(self) -> set[int]:
         """Numbers of files whose metric belongs to another topic or group already; their rows leave the staging tables."""

@@ -11,7 +11,7 @@ import psycopg
 
 from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Claims
-from ingestion_dagster.engine.errors import Problem, Refused, Transient
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import SUPERSEDED, Load, Previous, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing
@@ -42,33 +42,31 @@ class Job:
     progress: Callable[[int], None] = lambda _loads: None
 
 
-def load_metrics(claims: Claims, job: Job, connection: Connection) -> Outcome:
+def load_metrics(claims: Claims, job: Job, connection: Connection, outcome: Outcome | None = None) -> Outcome:
     """Load every claimable metric file, batch by batch, until none is left or time is up.
 
-    A file's rows and its ledger status commit together; a file that is refused has written nothing.
+    Returns what it did; a caller that wants to know it even of a run that fails passes the `outcome` to count in.
+
+    A file's rows and its ledger status commit together; a file that is refused has written nothing. Raises `Transient` when the store or
+    the database gives way as a whole; batches committed by then stay.
     """
-    outcome = Outcome()
+    outcome = Outcome() if outcome is None else outcome
     started = time.monotonic()
     for batch in claims.batches(connection):
-        try:
-            verdicts = _load_batch(connection, job, claims, batch, outcome)
-        except ledger.ClaimLost:
-            log.warning("loads=%s: their leases ran out and another run took them; nothing of them was kept here", len(batch))
-            continue
+        verdicts = _load_batch(connection, job, claims, batch, outcome)
         settled = [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
         pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
         outcome.moves_pending += len(pending)
-        job.progress(len(batch))
-    outcome.seconds = time.monotonic() - started
+        outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def check_claimable(connection: Connection, scope: ledger.Scope, job: Job) -> Outcome:
-    """Judge what a run would load, without claiming or writing anything."""
+def judge_loads(job: Job, loads: Sequence[Load]) -> Outcome:
+    """Judge loads that nobody has claimed, and write nothing."""
     outcome = Outcome()
     started = time.monotonic()
-    for load, raw in landing.read_ahead(job.zone, ledger.claimable_loads(connection, scope)):
-        judged = _judge(job, load, raw, None, job.datasets, 1)
+    for load, raw in landing.read_ahead(job.zone, loads):
+        judged = _judge(load, raw, None, job.datasets, 1)
         outcome.count([judged if isinstance(judged, Verdict) else judged.verdict])
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -82,25 +80,59 @@ class _Judged:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class _GaveWay:
+    """That the database refused a batch: the kind of error and its SQLSTATE. Its message quotes rows, and must go no further."""
+
+    kind: str
+    sqlstate: str | None
+    may_pass: bool
+
+
 def _load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load], outcome: Outcome) -> list[Verdict]:
-    """Stage, merge and settle a batch in one transaction; when the database refuses it, one file at a time."""
+    """Stage, merge and settle a batch in one transaction; when the database refuses it, one file at a time.
+
+    Returns the verdicts that were kept: none of a batch that another run has taken over.
+    """
+    try:
+        attempt = _attempt(connection, job, claims, batch, outcome)
+    except ledger.ClaimLost:
+        log.warning("loads=%s: their leases ran out and another run took them; nothing of them was kept here", len(batch))
+        return []
+    if not isinstance(attempt, _GaveWay):
+        return attempt
+    if len(batch) > 1:
+        log.warning("loads=%s error=%s: the database refused the batch; taking them one by one", len(batch), attempt.kind)
+        return [verdict for load in batch for verdict in _load_batch(connection, job, claims, [load], outcome)]
+    refused = [_refused_by_database(batch[0], attempt, claims.limits.max_attempts)]
+    with connection.transaction():
+        ledger.settle(connection, refused)
+    return _told(refused, outcome)
+
+
+def _attempt(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load], outcome: Outcome) -> "list[Verdict] | _GaveWay":
+    """One transaction over a batch. What the database says against it is not passed on, nor chained to what is raised later."""
+    gave_way: _GaveWay
     try:
         with connection.transaction():
             verdicts, late, superseded = _stage_and_merge(connection, job, claims, batch)
             ledger.settle(connection, verdicts)
     except (psycopg.Error, Unresolved) as error:
-        if connection.broken:
-            raise
-        if len(batch) > 1:
-            log.warning("loads=%s error=%s: the database refused the batch; taking them one by one", len(batch), _kind(error))
-            return [verdict for load in batch for verdict in _load_batch(connection, job, claims, [load], outcome)]
-        verdicts, late, superseded = [_refused_by_database(batch[0], error, claims.limits.max_attempts)], set(), 0
-        with connection.transaction():
-            ledger.settle(connection, verdicts)
+        may_pass = isinstance(error, psycopg.OperationalError | Unresolved)
+        gave_way = _GaveWay(_kind(error), getattr(error, "sqlstate", None), may_pass)
+    else:
+        outcome.rows_superseded += superseded
+        return _told(verdicts, outcome, late)
+    if connection.broken:
+        raise Transient("database_connection_lost", f"the connection to the database was lost ({gave_way.kind})")
+    return gave_way
+
+
+def _told(verdicts: list[Verdict], outcome: Outcome, late: set[int] | None = None) -> list[Verdict]:
+    """Log and count verdicts that are committed."""
     for verdict in verdicts:
         _tell(verdict)
-    outcome.count(verdicts, late)
-    outcome.rows_superseded += superseded
+    outcome.count(verdicts, late or set())
     return verdicts
 
 
@@ -111,14 +143,22 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
     available = ledger.available_datasets(connection, job.zone.pipeline) & job.datasets
     overtaken = ledger.overtaken(connection, batch) if job.zone.landing.dated_by_arrival else frozenset()
     verdicts = [_superseded(load) for load in batch if load.id in overtaken]
+    verdicts += [_too_large(load) for load in batch if load.size > job.max_load_bytes and load.id not in overtaken]
+    readable = [load for load in batch if load.size <= job.max_load_bytes and load.id not in overtaken]
     staged: dict[int, Verdict] = {}
+    unread: list[Exception] = []
     with interface.staging() as staging:
-        for load, raw in landing.read_ahead(job.zone, [load for load in batch if load.id not in overtaken]):
-            judged = _judge(job, load, raw, previous.get(load.id), available, claims.limits.max_attempts)
+        for load, raw in landing.read_ahead(job.zone, readable):
+            if isinstance(raw, Transient | ConfigurationError):
+                unread.append(raw)
+            judged = _judge(load, raw, previous.get(load.id), available, claims.limits.max_attempts)
             if isinstance(judged, Verdict):
                 verdicts.append(judged)
             else:
                 staged[staging.add(judged.file)] = judged.verdict
+    if unread and len(unread) == len(readable):
+        # Nothing at all can be read: that is the store's trouble, no file's. The run fails, and the next one waits a while.
+        raise unread[0]
     rehomed = interface.take_out_rehomed()
     merged = interface.merge(job.now)
     for number, verdict in staged.items():
@@ -131,15 +171,12 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
 
 
 def _judge(
-    job: Job, load: Load, raw: bytes | Exception, previous: Previous | None, datasets: Iterable[str], max_attempts: int
+    load: Load, raw: bytes | Exception, previous: Previous | None, datasets: Iterable[str], max_attempts: int
 ) -> "_Judged | Verdict":
     """What a file is worth, as far as can be told without the tables."""
     if isinstance(raw, Exception):
         return _unread(load, raw, max_attempts)
     accepted = Verdict(load, Status.READY_FOR_ARCHIVING, bytes=len(raw))
-    if len(raw) > job.max_load_bytes:
-        too_large = Problem("file_too_large", "the whole file", "larger than INGESTION_MAX_LOAD_BYTES; split it by date or raise the limit")
-        return _refuse(replace(accepted, dataset=files.UNCLASSIFIED), (too_large,))
     try:
         payload = files.decode(raw)
         content_hash = files.content_hash(payload)
@@ -167,6 +204,11 @@ def _refuse(verdict: Verdict, problems: Sequence[Problem], rows: int = 0) -> Ver
     return replace(verdict, to=Status.READY_FOR_ERRORING, problems=tuple(problems), rows_in=rows, rows_rejected=rows)
 
 
+def _too_large(load: Load) -> Verdict:
+    problem = Problem("file_too_large", "the whole file", "larger than INGESTION_MAX_LOAD_BYTES; split it by date or raise the limit")
+    return Verdict(load, Status.READY_FOR_ERRORING, dataset=files.UNCLASSIFIED, bytes=load.size, problems=(problem,))
+
+
 def _superseded(load: Load) -> Verdict:
     return Verdict(load, Status.READY_FOR_ARCHIVING, problems=(SUPERSEDED,), why="overwritten before it was read")
 
@@ -183,15 +225,12 @@ def _unread(load: Load, error: Exception, max_attempts: int) -> Verdict:
     )
 
 
-def _refused_by_database(load: Load, error: Exception, max_attempts: int) -> Verdict:
+def _refused_by_database(load: Load, gave_way: _GaveWay, max_attempts: int) -> Verdict:
     """One file that the database refused by itself: its own fault, unless the database says that it may work later."""
-    if isinstance(error, psycopg.OperationalError | Unresolved):
-        return _charge(
-            load,
-            Problem("transient_exhausted", "the whole file", f"the database gave way {max_attempts} times ({_kind(error)})"),
-            max_attempts,
-        )
-    state = getattr(error, "sqlstate", None) or "no SQLSTATE"
+    if gave_way.may_pass:
+        exhausted = Problem("transient_exhausted", "the whole file", f"the database gave way {max_attempts} times ({gave_way.kind})")
+        return _charge(load, exhausted, max_attempts)
+    state = gave_way.sqlstate or "no SQLSTATE"
     problem = Problem("database_refused", "the whole file", f"the database refused its rows (SQLSTATE {state}); report it with the file")
     return Verdict(load, Status.READY_FOR_ERRORING, problems=(problem,), charged=True)
 

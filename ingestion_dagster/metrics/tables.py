@@ -377,3 +377,8 @@ WHERE f.round = %(round)s AND s.id = f.series_id AND (s.newest_refresh_date IS N
 """
 
 LATE_FILES = "SELECT ord FROM stage_file WHERE round = %(round)s AND refresh_date < newest_refresh_date"
+
+WRONGLY_PUBLIC = """
+SELECT count(*) FROM metrics.series AS s JOIN metrics.metric AS m ON m.id = s.metric_id
+WHERE s.is_public AND starts_with(m.name, 'OFF-SENS_')
+"""

@@ -416,15 +416,16 @@ def test_an_object_that_cannot_be_moved_does_not_hold_up_its_neighbours(scene: S
     assert scene.statuses()["d.json"] == [done]
 
 
-def test_a_key_that_stands_in_the_way_of_another_is_told_apart_and_blocks_nobody(scene: Scene) -> None:
-    """`processed` is a folder: it cannot hold a file `a` and a file `a/b`."""
+def test_a_key_that_stands_in_the_way_of_another_is_archived_all_the_same(scene: Scene) -> None:
+    """`processed` is a folder: it cannot hold a file `a` and a file `a/b`. The archive, whose keys carry versions, can."""
     scene.land("a", b"1")
     scene.move(scene.committed())
     scene.land("a/b", b"2")
     scene.land("c", b"3")
-    assert [load.key for load in scene.move(scene.committed())] == ["a/b"]
-    assert scene.contents(scene.landing) == {"a/b": b"2"}
-    assert scene.statuses() == {"a": ["archived"], "a/b": ["archiving"], "c": ["archived"]}
+    assert scene.move(scene.committed()) == []
+    assert scene.contents(scene.landing) == {}
+    assert scene.statuses() == {"a": ["archived"], "a/b": ["archived"], "c": ["archived"]}
+    assert sorted(scene.contents(open_store((scene.folder / "archive").as_uri())).values()) == [b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("to", [Status.READY_FOR_ARCHIVING, REFUSED])

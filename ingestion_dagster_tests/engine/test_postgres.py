@@ -225,15 +225,15 @@ def test_connections_speak_utc_and_commit_each_statement(database: Database) -> 
         "nonsense",
         SECRET,
         f"host=localhost password={SECRET}",
-        f"mysql://user:{SECRET}@host/db",
+        f"mysql://user:{SECRET}@host/db",  # pragma: allowlist secret
         f"sqlite:///{SECRET}",
-        f"postgresql://user:secret@host:{SECRET}/db",
-        f"postgresql://user:{SECRET}@host:port/db",
-        f"postgresql://user:12/{SECRET}@host:x/db",
-        f"postgresql://user:{SECRET}@host/db?nonsense=1",
-        f"postgresql://user:{SECRET}@host/db?host=a&host=b&port=1",
-        f"postgresql://user:{SECRET}@[::1/db",
-        f"postgresql://user:pass@host/db?{SECRET}",
+        f"postgresql://user:secret@host:{SECRET}/db",  # pragma: allowlist secret
+        f"postgresql://user:{SECRET}@host:port/db",  # pragma: allowlist secret
+        f"postgresql://user:12/{SECRET}@host:x/db",  # pragma: allowlist secret
+        f"postgresql://user:{SECRET}@host/db?nonsense=1",  # pragma: allowlist secret
+        f"postgresql://user:{SECRET}@host/db?host=a&host=b&port=1",  # pragma: allowlist secret
+        f"postgresql://user:{SECRET}@[::1/db",  # pragma: allowlist secret
+        f"postgresql://user:pass@host/db?{SECRET}",  # pragma: allowlist secret
     ],
 )
 def test_a_url_that_is_none_is_refused_without_repeating_its_password(url: str) -> None:
@@ -281,7 +281,7 @@ def test_a_server_that_does_not_answer_is_named_as_a_setting_and_the_password_is
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         with pytest.raises(ConfigurationError, match="INGESTION_DATABASE_URL") as refused:
-            Database.at(f"postgresql://user:{SECRET}@127.0.0.1:{port}/db").connect()
+            Database.at(f"postgresql://user:{SECRET}@127.0.0.1:{port}/db").connect()  # pragma: allowlist secret
     assert SECRET not in printed(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -292,7 +292,7 @@ def test_a_database_that_does_not_exist_is_named(server: EmbeddedServer) -> None
 
 
 def test_upgrade_and_ready_name_the_setting_too_when_nobody_answers(tmp_path: Path) -> None:
-    unreachable = f"postgresql://user:{SECRET}@/db?host={tmp_path}"
+    unreachable = f"postgresql://user:{SECRET}@/db?host={tmp_path}"  # pragma: allowlist secret
     for call in (lambda: postgres.ready(Settings(database_url=unreachable)), lambda: postgres.upgrade(Database.at(unreachable))):
         with pytest.raises(ConfigurationError, match="INGESTION_DATABASE_URL") as refused:
             call()

@@ -72,7 +72,13 @@ class Metrics:
         zone(self.settings).landing.write(key, raw)
 
     def run(
-        self, *, now: datetime | None = None, run_id: str = "test-run", limits: Limits | None = None, datasets: frozenset[str] | None = None
+        self,
+        *,
+        now: datetime | None = None,
+        run_id: str = "test-run",
+        limits: Limits | None = None,
+        datasets: frozenset[str] | None = None,
+        max_load_bytes: int = 64 * 1024 * 1024,
     ) -> Outcome:
         """Discover and load all there is."""
         clock = now or datetime.now(UTC)
@@ -81,7 +87,8 @@ class Metrics:
             ledger.sync_datasets(connection, PIPELINE, DATASETS)
             landing.discover(connection, zone(self.settings), datetime.now(UTC), run_id)
             with Claims(self.database, scope, run_id, limits or Limits()) as claims:
-                return load_metrics(claims, Job(zone(self.settings), datasets or frozenset(FILE_TYPES), clock), connection)
+                job = Job(zone(self.settings), datasets or frozenset(FILE_TYPES), clock, max_load_bytes)
+                return load_metrics(claims, job, connection)
 
     def load(self, name: str, payload: dict[str, Any], **kwargs: Any) -> Outcome:
         """Land one file and run."""
@@ -100,7 +107,8 @@ class Metrics:
     def query(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Rows of a statement."""
         with self.database.connect() as connection:
-            return connection.execute(statement, parameters).fetchall()
+            found = connection.execute(statement, parameters)
+            return found.fetchall() if found.description else []
 
     def rows(self, table: str) -> int:
         """How many rows a table or view has."""

@@ -12,9 +12,11 @@ from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing
 from ingestion_dagster.metrics.assets import LANDING_ZONE, datasets_selected
 from ingestion_dagster.metrics.checks import CHECK_SPECS
+from ingestion_dagster.metrics.interface import Merged, MetricsAPIInterface
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
+from ingestion_dagster_tests.metrics.test_load import kill_own_connection
 
 TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
 YESTERDAY = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
@@ -337,3 +339,37 @@ def test_runs_over_nothing_new_change_nothing(run: Run, metrics: Metrics) -> Non
     for _ in range(3):
         assert materialized(run()) == {}
     assert state() == before
+
+
+def test_a_step_that_lost_its_connection_loads_everything_when_it_is_tried_again(
+    run: Run, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run must not end green with loads left in the hand of its own first attempt."""
+    merge = MetricsAPIInterface.merge
+    merges: list[int] = []
+
+    def interrupted(interface: MetricsAPIInterface, now: datetime) -> Merged:
+        merges.append(1)
+        if len(merges) == 2:
+            kill_own_connection(interface, metrics)
+        return merge(interface, now)
+
+    monkeypatch.setattr(MetricsAPIInterface, "merge", interrupted)
+    monkeypatch.setenv("INGESTION_BATCH_FILES", "1")
+    metrics.land(a=GOOD, b=CASES)
+    result = run()
+    assert result.success
+    assert metrics.statuses() == {"a.json": "archived", "b.json": "archived"}
+    written = [
+        (event.materialization.asset_key.path[-1], event.materialization.metadata["rows_written"].value)
+        for event in result.all_events
+        if event.is_step_materialization
+    ]
+    assert sorted(each for each in written if each[0] in FILE_TYPES) == [("cases", 2), ("deaths", 2)]
+
+
+def test_an_unreadable_file_is_seen_where_it_arrived(run: Run, metrics: Metrics) -> None:
+    metrics.land(broken=b"{")
+    [observed] = [event.asset_observation_data.asset_observation for event in run().all_events if event.is_asset_observation]
+    assert observed.asset_key == LANDING_ZONE.key
+    assert observed.metadata["loads_errored"].value == 1

@@ -1,10 +1,15 @@
 """A metric file's way through the pipeline, against a real database and real files."""
 
+import traceback
 from datetime import datetime
 
 import pytest
 
+from ingestion_dagster.engine import landing
 from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.metrics.interface import Merged, MetricsAPIInterface
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
 
@@ -48,3 +53,73 @@ def test_a_run_whose_leases_ran_out_keeps_nothing_and_goes_on_with_the_rest(
     assert metrics.statuses() == {"a.json": "ingesting", "b.json": "archived"}
     assert metrics.query("SELECT DISTINCT age FROM public.data_apitimeseries") == [("00-04",)]
     assert "leases ran out" in caplog.text
+
+
+def kill_own_connection(interface: MetricsAPIInterface, metrics: Metrics) -> None:
+    """End the backend of the connection that a merge is using, as a restart of the server would."""
+    [(backend,)] = interface._connection.execute("SELECT pg_backend_pid()").fetchall()
+    metrics.query("SELECT pg_terminate_backend(%s)", [backend])
+
+
+def test_a_lost_connection_gives_the_batch_back_uncharged_and_says_nothing_of_its_rows(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database refuses the batch (its message quotes the row), and then goes away while the files are taken one by one."""
+    metrics.query("ALTER TABLE metrics.api_time_series ADD CONSTRAINT refuses CHECK (metric_value < 7000) NOT VALID")
+    merge = MetricsAPIInterface.merge
+    merges: list[int] = []
+
+    def interrupted(interface: MetricsAPIInterface, now: datetime) -> Merged:
+        merges.append(1)
+        if len(merges) == 2:
+            kill_own_connection(interface, metrics)
+        return merge(interface, now)
+
+    monkeypatch.setattr(MetricsAPIInterface, "merge", interrupted)
+    metrics.land(a=time_series_payload([("2023-06-20", 7317.4242)]), b=time_series_payload(age="00-04"))
+    with pytest.raises(Transient, match="database_connection_lost") as lost:
+        metrics.run()
+    assert "7317" not in "".join(traceback.format_exception(lost.value))
+    assert lost.value.__context__ is None
+    assert [(state["status"], state["attempts"]) for state in metrics.states()] == [("ready", 0), ("ready", 0)]
+    metrics.run()
+    assert metrics.statuses() == {"a.json": "errored", "b.json": "archived"}
+
+
+def test_a_store_that_answers_nobody_fails_the_run_and_charges_no_file(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object) -> bytes:
+        raise Transient("object_store_unavailable", "SlowDown")
+
+    metrics.land(a=time_series_payload(), b=time_series_payload(age="00-04"))
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "read", unavailable)
+        for _ in range(5):
+            with pytest.raises(Transient, match="object_store_unavailable"):
+                metrics.run()
+    assert [(state["status"], state["attempts"]) for state in metrics.states()] == [("ready", 0), ("ready", 0)]
+    metrics.run()
+    assert set(metrics.statuses().values()) == {"archived"}
+
+
+def test_one_unreadable_file_among_readable_ones_is_charged_and_given_up(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = landing.read
+
+    def moody(place: Zone, load: Load) -> bytes:
+        if load.key == "bad.json":
+            raise Transient("object_store_unavailable", "SlowDown")
+        return read(place, load)
+
+    monkeypatch.setattr(landing, "read", moody)
+    for attempt in range(3):
+        metrics.land_key(f"good{attempt}.json", time_series_payload(age=f"0{attempt}-09"))
+        metrics.land_key("bad.json", time_series_payload()) if attempt == 0 else None
+        metrics.run(run_id=f"run-{attempt}")
+    [bad] = [state for state in metrics.states() if state["key"] == "bad.json"]
+    assert (bad["status"], bad["error_code"], bad["attempts"]) == ("errored", "transient_exhausted", 3)
+
+
+def test_a_file_over_the_limit_is_refused_unread(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "read", lambda _zone, load: pytest.fail(f"{load.key} was read"))
+    metrics.land(a=time_series_payload())
+    metrics.run(max_load_bytes=10)
+    assert metrics.report("a")["problems"][0]["code"] == "file_too_large"
