@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ingestion_dagster import runs
 from ingestion_dagster.engine import ledger, postgres, whereabouts
-from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import is_key
@@ -302,6 +302,9 @@ def main() -> None:
     try:
         app()
     except ConfigurationError as error:
+        err.print(f"ingestion: {error}", markup=False)
+        sys.exit(RUN_FAILED)
+    except (Transient, runs.RunFailed) as error:
         err.print(f"ingestion: {error}", markup=False)
         sys.exit(RUN_FAILED)
     except ValidationError as error:

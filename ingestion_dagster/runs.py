@@ -26,6 +26,10 @@ _LONGEST_WAIT = 60.0
 _PAGE = 500
 
 
+class RunFailed(Exception):
+    """The run itself failed; what it had committed by then stays. The message says why, and which run it was."""
+
+
 @dataclass(slots=True)
 class Landed:
     """What was put into a landing zone, and names that cannot be keys."""
@@ -112,7 +116,7 @@ Progress = Callable[[int, int], None]
 def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Progress | None = None) -> RunSummary:
     """Load until nothing in the request's scope is claimable, in this process, through Dagster; what the runs did, summed.
 
-    Raises whatever a run fails with.
+    Raises `RunFailed`.
     """
     prepare_dagster_home(settings)
     if request.dry_run:
@@ -157,8 +161,9 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg
     asset = pipeline.asset_of(request.dataset) if request.dataset else None
     if request.partition is not None and not (job.partitions_def and job.partitions_def.has_partition_key(request.partition)):
         raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
-    with open_instance() as instance, _mistakes_as_such():
-        return job.execute_in_process(
+    with open_instance() as instance:
+        result = job.execute_in_process(
+            raise_on_error=False,
             instance=instance,
             asset_selection=[dg.AssetKey(list(asset))] if asset else None,
             partition_key=request.partition,
@@ -168,17 +173,24 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg
                 "loggers": {"console": {"config": {"log_level": "WARNING"}}},
             },
         )
+    if not result.success:
+        raise RunFailed(f"run {result.run_id} failed: {_why(result)}")
+    return result
 
 
-@contextmanager
-def _mistakes_as_such() -> Iterator[None]:
-    """A step that failed for a mistake of set-up says so as everything else does."""
-    import dagster as dg
-
-    try:
-        yield
-    except dg.Failure as failure:
-        raise ConfigurationError(failure.description or "the run failed") from failure
+def _why(result: "dg.ExecuteInProcessResult") -> str:
+    """What a failed run failed for, in one line: the step's own words, or the error at the bottom of what Dagster recorded."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            if failure.user_failure_data and failure.user_failure_data.description:
+                return str(failure.user_failure_data.description)
+            error = failure.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            if error is not None:
+                return error.message.strip().splitlines()[0].rpartition("errors.")[2]
+    return "see its log in the UI"
 
 
 @contextmanager

@@ -17,7 +17,11 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from ingestion_dagster import cli
+from ingestion_dagster.engine import landing
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
+from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
@@ -582,3 +586,49 @@ def test_hostile_dotenv_reaches_neither_a_test_nor_the_commands_it_starts(ingest
         env={name: value for name, value in os.environ.items() if name != "PYTHON_DOTENV_DISABLED"},
     )
     assert read.returncode == 1, "the .env above is not hostile: this test could not fail"
+
+
+def test_two_files_of_one_name_are_not_landed_over_each_other(ingestion: Command, metrics: Metrics, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.json").write_text(json.dumps(GOOD))
+    result = ingestion("load", "metrics", tmp_path / "one", tmp_path / "two")
+    assert result.code == 1
+    assert "both land as x.json" in result.err
+    assert metrics.states() == []
+    assert metrics.keys("in") == []
+
+
+def test_a_path_named_twice_is_landed_once(ingestion: Command, metrics: Metrics, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x.json").write_text(json.dumps(GOOD))
+    assert ingestion("load", "metrics", tmp_path / "one", tmp_path / "one", tmp_path / "one" / "x.json").code == 0
+    assert len(metrics.states()) == 1
+
+
+def test_loads_that_are_left_are_no_success(ingestion: Command, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file of two cannot be read now: the other is loaded, and the command does not say that all were."""
+    read = landing.read
+
+    def moody(place: Zone, load: Load) -> bytes:
+        if load.key == "b.json":
+            raise Transient("object_store_unavailable", "SlowDown")
+        return read(place, load)
+
+    monkeypatch.setattr(landing, "read", moody)
+    metrics.land(a=GOOD, b=CASES)
+    result = ingestion("run", "metrics")
+    assert result.code == 1
+    assert metrics.statuses() == {"a.json": "archived", "b.json": "ready"}
+
+
+def test_a_store_that_answers_nobody_ends_in_one_line(ingestion: Command, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object) -> bytes:
+        raise Transient("object_store_unavailable", "SlowDown")
+
+    monkeypatch.setattr(landing, "read", unavailable)
+    metrics.land(a=GOOD)
+    result = ingestion("run", "metrics")
+    assert result.code == 1
+    assert re.fullmatch(r"ingestion: run \S+ failed: Transient: object_store_unavailable: SlowDown", result.err.splitlines()[-1])
+    assert metrics.statuses() == {"a.json": "ready"}

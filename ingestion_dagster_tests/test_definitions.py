@@ -19,6 +19,7 @@ from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, landing
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+from ingestion_dagster.metrics.rules import reference
 from ingestion_dagster.metrics.sensors import METRICS_JOB
 
 SNAPSHOT = Path(__file__).parent / "definitions.json"
@@ -123,6 +124,11 @@ def test_no_asset_goes_without_a_description_a_group_owners_or_kinds(key: str) -
     assert spec.group_name == key.partition("/")[0]
     assert spec.owners
     assert spec.kinds
+
+
+def test_the_file_types_are_the_metric_groups_that_the_rules_accept() -> None:
+    groups = reference().groups
+    assert set(FILE_TYPES) == {groups.headline, *groups.time_series}
 
 
 def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:

@@ -14,6 +14,7 @@ from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics import tables
 from ingestion_dagster.metrics.files import MetricFile
 
+FACT_TABLES = ("core_headline", "core_time_series", "api_time_series")
 SUPPORTING_TABLES = (
     "theme",
     "sub_theme",

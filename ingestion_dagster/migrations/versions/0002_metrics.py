@@ -13,7 +13,7 @@ ORIGINAL_TABLES = """
 SELECT string_agg(c.relname, ', ' ORDER BY c.relname)
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND c.relname IN (
+WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN (
     'data_theme', 'data_subtheme', 'data_topic', 'data_metricgroup', 'data_metric', 'data_geographytype', 'data_geography',
     'data_stratum', 'data_age', 'data_coreheadline', 'data_coretimeseries', 'data_apitimeseries')
 """
@@ -29,8 +29,8 @@ def upgrade() -> None:
     in_the_way = connection.exec_driver_sql(ORIGINAL_TABLES).scalar()
     if in_the_way:
         raise TablesInTheWay(
-            f"this database already has the tables {in_the_way} in schema public. They are left as they are. Use another database "
-            "(INGESTION_DATABASE_URL), or move them out of the way first (ALTER TABLE public.… SET SCHEMA …) and run "
+            f"this database already has {in_the_way} in schema public, left as they are. Use another database "
+            "(INGESTION_DATABASE_URL), or move them out of the way first (ALTER TABLE or VIEW public.… SET SCHEMA …) and run "
             "'ingestion db upgrade' again."
         )
     connection.exec_driver_sql(files("ingestion_dagster.migrations").joinpath("metrics_0002.sql").read_text())
