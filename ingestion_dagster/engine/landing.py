@@ -87,7 +87,7 @@ def discover(
     """
     found = Discovery()
     started = time.monotonic()
-    listed_at = datetime.now(UTC)
+    listed_at = ledger.now(connection)
     listing = islice(zone.landing.list(), skip, None)
     while page := list(islice(listing, _PAGE)):
         settled = [seen for seen in page if zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=datetime.now(UTC))]

@@ -48,7 +48,6 @@ LEGAL_MOVES: frozenset[tuple[Status, Status]] = frozenset(
 """Every move there is. Going back from a `…ing` status is a lease that ran out or a step that is to be repeated;
 leaving `archived` or `errored` is a replay, a retry, or an object that has come back to the landing zone."""
 
-FINISHED = (Status.ARCHIVED, Status.ERRORED)
 MOVING = {Status.READY_FOR_ARCHIVING: Status.ARCHIVING, Status.READY_FOR_ERRORING: Status.ERRORING}
 MOVED = {Status.ARCHIVING: Status.ARCHIVED, Status.ERRORING: Status.ERRORED}
 
@@ -142,9 +141,8 @@ class Verdict:
 
     @property
     def error(self) -> Problem | None:
-        """The problem shown with the load: the first error, or else the first warning."""
-        errors = [problem for problem in self.problems if problem.severity == "error"]
-        return next(iter(errors or self.problems), None)
+        """The problem shown with the load: the first error. Of warnings only that it was not read at all."""
+        return next((problem for problem in self.problems if problem.severity == "error" or problem == SUPERSEDED), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +182,19 @@ def discover(
     return new.rowcount
 
 
+def now(connection: Connection) -> datetime:
+    """The time by the clock that dates the ledger."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    moment: datetime = row[0]
+    return moment
+
+
 def come_back(connection: Connection, landing_zone: str, objects: Sequence[StoredObject], listed_at: datetime) -> int:
     """Mark finished loads whose very version stands in the landing zone again, to be moved once more. Returns how many.
 
-    A load that finished after the listing began is not meant: the listing saw its object before the move.
+    A load that finished after the listing began (`listed_at`, by `now`) is not meant: the listing saw its object before the move.
+    Until it is moved again it stands in the landing zone (`Load.location` is None), while its row keeps where it was moved to before.
     """
     found = connection.execute(
         sql.COME_BACK,
@@ -202,12 +209,7 @@ def come_back(connection: Connection, landing_zone: str, objects: Sequence[Store
         ids = [row[0] for row in found if row[1] == status]
         if ids:
             _check_legal(status, to)
-            connection.execute(
-                "WITH back AS (UPDATE ledger.loads SET status = %(to)s, lease_until = NULL, location = NULL WHERE id = ANY(%(ids)s) "
-                "RETURNING id) INSERT INTO ledger.load_events (load_id, from_status, to_status, why) "
-                "SELECT id, %(from)s, %(to)s, 'stands in the landing zone again' FROM back",
-                {"ids": ids, "from": status, "to": to},
-            )
+            connection.execute(sql.BACK, {"ids": ids, "from": status, "to": to})
     return len(found)
 
 
@@ -259,7 +261,8 @@ def previous_versions(connection: Connection, batch: Sequence[Load]) -> dict[int
 def overtaken(connection: Connection, batch: Sequence[Load]) -> frozenset[int]:
     """Ids of loads of which a newer version has been loaded already.
 
-    A bucket with versioning shows an unseen older version once the newer one has been moved away.
+    A bucket with versioning shows an unseen older version once the newer one has been moved away; its date, in whole seconds, may
+    be the same.
     """
     return frozenset(row[0] for row in connection.execute(sql.OVERTAKEN, {"ids": [load.id for load in batch]}))
 

@@ -10,6 +10,7 @@ _IN_SCOPE = """
     AND (%(ids)s::bigint[] IS NULL OR l.id = ANY(%(ids)s::bigint[]))
 """
 
+# OFFSET 0 keeps the planner from joining: by statistics of before the backlog came, it would compare every open load with every other.
 _CLAIMABLE = f"""
     {_IN_SCOPE}
     AND l.status = 'ready'
@@ -19,7 +20,8 @@ _CLAIMABLE = f"""
         SELECT FROM ledger.loads AS older
         WHERE older.landing_zone = l.landing_zone AND older.key = l.key
           AND (older.modified, older.id) < (l.modified, l.id)
-          AND older.status NOT IN ('archived', 'errored'))
+          AND older.unfinished
+        OFFSET 0)
 """
 
 SYNC_DATASETS = """
@@ -57,6 +59,15 @@ WHERE l.status IN ('archived', 'errored') AND l.finished_at < %(listed_at)s
 FOR UPDATE OF l SKIP LOCKED
 """
 
+BACK = """
+WITH back AS (
+    UPDATE ledger.loads SET status = %(to)s, lease_until = NULL, came_back = true WHERE id = ANY(%(ids)s)
+    RETURNING id
+)
+INSERT INTO ledger.load_events (load_id, from_status, to_status, why)
+SELECT id, %(from)s, %(to)s, 'stands in the landing zone again' FROM back
+"""
+
 CLAIM = f"""
 WITH candidates AS (
     SELECT l.id, l.size, l.modified, l.key
@@ -88,7 +99,7 @@ SELECT id FROM claimed
 
 LOADS = """
 SELECT l.id, l.pipeline, d.name, l.landing_zone, l.key, l.version, l.size, l.modified, l.partition, l.status, l.claim, l.attempts,
-       l.alone, l.problems, l.location, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected
+       l.alone, l.problems, CASE WHEN NOT l.came_back THEN l.location END, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 """
@@ -107,11 +118,16 @@ WHERE l.id = ANY(%(ids)s) AND NOT EXISTS (
     SELECT FROM ledger.load_events AS e WHERE e.load_id = l.id AND e.from_status IN ('archived', 'errored'))
 """
 
+# Of two dated alike, the one entered first is the newer if its second was over by then: the listing showed the newest of that second.
 OVERTAKEN = """
 SELECT l.id FROM ledger.loads AS l
 WHERE l.id = ANY(%(ids)s) AND l.location IS NULL AND EXISTS (
     SELECT FROM ledger.loads AS newer
-    WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND newer.modified > l.modified AND newer.status = 'archived')
+    WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND newer.status = 'archived'
+      AND (newer.modified > l.modified
+           OR newer.modified = l.modified AND newer.id < l.id AND EXISTS (
+               SELECT FROM ledger.load_events AS e
+               WHERE e.load_id = newer.id AND e.from_status IS NULL AND e.at >= newer.modified + interval '1 second')))
 """
 
 SETTLE = """
@@ -142,20 +158,22 @@ WITH verdicts AS (
 SELECT count(*) FROM settled
 """
 
+# The load stays its loader's, whoever moves it. What is told of a lease that ran out is told of the run that held it.
 TRANSITION = """
 WITH moved AS (
     UPDATE ledger.loads AS l
     SET status = %(to)s,
-        run_id = coalesce(%(run_id)s, l.run_id),
         lease_until = now() + make_interval(secs => %(lease)s),
         location = coalesce(v.location, l.location),
+        came_back = l.came_back AND %(to)s NOT IN ('archived', 'errored'),
         finished_at = CASE WHEN %(to)s IN ('archived', 'errored') THEN clock_timestamp() END
     FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(locations)s::text[], %(whys)s::text[]) AS v (id, claim, location, why)
     WHERE l.id = v.id AND l.status = %(from)s AND l.claim = v.claim
     RETURNING l.id, l.run_id, v.why
 ), told AS (
     INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
-    SELECT id, %(from)s, %(to)s, run_id, why FROM moved
+    SELECT id, %(from)s, %(to)s, CASE WHEN starts_with(why, 'lease expired') THEN run_id ELSE coalesce(%(run_id)s, run_id) END, why
+    FROM moved
 )
 SELECT id FROM moved
 """
@@ -165,7 +183,7 @@ RENEW = """
 UPDATE ledger.loads SET lease_until = now() + make_interval(secs => %(lease)s)
 WHERE id IN (
     SELECT id FROM ledger.loads
-    WHERE claim = ANY(%(claims)s) AND status IN ('ingesting', 'ready_for_archiving', 'archiving', 'ready_for_erroring', 'erroring')
+    WHERE claim = ANY(%(claims)s) AND status NOT IN ('ready', 'archived', 'errored')
     FOR UPDATE SKIP LOCKED)
 """
 

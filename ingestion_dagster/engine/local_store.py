@@ -20,7 +20,7 @@ from secrets import token_hex
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_removal import ABSENT, FILE, FOLDER, ctime_of, entries, lstat, remove_version, version_of
-from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, checked_key, is_key
+from ingestion_dagster.engine.object_store import LONGEST_KEY, Changed, Missing, ObjectStore, StoredObject, checked_key, is_key
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class LocalStore(ObjectStore):
                 try:
                     for entry in entries(folder):
                         key = f"{place}/{entry.name}" if place else entry.name
-                        if not is_key(entry.name):
+                        if not is_key(entry.name) or len(key.encode()) > LONGEST_KEY:
                             unnameable += not entry.name.startswith(".")
                         elif entry.is_dir(follow_symlinks=False):
                             folders.append(key)
@@ -72,7 +72,11 @@ class LocalStore(ObjectStore):
                 finally:
                     os.close(folder)
         if unnameable:
-            log.warning("%s: skipped %d names that are not UTF-8 or hold control characters; rename them", self.url, unnameable)
+            log.warning(
+                "%s: skipped %d names that are not UTF-8, hold control characters or make a key of over 1,024 bytes; rename them",
+                self.url,
+                unnameable,
+            )
 
     def find(self, key: str) -> StoredObject | None:
         """See ObjectStore."""

@@ -14,6 +14,9 @@ from ingestion_dagster.engine.faults import fault_point
 
 _SEGMENT = r"(?!\.)[^/\x00-\x1f\x7f\ud800-\udfff]+"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+LONGEST_KEY = 1024
+"""Bytes of a key in UTF-8 that a listing shows: S3's limit, and the ledger's index takes a key of that length."""
+
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -39,17 +42,20 @@ class Changed(Exception):
 
 
 def is_key(key: str) -> bool:
-    """Whether `key` can name an object: '/'-separated names, none empty, none with a leading dot, no control characters.
+    """Whether `key` can name an object: '/'-separated names, none empty, none with a leading dot, no control characters; 1,024 bytes.
 
     Names with a leading dot are nobody's data (.DS_Store, rsync's half-written files, '..'); control characters
     are legal in S3, but obstore refuses them. Listings skip such objects.
     """
-    return _KEY.fullmatch(key) is not None
+    return _KEY.fullmatch(key) is not None and len(key.encode()) <= LONGEST_KEY
 
 
 def checked_key(key: str) -> str:
-    """The key itself; ValueError if it is none."""
-    if not is_key(key):
+    """The key itself; ValueError if it is none.
+
+    How long it may be is the store's own affair: in an archive a key carries a day and a version on top.
+    """
+    if _KEY.fullmatch(key) is None:
         raise ValueError(f"not a key: {key!r} (empty, absolute, a name with a leading dot, or a control character)")
     return key
 

@@ -83,9 +83,7 @@ def ready(settings: Settings) -> Database:
     if found == HEAD:
         return database
     if found is not None and found > HEAD:
-        raise ConfigurationError(
-            f"the database is at schema revision {found}, newer than this version's {HEAD}: install the newer one"
-        )
+        raise ConfigurationError(f"the database is at schema revision {found}, newer than this version's {HEAD}: install the newer one")
     if not database.is_embedded:
         raise ConfigurationError(
             f"the database is at schema revision {found or 'none'}, this version needs {HEAD}: run 'ingestion db upgrade' once"

@@ -33,7 +33,7 @@ from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedErro
 from obstore.store import S3Store as Bucket
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
-from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, checked_key, is_key
+from ingestion_dagster.engine.object_store import LONGEST_KEY, Changed, Missing, ObjectStore, StoredObject, checked_key, is_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -88,7 +88,7 @@ class S3Store(ObjectStore):
                 elif not path.endswith("/") and not any(name.startswith(".") for name in key.split("/")):
                     unnameable += 1
         if unnameable:
-            log.warning("%s: skipped %d keys with empty names or control characters; rename them", self.url, unnameable)
+            log.warning("%s: skipped %d keys with empty names, control characters or over 1,024 bytes; rename them", self.url, unnameable)
 
     def find(self, key: str) -> StoredObject | None:
         """See ObjectStore."""
@@ -190,7 +190,7 @@ class S3Store(ObjectStore):
 
     def _path(self, key: str) -> str:
         path = self._prefix + checked_key(key)
-        if len(path.encode()) > 1024:
+        if len(path.encode()) > LONGEST_KEY:
             raise ValueError(f"{self.url} cannot hold the key {key!r}: it is longer than 1,024 bytes")
         return path
 

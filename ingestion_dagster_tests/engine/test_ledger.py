@@ -10,17 +10,21 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise, product
 from pathlib import Path
+from string import ascii_letters
+from typing import Any
 
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine import ledger, ledger_sql, whereabouts
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import LEGAL_MOVES, ClaimLost, IllegalMove, Load, Scope, Status, Step, Verdict
-from ingestion_dagster.engine.object_store import StoredObject
+from ingestion_dagster.engine.object_store import LONGEST_KEY, StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.engine.scene import BAD, NOON, PIPELINE, ZONE, Scene, scene_in, seen
 from ingestion_dagster_tests.metrics.one_database import empty, one_database
+
+FINISHED = {Status.ARCHIVED, Status.ERRORED}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,7 @@ def test_a_verdict_is_recorded_whole(scene: Scene) -> None:
     assert recorded == {
         "dataset": "boxes", "rows_in": 10, "rows_written": 4, "rows_unchanged": 5, "rows_rejected": 1, "error_code": "bad_weight",
     }  # fmt: skip
-    assert (state_b["dataset"], state_b["duplicate_of"], state_b["error_code"]) == ("unknown", a.id, "odd_weight")
+    assert (state_b["dataset"], state_b["duplicate_of"], state_b["error_code"]) == ("unknown", a.id, None)
     [count] = [row for row in whereabouts.status_counts(scene.connection) if row["dataset"] == "boxes"]
     assert (count["loads"], count["bytes"], count["partition"]) == (1, 99, "2024-05-06")
     assert ledger.loads(scene.connection, [a.id])[0].problems == (warning, BAD)
@@ -138,6 +142,13 @@ def test_an_overwritten_key_is_a_new_load_and_an_unchanged_one_is_not(scene: Sce
 
 def test_an_object_listed_twice_in_one_page_is_one_load(scene: Scene) -> None:
     assert scene.enter(seen("a", "v1"), seen("a", "v1")) == 1
+
+
+def test_the_longest_key_and_version_there_are_can_be_entered(scene: Scene) -> None:
+    """An index takes 2,704 bytes; what can be compressed says nothing."""
+    key, version = ("".join(random.Random(seed).choices(ascii_letters, k=LONGEST_KEY)) for seed in (1, 2))
+    assert scene.enter(seen(key, version), seen("a")) == 2
+    assert len(scene.claim()) == 2
 
 
 def test_the_same_key_in_another_landing_zone_is_another_load(scene: Scene) -> None:
@@ -196,10 +207,11 @@ def wait_until_blocked(connection: Connection) -> None:
 # Objects that come back
 
 
-def finished(scene: Scene, obj: StoredObject, to: Status = Status.READY_FOR_ARCHIVING) -> Load:
+def finished(scene: Scene, obj: StoredObject, to: Status = Status.READY_FOR_ARCHIVING, location: str | None = None) -> Load:
     scene.enter(obj)
     [load] = scene.claim()
     scene.finish(scene.settle([load], to))
+    scene.connection.execute("UPDATE ledger.loads SET location = %s WHERE id = %s", [location, load.id])
     return load
 
 
@@ -228,9 +240,52 @@ def test_what_is_not_finished_has_not_come_back(scene: Scene) -> None:
     obj = seen("a")
     scene.enter(obj)
     later = NOON.now(NOON.tzinfo) + timedelta(hours=1)
-    for status in set(Status) - set(ledger.FINISHED):
+    for status in set(Status) - FINISHED:
         scene.connection.execute("UPDATE ledger.loads SET status = %s", [status])
         assert ledger.come_back(scene.connection, ZONE, [obj], later) == 0
+
+
+def test_a_return_does_not_forget_where_the_object_was_moved_to(scene: Scene) -> None:
+    """What stands there again may be overwritten before it is moved: the copy of the first move is still there."""
+    obj = seen("a")
+    load = finished(scene, obj, location="file:///archive/a")
+    assert ledger.loads(scene.connection, [load.id])[0].location == "file:///archive/a"
+    ledger.come_back(scene.connection, ZONE, [obj], ledger.now(scene.connection))
+    steps = ledger.take_stranded(scene.connection, PIPELINE, count=10, lease_seconds=60)
+    assert steps[0].load.location is None, "it is to be moved from the landing zone"
+    assert scene.value("location", load) == "file:///archive/a"
+    scene.finish([step.load for step in steps])
+    assert (scene.value("status", load), scene.value("location", load)) == ("archived", "file:///archive/a")
+    assert ledger.loads(scene.connection, [load.id])[0].location == "file:///archive/a"
+
+
+def test_a_listing_is_dated_by_the_clock_of_the_ledger(scene: Scene) -> None:
+    obj = seen("a")
+    with scene.connection.transaction():  # where SQL's now() stands still
+        before = ledger.now(scene.connection)
+        finished(scene, obj)
+        assert ledger.come_back(scene.connection, ZONE, [obj], before) == 0
+        assert ledger.come_back(scene.connection, ZONE, [obj], ledger.now(scene.connection)) == 1
+
+
+# Versions that come to light late
+
+
+def test_of_two_versions_dated_alike_the_first_listed_is_the_newer(scene: Scene) -> None:
+    scene.enter(seen("a", "newer"), seen("b", "open"))
+    scene.finish(scene.settle([load for load in scene.claim() if load.key == "a"]))
+    scene.enter(seen("a", "older"), seen("b", "older"), seen("a", "newest", minutes=1))
+    batch = ledger.loads(scene.connection, [row[0] for row in scene.rows("SELECT id FROM ledger.loads")])
+    late = ledger.overtaken(scene.connection, batch)
+    assert [(load.key, load.version) for load in batch if load.id in late] == [("a", "older")]
+
+
+def test_a_version_listed_within_its_own_second_may_be_followed_by_a_newer_one_dated_alike(scene: Scene) -> None:
+    moment = ledger.now(scene.connection) + timedelta(seconds=5)  # a second that is not over
+    first, second = (replace(seen("a"), modified=moment) for _ in range(2))
+    finished(scene, first)
+    scene.enter(second)
+    assert ledger.overtaken(scene.connection, scene.claim()) == frozenset()
 
 
 # Claims
@@ -337,7 +392,7 @@ def test_another_pipelines_loads_are_not_claimed(scene: Scene) -> None:
     assert scene.expire() == 0
 
 
-@pytest.mark.parametrize("status", sorted(set(Status) - set(ledger.FINISHED)))
+@pytest.mark.parametrize("status", sorted(set(Status) - FINISHED))
 def test_a_newer_version_waits_for_the_older(scene: Scene, status: Status) -> None:
     scene.enter(seen("a", "v2", minutes=1), seen("a", "v1"), seen("b", minutes=9))
     scene.connection.execute("UPDATE ledger.loads SET status = %s WHERE version = 'v1'", [status])
@@ -589,6 +644,76 @@ def test_a_run_that_has_committed_and_not_moved_yet_is_alive(scene: Scene, statu
     if status == Status.ARCHIVING:
         ledger.transition(scene.connection, [Step(done[0])], Status.READY_FOR_ARCHIVING, status, lease_seconds=60)
     assert whereabouts.dead_runs(scene.connection, PIPELINE, ["slow"]) == []
+
+
+def test_what_a_dead_run_committed_stays_its_own_when_another_moves_it(scene: Scene) -> None:
+    scene.enter(seen("a"))
+    [done] = scene.settle(scene.claim("dead", lease=-1), rows_in=3, rows_written=3)
+    steps = ledger.take_stranded(scene.connection, PIPELINE, count=10, lease_seconds=60)
+    move = (Status.READY_FOR_ARCHIVING, Status.ARCHIVING)
+    moving = ledger.transition(scene.connection, steps, *move, lease_seconds=60, run_id="mover")
+    assert whereabouts.dead_runs(scene.connection, PIPELINE, ["dead", "mover"]) == ["dead"]
+    end = (Status.ARCHIVING, Status.ARCHIVED)
+    ledger.transition(scene.connection, [Step(load) for load in moving], *end, lease_seconds=60, run_id="mover")
+    assert whereabouts.of_run(scene.connection, PIPELINE, "mover") == whereabouts.RunSummary()
+    assert whereabouts.of_run(scene.connection, PIPELINE, "dead") == whereabouts.RunSummary(loads=1, rows_in=3, rows_written=3)
+    assert scene.events(done)[-2:] == [
+        (*move, "dead", "lease expired before the move was done"),
+        (*end, "mover", None),
+    ]
+    assert whereabouts.dead_runs(scene.connection, PIPELINE, ["dead", "mover"]) == ["dead"]
+
+
+# What it costs
+
+
+@pytest.fixture
+def aged(database: Database, tmp_path: Path) -> Iterator[Scene]:
+    """A ledger whose statistics know 50,000 finished loads of 500 runs, and nothing of the 5,000 that have just arrived."""
+    with scene_in(database, tmp_path) as scene:
+        for table in ("loads", "load_events"):
+            scene.connection.execute(f"ALTER TABLE ledger.{table} SET (autovacuum_enabled = false)")
+        scene.connection.execute(ENTER_MANY, {"what": "old", "count": 50_000, "status": "archived", "now": NOON})
+        scene.connection.execute(
+            "INSERT INTO ledger.load_events (load_id, to_status, run_id, why) "
+            "SELECT id, 'ready', run_id, CASE WHEN id % 1000 = 0 THEN 'lease expired' END FROM ledger.loads"
+        )
+        scene.connection.execute("VACUUM ANALYZE ledger.loads, ledger.load_events")
+        scene.connection.execute(ENTER_MANY, {"what": "new", "count": 5000, "status": "ready", "now": NOON})
+        yield scene
+
+
+ENTER_MANY = f"""
+INSERT INTO ledger.loads (pipeline, landing_zone, key, version, size, modified, partition, status, run_id, claim, lease_until)
+SELECT '{PIPELINE}', '{ZONE}', %(what)s || '/' || n, 'v', 10, %(now)s, '2024-05-06', %(status)s, past.run, n / 100, %(now)s
+FROM generate_series(1, %(count)s) AS n, LATERAL (SELECT CASE WHEN %(status)s = 'archived' THEN 'run ' || n / 100 END) AS past (run)
+"""
+
+
+def pages_touched(scene: Scene, statement: str, **parameters: Any) -> int:
+    """How many pages a statement looks at: what time it takes, without the machine's part in it."""
+    with scene.connection.transaction(force_rollback=True):
+        [(explained,)] = scene.rows(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+    plan = explained[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+def test_claiming_from_a_backlog_costs_each_load_the_same_whatever_the_statistics_say(aged: Scene) -> None:
+    scope = Scope(PIPELINE).as_parameters()
+    of_claim = {"alone": False, "count": 1000, "bytes": 1 << 40, "run_id": "run", "lease": 60}
+    assert ledger.claimable(aged.connection, Scope(PIPELINE))[0] == 5000
+    assert pages_touched(aged, ledger_sql.CLAIMABLE, **scope) < 10 * 5000
+    assert pages_touched(aged, ledger_sql.CLAIM, **scope, **of_claim) < 10 * 5000 + 40 * 1000
+
+
+def test_what_a_run_asks_the_ledger_does_not_cost_more_as_it_ages(aged: Scene) -> None:
+    run = "run 20"
+    assert whereabouts.dead_runs(aged.connection, PIPELINE, [run]) == [run]
+    assert pages_touched(aged, whereabouts.DEAD_RUNS, pipeline=PIPELINE, run_ids=[run, "run 21"]) < 200
+    assert whereabouts.of_run(aged.connection, PIPELINE, run).loads == 100
+    assert pages_touched(aged, whereabouts.OF_RUN, pipeline=PIPELINE, run_id=run) < 200
+    assert len(aged.settle(aged.claim(count=10))) == 10
+    assert pages_touched(aged, ledger_sql.RENEW, claims=[aged.rows("SELECT max(claim) FROM ledger.loads")[0][0]], lease=60) < 300
 
 
 # Faults that pass

@@ -30,7 +30,7 @@ from obstore.exceptions import InvalidPathError
 from ingestion_dagster.engine import local_removal, local_store, s3_store
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_store import LocalStore
-from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, open_store
+from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, is_key, open_store
 from ingestion_dagster.engine.s3_store import S3Store
 
 KINDS = ["folder", "bucket", "versioned bucket"]
@@ -174,6 +174,22 @@ def test_a_key_that_could_leave_the_store_is_refused(store: ObjectStore, key: st
 def test_a_key_that_is_too_long_is_refused_and_not_tried_again(store: ObjectStore) -> None:
     with pytest.raises(ValueError, match="cannot hold the key"):
         store.write("n" * 1100, b"")
+
+
+def test_a_key_too_long_for_the_ledger_does_not_stop_the_others(store: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
+    longest, longer = (f"{'/'.join(['é' * 100] * 5)}/{'n' * count}" for count in (19, 20))
+    assert (len(longest.encode()), is_key(longest), is_key(longer)) == (1024, True, False)
+    if isinstance(store, LocalStore):
+        for key in ("a", longest, longer, f"{longest}.folder/a"):
+            store.write(key, b"")
+        with caplog.at_level(logging.WARNING):
+            assert keys(store) == {"a", longest}
+        assert "skipped 2 names" in caplog.text
+    else:
+        store.write("a", b"")
+        with pytest.raises(ValueError, match="cannot hold the key"):
+            store.write(longer, b"")
+        assert keys(store) == {"a"}
 
 
 def test_a_hidden_file_is_not_loaded(store: ObjectStore) -> None:
@@ -373,10 +389,10 @@ def test_a_file_that_is_still_being_written_is_not_taken(store: ObjectStore) -> 
         "file:///a/../b",
         "s3://",
         "s3://Bucket_1",
-        "s3://user:secret@bucket/prefix",
+        "s3://user:secret@bucket/prefix",  # pragma: allowlist secret
         "s3://bucket/a//b",
         "s3:///prefix",
-        "https://user:secret@host/folder",
+        "https://user:secret@host/folder",  # pragma: allowlist secret
         "gdrive:",
     ],
 )

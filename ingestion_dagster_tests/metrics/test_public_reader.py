@@ -1,5 +1,6 @@
 """What the role `metrics_public_reader` can see: public, released rows, through whatever it asks."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from psycopg import errors, sql
 
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.metrics.files import judge
+from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.registry import TABLES
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 from ingestion_dagster_tests.metrics.one_database import empty, one_database
@@ -188,6 +191,216 @@ def test_a_function_of_the_asker_is_shown_no_hidden_row(loaded: Metrics) -> None
             connection.execute(tell)
             connection.execute(f"SELECT * FROM {relation} WHERE pg_temp.tell(metric_value::float8)")
         assert set(seen) == {f"saw {PUBLIC:g}"}, relation
+
+
+LABEL_TABLES = ("theme", "sub_theme", "topic", "metric_group", "metric", "geography_type", "geography", "stratum", "age")
+HIDDEN_REFRESH = datetime(2024, 2, 3, tzinfo=UTC)
+NAMES_SHARED_BY_ALL = {"headline"}
+"""The group of every headline file: the name tells nothing, the row must not be seen all the same."""
+
+
+def labels(path: str, group: str, place: str, mark: str, prefix: str = "") -> dict[str, Any]:
+    """Header fields of a file that shares none of its labels with any other."""
+    theme, sub_theme, topic = path.split("/")
+    geography_type, code = place.split("/")
+    return {
+        "parent_theme": theme,
+        "child_theme": sub_theme,
+        "topic": topic,
+        "metric_group": group,
+        "metric": f"{prefix}{topic}_{group}_{mark}",
+        "geography_type": geography_type,
+        "geography": f"Geography {mark}",
+        "geography_code": code,
+        "age": f"{70 + len(mark)}-99",
+        "stratum": f"stratum-{mark}",
+    }
+
+
+SECRET_SERIES = labels("extreme_event/mortality-report/Heat-mortality", "syndromic", "NHS Region/E40000099", "Xa", "OFF-SENS_")
+SECRET_HEADLINE = labels("climate_and_environment/chemical_exposure/Lead", "headline", "UKHSA Region/E45000099", "Xbb", "OFF-SENS_")
+COMING_SERIES = labels("medicines/antimicrobials/antibiotics", "consumption", "NHS Trust/RX1", "Xccc")
+COMING_HEADLINE = labels("immunisation/childhood-vaccines/MMR1", "headline", "Government Office Region/E12000099", "Xdddd")
+
+
+@pytest.fixture
+def secrets(metrics: Metrics) -> Metrics:
+    """An ordinary public time series and headline; of both kinds also a non-public and a wholly embargoed file, all labels their own."""
+    now = datetime.now(UTC)
+    tomorrow = now + timedelta(days=1)
+    metrics.land(ordinary=time_series(now, PUBLIC), figure=headline(now, PUBLIC))
+    metrics.land_key("OFF-SENS_series.json", time_series(HIDDEN_REFRESH, SENSITIVE, **SECRET_SERIES))
+    metrics.land_key("OFF-SENS_headline.json", headline(HIDDEN_REFRESH, SENSITIVE, **SECRET_HEADLINE))
+    metrics.land_key("coming-series.json", time_series(HIDDEN_REFRESH, SENSITIVE, tomorrow, **COMING_SERIES))
+    metrics.land_key("coming-headline.json", headline(HIDDEN_REFRESH, SENSITIVE, tomorrow, **COMING_HEADLINE))
+    assert metrics.run().total().loads_archived == 6, metrics.statuses()
+    return metrics
+
+
+READABLE = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), string_agg(quote_ident(a.attname) || '::text', ', ' ORDER BY a.attnum)
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname IN ('metrics', 'public') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND has_column_privilege(c.oid, a.attnum, 'SELECT')
+GROUP BY 1
+"""
+
+
+def all_it_reads(connection: Connection) -> dict[str, str]:
+    """By relation, every row and column this connection may read, as text."""
+    relations: dict[str, str] = dict(connection.execute(READABLE).fetchall())
+    assert set(relations) >= {f"metrics.{name}" for name in TABLES} | {f"public.{table.view}" for table in TABLES.values()}
+    assert set(relations) >= {"metrics.series", "metrics.series_labels", "metrics.released_series", *LIVE}
+    return {name: str(connection.execute(f"SELECT {columns} FROM {name}").fetchall()) for name, columns in relations.items()}
+
+
+def seen_in(texts: dict[str, str], header: dict[str, Any]) -> set[str]:
+    """The labels of a file that stand anywhere in what was read."""
+    return {f"{field} {label}" for field, label in header.items() for text in texts.values() if f"'{label}'" in text}
+
+
+def names(connection: Connection, table: str) -> list[str]:
+    """What a label table shows."""
+    return [row[0] for row in connection.execute(f"SELECT name FROM metrics.{table} ORDER BY 1")]
+
+
+def own(header: dict[str, Any]) -> set[str]:
+    """The labels of a file that no other file bears."""
+    return {f"{field} {label}" for field, label in header.items() if label not in NAMES_SHARED_BY_ALL}
+
+
+@pytest.mark.parametrize("grants", [None, (), READ_ALL], ids=["reader", "member", "member-with-grants-of-its-own"])
+def test_labels_that_only_hidden_files_brought_are_seen_nowhere(secrets: Metrics, grants: tuple[str, ...] | None) -> None:
+    with secrets.database.connect() as owner:
+        read = all_it_reads(owner)
+        for header in (SECRET_SERIES, SECRET_HEADLINE, COMING_SERIES, COMING_HEADLINE):
+            assert own(header) <= seen_in(read, header)
+    grants_of_role = [] if grants is None else [f"GRANT {READER} TO {{role}}", *grants]
+    with a_role(secrets, *grants_of_role) as role, acting_as(secrets, READER if grants is None else role) as connection:
+        read = all_it_reads(connection)
+        for header in (SECRET_SERIES, SECRET_HEADLINE, COMING_SERIES, COMING_HEADLINE):
+            assert not seen_in(read, header) & own(header)
+        for name, text in read.items():
+            for trace in ("OFF-SENS_", "4711", "2024-02-03", "RX1", "Xa", "Xbb", "Xccc", "Xdddd"):
+                assert trace not in text, name
+        ordinary = {name: names(connection, name) for name in LABEL_TABLES}
+        series = connection.execute("SELECT id FROM metrics.series ORDER BY 1").fetchall()
+        assert connection.execute("SELECT id FROM metrics.released_series ORDER BY 1").fetchall() == series
+    assert len(series) == 2
+    assert ordinary == {
+        "theme": ["infectious_disease"],
+        "sub_theme": ["respiratory"],
+        "topic": ["COVID-19"],
+        "metric_group": ["deaths", "headline"],
+        "metric": METRIC_NAMES,
+        "geography_type": ["Nation"],
+        "geography": ["England"],
+        "stratum": ["default"],
+        "age": ["all"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "released", "coming"),
+    [
+        ("api_time_series", COMING_SERIES, COMING_HEADLINE),
+        ("core_time_series", COMING_SERIES, COMING_HEADLINE),
+        ("core_headline", COMING_HEADLINE, COMING_SERIES),
+    ],
+)
+def test_labels_come_out_with_the_first_row_that_is_released(
+    secrets: Metrics, table: str, released: dict[str, Any], coming: dict[str, Any]
+) -> None:
+    with acting_as(secrets, READER) as connection, secrets.database.connect() as owner:
+        assert not seen_in(all_it_reads(connection), released) & own(released)
+        owner.execute(f"UPDATE metrics.{table} SET embargo = now() - interval '1 second'")
+        read = all_it_reads(connection)
+        assert seen_in(read, released) >= own(released)
+        assert not any(seen_in(read, header) & own(header) for header in (coming, SECRET_SERIES, SECRET_HEADLINE))
+        assert len(names(connection, "metric")) == 3
+        # And they go again with the last one.
+        owner.execute(f"UPDATE metrics.{table} SET embargo = now() + interval '1 hour'")
+        assert not seen_in(all_it_reads(connection), released) & own(released)
+
+
+def test_a_label_that_public_and_hidden_files_share_is_seen(secrets: Metrics) -> None:
+    now = datetime.now(UTC)
+    shared_labels = {field: SECRET_SERIES[field] for field in ("geography_type", "geography", "geography_code", "age", "stratum")}
+    secrets.load("b.json", time_series(now, PUBLIC, **shared_labels))
+    with acting_as(secrets, READER) as connection:
+        assert names(connection, "geography") == ["England", SECRET_SERIES["geography"]]
+        assert connection.execute("SELECT count(*) FROM metrics.series").fetchone() == (3,)
+        assert values(lambda statement: connection.execute(statement).fetchall(), "metrics.live_time_series") == [PUBLIC, PUBLIC]
+
+
+def test_when_a_hidden_revision_came_in_is_not_told(loaded: Metrics) -> None:
+    """The newest refresh date of a series may be that of a row under embargo."""
+    with acting_as(loaded, READER) as connection:
+        for statement in ("SELECT newest_refresh_date FROM metrics.series", "SELECT * FROM metrics.series"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+# 240 series of 300 points, in two topics; of half of them all rows are under embargo.
+MANY_ROWS = """
+INSERT INTO metrics.age (name) SELECT lpad(n::text, 2, '0') || '+' FROM generate_series(1, 60) AS n;
+INSERT INTO metrics.topic (name, sub_theme_id) SELECT n, t.sub_theme_id FROM metrics.topic AS t, unnest(ARRAY['A', 'B']) AS n;
+INSERT INTO metrics.metric_group (name, topic_id) SELECT 'deaths', id FROM metrics.topic WHERE name IN ('A', 'B');
+INSERT INTO metrics.metric (name, topic_id, metric_group_id)
+SELECT t.name || '_deaths_' || n, t.id, g.id FROM metrics.topic AS t, metrics.metric_group AS g, generate_series(1, 2) AS n
+WHERE t.name IN ('A', 'B') AND g.topic_id = t.id;
+INSERT INTO metrics.series (metric_id, geography_id, stratum_id, age_id, sex, is_public)
+SELECT m.id, g.id, s.id, a.id, 'all', true FROM metrics.metric AS m, metrics.geography AS g, metrics.stratum AS s, metrics.age AS a
+WHERE m.name NOT LIKE 'COVID%' AND a.name <> 'all';
+INSERT INTO metrics.api_time_series (series_id, refresh_date, metric_value, date, epiweek, metric_frequency, embargo)
+SELECT s.id, '2026-07-01', n, date '2020-01-01' + n, 1, 'D', CASE WHEN s.age_id % 2 = 0 THEN now() + interval '1 day' END
+FROM metrics.series AS s, generate_series(1, 300) AS n WHERE s.id NOT IN (SELECT series_id FROM metrics.api_time_series);
+INSERT INTO metrics.core_time_series (series_id, refresh_date, metric_value, date, epiweek, metric_frequency, embargo)
+SELECT series_id, refresh_date, metric_value, date, epiweek, metric_frequency, embargo FROM metrics.api_time_series
+WHERE series_id NOT IN (SELECT series_id FROM metrics.core_time_series) ORDER BY id;
+ANALYZE
+"""
+
+
+@pytest.fixture(scope="module")
+def crowded(server: EmbeddedServer) -> Iterator[Database]:
+    """A database with as many rows as the dashboard's larger topics have."""
+    with one_database(server) as database, database.connect() as connection:
+        interface = MetricsAPIInterface(connection)
+        with connection.transaction():
+            with interface.staging() as staging:
+                staging.add(judge(time_series(datetime(2026, 7, 1, tzinfo=UTC), PUBLIC), "a.json"))
+            interface.merge(datetime(2026, 7, 1, tzinfo=UTC))
+        connection.execute(MANY_ROWS)
+        assert connection.execute("SELECT count(*) FROM metrics.api_time_series").fetchone() == (72_001,)
+        yield database
+
+
+@pytest.mark.parametrize(
+    ("relation", "condition", "rows"),
+    [
+        ("metrics.live_time_series", "topic = 'A'", 18_000),
+        ("metrics.live_time_series", "metric = 'A_deaths_1' AND age = '02+'", 300),
+        ("metrics.live_time_series", "true", 36_001),
+        ("public.data_apitimeseries", "topic = 'A'", 18_000),
+        ("public.data_coretimeseries", "true", 36_001),
+        ("metrics.series_labels", "true", 121),
+        ("public.data_age", "true", 31),
+        ("public.data_theme", "true", 1),
+    ],
+)
+def test_the_public_reader_does_not_wait(crowded: Database, relation: str, condition: str, rows: int) -> None:
+    with crowded.connect() as connection:
+        connection.execute(f"SET ROLE {READER}")
+        if "age" in condition:
+            # Which half is embargoed goes by the id of the age.
+            [(age,)] = connection.execute("SELECT min(name) FROM metrics.age WHERE name <> 'all'").fetchall()
+            condition = condition.replace("02+", age)
+        started = time.monotonic()
+        read = connection.execute(f"SELECT * FROM {relation} WHERE {condition}").fetchall()
+        assert time.monotonic() - started < 1
+    assert len(read) == rows
 
 
 def test_an_ordinary_role_with_select_sees_all(loaded: Metrics) -> None:

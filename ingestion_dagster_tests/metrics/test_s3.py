@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,25 @@ def test_a_version_that_nobody_listed_does_not_undo_the_correction_that_replaced
     driver.finish(settings)
     assert values(settings) == [2]
     assert driver.files(settings)["processed"] == [("a.json", driver.as_bytes(newer).decode())]
+
+
+def test_a_version_of_the_same_second_that_nobody_listed_does_not_undo_the_correction_either(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = S3Store._marks
+
+    def within_one_second(store: S3Store, size: int, modified: datetime, etag: str, version: str) -> tuple[int, datetime, str]:
+        size, _, found = marks(store, size, modified, etag, version)
+        return size, datetime(2024, 5, 6, 12, tzinfo=UTC), found
+
+    monkeypatch.setattr(S3Store, "_marks", within_one_second)
+    land(settings, "a.json", time_series_payload([("2023-06-20", 1)]))
+    newer = time_series_payload([("2023-06-20", 2)])
+    land(settings, "a.json", newer)
+    driver.finish(settings)
+    assert values(settings) == [2]
+    assert driver.files(settings)["processed"] == [("a.json", driver.as_bytes(newer).decode())]
+    assert len(known_versions(settings)) == (2 if is_versioned(settings) else 1)
 
 
 @pytest.mark.parametrize("moment", ["copy", "remove"])
@@ -293,15 +313,16 @@ def test_an_outage_before_discovery_loses_nothing(outage: Outage, away: Settings
     assert values(away) == [1]
 
 
-def test_an_outage_while_a_run_reads_charges_its_loads_and_gives_them_back(outage: Outage, away: Settings, database: Database) -> None:
+def test_an_outage_while_a_run_reads_ends_the_run_and_charges_no_load(outage: Outage, away: Settings, database: Database) -> None:
     driver.discover(away)
     outage.begin()
-    with database.connect() as connection, Claims(database, Scope(PIPELINE), "in the outage", Limits()) as claims:
+    run = Claims(database, Scope(PIPELINE), "in the outage", Limits())
+    with pytest.raises(Transient), database.connect() as connection, run as claims:
         load_metrics(claims, Job(zone(away), frozenset(FILE_TYPES), driver.NOW), connection)
-    assert {status for _, status, _ in statuses(away)} == {"ready"}
     with database.connect() as connection:
-        assert connection.execute("SELECT attempts FROM ledger.loads").fetchall() == [(1,), (1,)]
+        assert connection.execute("SELECT attempts FROM ledger.loads").fetchall() == [(0,), (0,)]
     outage.end()
+    driver.let_leases_run_out(away)
     driver.finish(away)
     assert statuses(away) == ALL_WELL
     assert values(away) == [1]

@@ -44,6 +44,7 @@ CREATE TABLE ledger.loads (
     status         text NOT NULL DEFAULT 'ready' CHECK (status IN (
                        'ready', 'ingesting', 'ready_for_archiving', 'archiving', 'archived',
                        'ready_for_erroring', 'erroring', 'errored')),
+    unfinished     boolean NOT NULL GENERATED ALWAYS AS (status NOT IN ('archived', 'errored')) STORED,
     run_id         text,
     claim          bigint,
     attempts       integer NOT NULL DEFAULT 0,
@@ -60,6 +61,7 @@ CREATE TABLE ledger.loads (
     error_message  text,
     problems       jsonb,
     location       text,
+    came_back      boolean NOT NULL DEFAULT false,
     discovered_at  timestamptz NOT NULL DEFAULT now(),
     claimed_at     timestamptz,
     committed_at   timestamptz,
@@ -68,10 +70,16 @@ CREATE TABLE ledger.loads (
 );
 COMMENT ON COLUMN ledger.loads.alone IS 'a run died with this load in hand: it is claimed by itself from now on';
 COMMENT ON COLUMN ledger.loads.location IS 'URL at which the object stands once it has been moved';
+COMMENT ON COLUMN ledger.loads.came_back IS 'the object stands in the landing zone again, from where it is to be moved once more';
+COMMENT ON COLUMN ledger.loads.run_id IS 'the run that claimed the load last; who moved it is in load_events';
 
 CREATE INDEX loads_open ON ledger.loads (pipeline, status, modified, key) WHERE status NOT IN ('archived', 'errored');
 CREATE INDEX loads_by_partition ON ledger.loads (pipeline, partition, dataset_id, status);
-CREATE INDEX loads_by_claim ON ledger.loads (claim) WHERE status IN ('ingesting', 'archiving', 'erroring');
+CREATE INDEX loads_by_claim ON ledger.loads (claim) WHERE status NOT IN ('ready', 'archived', 'errored');
+CREATE INDEX loads_by_run ON ledger.loads (run_id);
+CREATE INDEX loads_unfinished ON ledger.loads (landing_zone, key, modified, id) WHERE unfinished;
+COMMENT ON INDEX ledger.loads_unfinished IS
+    'finds an older version that is to go first; the only index with this condition, so that none is taken which knows no keys';
 
 CREATE TABLE ledger.load_events (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -83,6 +91,7 @@ CREATE TABLE ledger.load_events (
     why         text
 );
 CREATE INDEX load_events_of_load ON ledger.load_events (load_id);
+CREATE INDEX load_events_of_silent_runs ON ledger.load_events (run_id) WHERE starts_with(why, 'lease expired');
 
 CREATE FUNCTION ledger.events_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
