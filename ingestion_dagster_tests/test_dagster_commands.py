@@ -1,10 +1,12 @@
 """Dagster's own commands over the definitions, as processes of their own: what a person types who has never heard of `ingestion`."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,14 @@ def test_everything_is_loaded_by_a_star_and_by_ingestion_run_in_turns(
     assert everything(metrics) == before
     for name in ("cases", "deaths", "headline", "core_headline", "core_time_series", "api_time_series"):
         assert instance.get_materialized_partitions(dg.AssetKey(["metrics", name])) == {today}, name
+
+
+def test_two_that_open_a_new_dagster_home_at_once_do_not_break_it(tmp_path: Path) -> None:
+    """Dagster stamps its SQLite files without a lock: two at once left two revisions, and a home that never opened again."""
+    opening = "from ingestion_dagster.engine.dagster import open_instance; open_instance().dispose()"
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
+    opened = [subprocess.Popen([sys.executable, "-c", opening], env=environment) for _ in range(3)]
+    assert [process.wait() for process in opened] == [0, 0, 0]
+    for database in ("history/runs.db", "history/runs/index.db", "schedules/schedules.db"):
+        with closing(sqlite3.connect(tmp_path / database)) as connection:
+            assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,), database
