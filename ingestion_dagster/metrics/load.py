@@ -96,18 +96,18 @@ def _load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequenc
     """
     try:
         attempt = _attempt(connection, job, claims, batch, outcome)
+        if not isinstance(attempt, _GaveWay):
+            return attempt
+        if len(batch) == 1:
+            refused = [_refused_by_database(batch[0], attempt, claims.limits.max_attempts)]
+            with connection.transaction():
+                ledger.settle(connection, refused)
+            return _told(refused, outcome)
     except ledger.ClaimLost:
         log.warning("loads=%s: their leases ran out and another run took them; nothing of them was kept here", len(batch))
         return []
-    if not isinstance(attempt, _GaveWay):
-        return attempt
-    if len(batch) > 1:
-        log.warning("loads=%s error=%s: the database refused the batch; taking them one by one", len(batch), attempt.kind)
-        return [verdict for load in batch for verdict in _load_batch(connection, job, claims, [load], outcome)]
-    refused = [_refused_by_database(batch[0], attempt, claims.limits.max_attempts)]
-    with connection.transaction():
-        ledger.settle(connection, refused)
-    return _told(refused, outcome)
+    log.warning("loads=%s error=%s: the database refused the batch; taking them one by one", len(batch), attempt.kind)
+    return [verdict for load in batch for verdict in _load_batch(connection, job, claims, [load], outcome)]
 
 
 def _attempt(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load], outcome: Outcome) -> "list[Verdict] | _GaveWay":
@@ -156,8 +156,9 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
                 verdicts.append(judged)
             else:
                 staged[staging.add(judged.file)] = judged.verdict
-    if unread and len(unread) == len(readable):
+    if unread and len(unread) == len(readable) and not any(load.alone for load in readable):
         # Nothing at all can be read: that is the store's trouble, no file's. The run fails, and the next one waits a while.
+        # A load that is claimed by itself is charged all the same: it would fail every run for ever.
         raise unread[0]
     rehomed = interface.take_out_rehomed()
     merged = interface.merge(job.now)

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.object_store import open_store
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster_tests.engine.scene import Scene, scene_in
+from ingestion_dagster_tests.metrics.one_database import empty, one_database
 
 _numbers = count(1)
 
@@ -60,3 +65,17 @@ def s3_url(new_bucket: Callable[..., str]) -> str:
 @pytest.fixture
 def s3_versioned_url(new_bucket: Callable[..., str]) -> str:
     return f"s3://{new_bucket(versioned=True)}/some prefix"
+
+
+@pytest.fixture(scope="module")
+def one(server: EmbeddedServer) -> Iterator[Database]:
+    """One migrated database for the tests of a module."""
+    with one_database(server) as made:
+        yield made
+
+
+@pytest.fixture
+def scene(one: Database, tmp_path: Path) -> Iterator[Scene]:
+    """The module's database, emptied, with a landing zone and its targets beside it."""
+    with scene_in(empty(one), tmp_path) as made:
+        yield made

@@ -1,38 +1,23 @@
 """The batches of a run: how they end, and that their leases outlive slow work and a database that hiccups."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Claims, Limits
-from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Load, Scope, Status
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.engine.scene import PIPELINE, Scene, scene_in, seen
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.engine.scene import PIPELINE, Scene, seen
 
 SHORT = Limits(lease_seconds=0.9)
 LONGER_THAN_A_LEASE = 1.0
-
-
-@pytest.fixture(scope="module")
-def one(server: EmbeddedServer) -> Iterator[Database]:
-    with one_database(server) as made:
-        yield made
-
-
-@pytest.fixture
-def scene(one: Database, tmp_path: Path) -> Iterator[Scene]:
-    with scene_in(empty(one), tmp_path) as made:
-        yield made
 
 
 def claims_of(scene: Scene, limits: Limits, database: Database | None = None, clock: Callable[[], float] | None = None) -> Claims:

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from ingestion_dagster.engine import landing, ledger, local_store, whereabouts
-from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.landing import Target, Zone, versioned
 from ingestion_dagster.engine.ledger import Load, Scope, Status
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, is_key, open_store
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster_tests.engine.scene import BAD, NOON, PIPELINE, Scene, scene_in
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import empty
 
 REFUSED = Status.READY_FOR_ERRORING
 ODD_KEYS = [
@@ -36,12 +35,6 @@ ODD_KEYS = [
     "dots.in.the.name.tar.gz",
     "#?&=.json",
 ]
-
-
-@pytest.fixture(scope="module")
-def one(server: EmbeddedServer) -> Iterator[Database]:
-    with one_database(server) as made:
-        yield made
 
 
 @pytest.fixture

@@ -17,26 +17,12 @@ import psycopg
 import pytest
 
 from ingestion_dagster.engine import ledger, ledger_sql, whereabouts
-from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import LEGAL_MOVES, ClaimLost, IllegalMove, Load, Scope, Status, Step, Verdict
 from ingestion_dagster.engine.object_store import LONGEST_KEY, StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.engine.scene import BAD, NOON, PIPELINE, ZONE, Scene, scene_in, seen
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
 
 FINISHED = {Status.ARCHIVED, Status.ERRORED}
-
-
-@pytest.fixture(scope="module")
-def one(server: EmbeddedServer) -> Iterator[Database]:
-    with one_database(server) as made:
-        yield made
-
-
-@pytest.fixture
-def scene(one: Database, tmp_path: Path) -> Iterator[Scene]:
-    with scene_in(empty(one), tmp_path) as made:
-        yield made
 
 
 # Statuses and moves

@@ -12,11 +12,10 @@ from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing
 from ingestion_dagster.metrics.assets import LANDING_ZONE, datasets_selected
 from ingestion_dagster.metrics.checks import CHECK_SPECS
-from ingestion_dagster.metrics.interface import Merged, MetricsAPIInterface
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
-from ingestion_dagster_tests.metrics.test_load import kill_own_connection
+from ingestion_dagster_tests.metrics.test_load import lose_the_connection_of_the_second_merge
 
 TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
 YESTERDAY = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
@@ -345,16 +344,7 @@ def test_a_step_that_lost_its_connection_loads_everything_when_it_is_tried_again
     run: Run, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run must not end green with loads left in the hand of its own first attempt."""
-    merge = MetricsAPIInterface.merge
-    merges: list[int] = []
-
-    def interrupted(interface: MetricsAPIInterface, now: datetime) -> Merged:
-        merges.append(1)
-        if len(merges) == 2:
-            kill_own_connection(interface, metrics)
-        return merge(interface, now)
-
-    monkeypatch.setattr(MetricsAPIInterface, "merge", interrupted)
+    lose_the_connection_of_the_second_merge(metrics, monkeypatch)
     monkeypatch.setenv("INGESTION_BATCH_FILES", "1")
     metrics.land(a=GOOD, b=CASES)
     result = run()

@@ -1,8 +1,9 @@
 """A metric file's way through the pipeline, against a real database and real files."""
 
 import traceback
-from datetime import datetime
+from datetime import UTC, datetime
 
+import psycopg
 import pytest
 
 from ingestion_dagster.engine import landing
@@ -11,6 +12,7 @@ from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.metrics.interface import Merged, MetricsAPIInterface
+from ingestion_dagster.metrics.places import zone
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
 
 
@@ -55,10 +57,19 @@ def test_a_run_whose_leases_ran_out_keeps_nothing_and_goes_on_with_the_rest(
     assert "leases ran out" in caplog.text
 
 
-def kill_own_connection(interface: MetricsAPIInterface, metrics: Metrics) -> None:
-    """End the backend of the connection that a merge is using, as a restart of the server would."""
-    [(backend,)] = interface._connection.execute("SELECT pg_backend_pid()").fetchall()
-    metrics.query("SELECT pg_terminate_backend(%s)", [backend])
+def lose_the_connection_of_the_second_merge(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the backend that the second merge from now on uses, as a restart of the server would."""
+    merge = MetricsAPIInterface.merge
+    merges: list[int] = []
+
+    def interrupted(interface: MetricsAPIInterface, now: datetime) -> Merged:
+        merges.append(1)
+        if len(merges) == 2:
+            [(backend,)] = interface._connection.execute("SELECT pg_backend_pid()").fetchall()
+            metrics.query("SELECT pg_terminate_backend(%s)", [backend])
+        return merge(interface, now)
+
+    monkeypatch.setattr(MetricsAPIInterface, "merge", interrupted)
 
 
 def test_a_lost_connection_gives_the_batch_back_uncharged_and_says_nothing_of_its_rows(
@@ -66,16 +77,7 @@ def test_a_lost_connection_gives_the_batch_back_uncharged_and_says_nothing_of_it
 ) -> None:
     """The database refuses the batch (its message quotes the row), and then goes away while the files are taken one by one."""
     metrics.query("ALTER TABLE metrics.api_time_series ADD CONSTRAINT refuses CHECK (metric_value < 7000) NOT VALID")
-    merge = MetricsAPIInterface.merge
-    merges: list[int] = []
-
-    def interrupted(interface: MetricsAPIInterface, now: datetime) -> Merged:
-        merges.append(1)
-        if len(merges) == 2:
-            kill_own_connection(interface, metrics)
-        return merge(interface, now)
-
-    monkeypatch.setattr(MetricsAPIInterface, "merge", interrupted)
+    lose_the_connection_of_the_second_merge(metrics, monkeypatch)
     metrics.land(a=time_series_payload([("2023-06-20", 7317.4242)]), b=time_series_payload(age="00-04"))
     with pytest.raises(Transient, match="database_connection_lost") as lost:
         metrics.run()
@@ -123,3 +125,35 @@ def test_a_file_over_the_limit_is_refused_unread(metrics: Metrics, monkeypatch: 
     metrics.land(a=time_series_payload())
     metrics.run(max_load_bytes=10)
     assert metrics.report("a")["problems"][0]["code"] == "file_too_large"
+
+
+def test_an_unreadable_file_that_is_claimed_by_itself_is_given_up_in_the_end(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run died with it: it comes alone, with no neighbour to tell its trouble from the store's, and must not fail runs for ever."""
+
+    def unreadable(*_: object) -> bytes:
+        raise Transient("object_store_unavailable", "Permission denied")
+
+    metrics.land(a=time_series_payload())
+    with metrics.database.connect() as connection:
+        landing.discover(connection, zone(metrics.settings), datetime.now(UTC))
+    metrics.query("UPDATE ledger.loads SET alone = true")
+    monkeypatch.setattr(landing, "read", unreadable)
+    for attempt in range(3):
+        metrics.run(run_id=f"run-{attempt}")
+    [state] = metrics.states()
+    assert (state["status"], state["error_code"]) == ("errored", "transient_exhausted")
+
+
+def test_a_refusal_of_the_database_is_not_settled_for_a_load_that_another_run_has_taken(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is lost between the database's refusal of the one file and the verdict on it; the run goes on."""
+
+    def refuses(interface: MetricsAPIInterface, now: datetime) -> Merged:
+        metrics.query("UPDATE ledger.loads SET claim = claim + 1000")
+        raise psycopg.errors.CheckViolation("no")
+
+    monkeypatch.setattr(MetricsAPIInterface, "merge", refuses)
+    metrics.land(a=time_series_payload())
+    assert metrics.run().total().loads_errored == 0
+    assert metrics.statuses() == {"a.json": "ingesting"}
