@@ -1,17 +1,21 @@
 """Settings: environment variables, read here and nowhere else; every default is the embedded one."""
 
+import json
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PointPolicy = Literal["keep", "full"]
+"""What a newer file means for dates it does not hold: they stay (`keep`), or they are withdrawn (`full`)."""
 
 
 class Settings(BaseSettings):
     """What the environment says, typed. Field descriptions become the comments of `.env.example`."""
 
-    model_config = SettingsConfigDict(env_prefix="INGESTION_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="INGESTION_", extra="ignore", frozen=True, populate_by_name=True)
 
     environment: Literal["local", "development", "staging", "production"] = Field(
         "local", description="Where this runs; shown in alerts and run tags. Production refuses the embedded defaults."
@@ -31,6 +35,27 @@ class Settings(BaseSettings):
     )
     metrics_archive_url: str | None = Field(None, description="Every loaded version. Unset: metrics/archive in the storage.")
     metrics_error_url: str | None = Field(None, description="Refused files and their reports. Unset: metrics/failed in the storage.")
+    metrics_kinesis_stream: str | None = Field(
+        None, description="Name or ARN of a Kinesis stream whose records {name, data} become metric files. Unset: none is read."
+    )
+    metrics_point_policy: Annotated[dict[str, PointPolicy], NoDecode] = Field(
+        {}, description='JSON object, topic to policy: {"Influenza": "full"}. keep: dates a newer file lacks stay; full: they go.'
+    )
+    metrics_claimable_minutes: int = Field(
+        60, ge=1, description="A metric file that could have been loaded and was not for this long fails the check and raises an alert."
+    )
+    metrics_drift_percent: float = Field(
+        20, gt=0, description="The daily check fails if a topic has lost more than this share of its rows since the last one."
+    )
+    slack_webhook_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("INGESTION_SLACK_WEBHOOK_URL", "SLACK_WEBHOOK"),
+        description="Slack webhook that alerts are posted to (SLACK_WEBHOOK is read too). Unset: none.",
+    )
+    slack_token: str | None = Field(None, description="Slack bot token; alerts are posted with it to INGESTION_SLACK_CHANNEL. Unset: none.")
+    slack_channel: str | None = Field(None, description="Slack channel for the bot token.")
+    sns_topic_arn: str | None = Field(None, description="SNS topic that alerts are published to, for e-mail. Unset: none.")
+    ui_url: str = Field("http://localhost:3000", description="Where people reach the Dagster UI; alerts link to runs there.")
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="Whether sensors run as soon as the code is loaded; `make dev` sets running."
     )
@@ -55,6 +80,19 @@ class Settings(BaseSettings):
         if value == "":
             return cls.model_fields[info.field_name].default  # type: ignore[attr-defined]
         return value
+
+    @field_validator("metrics_point_policy", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        """An object in the environment is JSON; nothing at all is an empty one."""
+        if not isinstance(value, str):
+            return value
+        if value == "":
+            return {}
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be a JSON object") from None
 
     @cached_property
     def home_folder(self) -> Path:

@@ -15,8 +15,9 @@ import dagster as dg
 import pytest
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.sensors import landing_sensor, sweep_sensor
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster.metrics.rules import reference

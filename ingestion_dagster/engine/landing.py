@@ -15,7 +15,7 @@ from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import MOVED, MOVING, Load, Status, Step
-from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject
+from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, open_store
 from ingestion_dagster.engine.postgres import Connection
 
 log = logging.getLogger(__name__)
@@ -203,9 +203,9 @@ class _Copy:
 
 
 def _source(zone: Zone, load: Load) -> tuple[ObjectStore, StoredObject]:
-    """Where a load's object stands: in the landing zone, or (retried, replayed) where it was moved to."""
+    """Where a load's object stands: where it was landed, or (retried, replayed) where it was moved to."""
     if load.location is None:
-        return zone.landing, load.stored_object
+        return zone.landing if load.landing_zone == zone.landing.url else open_store(load.landing_zone), load.stored_object
     for target in (*zone.archive_targets(load), *zone.error_targets(load)):
         if target.location == load.location:
             found = target.store.find(target.key)

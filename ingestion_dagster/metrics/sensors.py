@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.dagster import PIPELINE_TAG
+from ingestion_dagster.engine.sensors import landing_sensor, sweep_sensor
 from ingestion_dagster.metrics.assets import metrics_files
 from ingestion_dagster.metrics.places import PIPELINE, zone
 

@@ -142,7 +142,7 @@ def test_a_database_with_tables_of_that_name_is_refused_and_left_as_it_is(empty:
         connection.execute(rows_before)
     with pytest.raises(ConfigurationError) as refused:
         postgres.upgrade(empty)
-    for said in ("data_theme", "INGESTION_DATABASE_URL", "SET SCHEMA", "ingestion db upgrade"):
+    for said in ("data_theme", "INGESTION_DATABASE_URL", "SET SCHEMA", "ingestion db upgrade", "ingestion adopt metrics"):
         assert said in str(refused.value)
     assert "metrics" not in schemas(empty)
     assert rows(empty, "SELECT id FROM public.data_theme") == [(7,)]

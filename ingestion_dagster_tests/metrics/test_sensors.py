@@ -13,8 +13,9 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing, ledger
-from ingestion_dagster.engine.dagster import ENVIRONMENT_TAG, INGESTION, PIPELINE_TAG, _not_now
+from ingestion_dagster.engine.dagster import ENVIRONMENT_TAG, INGESTION, PIPELINE_TAG
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.sensors import _not_now
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.sensors import metrics_s3_sensor, metrics_sweep_sensor
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload

@@ -29,8 +29,8 @@ def upgrade() -> None:
     in_the_way = connection.exec_driver_sql(ORIGINAL_TABLES).scalar()
     if in_the_way:
         raise TablesInTheWay(
-            f"this database already has {in_the_way} in schema public, left as they are. Use another database "
-            "(INGESTION_DATABASE_URL), or move them out of the way first (ALTER TABLE or VIEW public.… SET SCHEMA …) and run "
-            "'ingestion db upgrade' again."
+            f"this database already has {in_the_way} in schema public, left as they are. If they are the dashboard's own twelve tables, "
+            "'ingestion adopt metrics' takes them over with all their rows. Otherwise use another database (INGESTION_DATABASE_URL), or "
+            "move them out of the way (ALTER TABLE or VIEW public.… SET SCHEMA …) and run 'ingestion db upgrade' again."
         )
     connection.exec_driver_sql(files("ingestion_dagster.migrations").joinpath("metrics_0002.sql").read_text())
