@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,8 +19,9 @@ from rich.table import Table
 from ingestion_dagster import runs
 from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
-from ingestion_dagster.engine.home import prepare_dagster_home
+from ingestion_dagster.engine.home import prepare_dagster_home, project_file
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.local_files import local_files
 from ingestion_dagster.engine.object_store import is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.whereabouts import RunSummary
@@ -34,6 +36,8 @@ UNUSABLE_NAME = Problem("unusable_name", "file name", "begins with a dot, is too
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=__doc__)
 database_commands = typer.Typer(no_args_is_help=True, help="The database: migrations, the embedded server.")
 app.add_typer(database_commands, name="db")
+metrics_commands = typer.Typer(no_args_is_help=True, help="What only metrics has: boot.")
+app.add_typer(metrics_commands, name="metrics")
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -148,10 +152,47 @@ def retry(
         retried = ledger.retry(connection, scope, key)
     for old in retried.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
-    if not retried.again:
+    if not retried.ready:
         err.print("nothing to retry")
         raise typer.Exit(LOADED)
     _run_and_exit(found, settings, runs.Request(dataset))
+
+
+@app.command(epilog="Example: ingestion replay metrics --partition 2026-01-31 --dataset cases")
+def replay(
+    pipeline: PipelineName,
+    partition: Annotated[str, typer.Option("--partition", "-p", help="Loads of this partition (metrics: day of discovery, UTC).")],
+    dataset: Dataset = None,
+) -> None:
+    """Load archived files again, from the archive. Only the newest version of a key. Safe to repeat."""
+    found = _pipeline(pipeline)
+    _check_narrowing(found, dataset)
+    settings = current()
+    scope = Scope(found.name, frozenset({dataset}) if dataset else None, frozenset({partition}))
+    with postgres.ready(settings).connect() as connection:
+        again = ledger.replay(connection, scope)
+    for old in again.superseded.values():
+        err.print(f"superseded: a newer version of {old} is known; replay that one", markup=False)
+    if not again.ready:
+        err.print("nothing to replay")
+        raise typer.Exit(LOADED)
+    _run_and_exit(found, settings, runs.Request(dataset, partition))
+
+
+@app.command(epilog="Example: ingestion adopt metrics --before 2026-04-01 --dry-run")
+def adopt(
+    pipeline: PipelineName,
+    before: Annotated[
+        datetime | None, typer.Option("--before", formats=["%Y-%m-%d"], help="Only files modified before this day (UTC).")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """The first day on a living system: take over its tables, mark the files that are there as done. Loads nothing."""
+    found = _pipeline(pipeline)
+    adopted = runs.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
+    for line in adopted.told:
+        print(line)
+    print(f"{adopted.files} files in the landing zone {'would be' if dry_run else 'are'} marked as done; nothing is loaded")
 
 
 @app.command(epilog="Example: ingestion pause metrics cases --why 'figures under review'")
@@ -189,6 +230,20 @@ def demo() -> None:
         raise typer.Exit(RUN_FAILED)
 
 
+@metrics_commands.command(epilog="Example: ingestion metrics boot exports/")
+def boot(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Metric files; unset: the sample files.", exists=True, file_okay=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it in production, too.")] = False,
+) -> None:
+    """Replace every fact by what the files of a folder say, in one transaction: readers see the old facts or the new, never none."""
+    settings = current()
+    if settings.environment == "production" and not yes:
+        raise ConfigurationError("this replaces every fact of production by what the folder holds; say --yes if that is meant")
+    _exit_with(runs.boot(PIPELINES["metrics"], settings, folder or project_file("source_data") / "metrics"))
+
+
 @database_commands.command(epilog="Example: ingestion db upgrade")
 def upgrade() -> None:
     """Bring the schema of the database up to date. Safe to repeat, and for two at once."""
@@ -223,7 +278,7 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
     """Validate files and print what is wrong with them; the exit code."""
     refused = False
     reports: list[dict[str, Any]] = []
-    for key, path in runs.local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
+    for key, path in local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
         problems = (*(() if is_key(key) else (UNUSABLE_NAME,)), *pipeline.check(key, path.read_bytes()))
         ok = not any(problem.severity == "error" for problem in problems)
         refused = refused or not ok
@@ -244,7 +299,15 @@ def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request,
     with postgres.ready(settings).connect() as connection:
         for dataset, why, count in whereabouts.held_back(connection, pipeline.name):
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
-    print(describe_dry(summary) if request.dry_run else describe(summary))
+    if request.dry_run:
+        print(describe_dry(summary))
+        raise typer.Exit(SOME_REFUSED if summary.errored or summary.rows_rejected else LOADED)
+    _exit_with(summary, some_refused=some_refused)
+
+
+def _exit_with(summary: RunSummary, *, some_refused: bool = False) -> NoReturn:
+    """Say what was done, and end with the code that says how it went."""
+    print(describe(summary))
     if summary.left:
         err.print(f"{summary.left} loads are left: they could not be read or written now, and wait for the next run", markup=False)
         raise typer.Exit(RUN_FAILED)

@@ -1,7 +1,8 @@
-"""Landing files and running a pipeline from this process, through Dagster: what `land`, `run`, `load` and `retry` do."""
+"""What the commands do from this process: landing files, adopting what is there, and running a pipeline through Dagster."""
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_dagster.engine import landing, ledger, postgres, whereabouts
+from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
-from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.ledger import Scope, Status, Verdict
+from ingestion_dagster.engine.local_files import distinct
 from ingestion_dagster.engine.object_store import StoredObject, is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
@@ -21,6 +24,9 @@ from ingestion_dagster.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+
+ADOPTED = "adopted: it was there before"
+"""Why a load is archived that nobody read."""
 
 _LONGEST_WAIT = 60.0
 _PAGE = 500
@@ -38,25 +44,11 @@ class Landed:
     unusable: list[str] = field(default_factory=list)
 
 
-def local_files(paths: Sequence[Path], prefix: str) -> Iterator[tuple[str, Path]]:
-    """Landing key and path of each file: a folder's tree with keys relative to it, a file by its name. Hidden files are passed over."""
-    for path in paths:
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                parts = file.relative_to(path).parts
-                if file.is_file() and not any(part.startswith(".") for part in parts):
-                    yield prefix + "/".join(parts), file
-        elif path.is_file():
-            yield prefix + path.name, path
-        else:
-            raise ConfigurationError(f"there is no file or folder {path}")
-
-
 def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset: str | None = None) -> Landed:
     """Put files into the landing zone, modification times kept on a local store, and enter them into the ledger."""
     zone = pipeline.zone(settings)
     prefix = pipeline.prefix_of(dataset) if dataset else ""
-    files = _distinct(paths, prefix)
+    files = distinct(paths, prefix)
     landed = Landed()
     with postgres.ready(settings).connect() as connection:
         ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
@@ -74,16 +66,6 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
     return landed
 
 
-def _distinct(paths: Sequence[Path], prefix: str) -> dict[str, Path]:
-    """Files by landing key, each once. Refuses two that would land under one key: the second would take the first one's place unread."""
-    files: dict[str, Path] = {}
-    for key, path in local_files(paths, prefix):
-        other = files.setdefault(key, path)
-        if not other.samefile(path):
-            raise ConfigurationError(f"{other} and {path} would both land as {key}; land them one after the other, or from a folder above")
-    return files
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a run is narrowed to, and how it goes about it."""
@@ -92,10 +74,12 @@ class Request:
     partition: str | None = None
     as_of: str | None = None
     dry_run: bool = False
+    boot_from: Path | None = None
 
     def config(self) -> dict[str, Any]:
         """The launchpad configuration that says so."""
-        return {"as_of": self.as_of, "dry_run": self.dry_run} if self.as_of else {"dry_run": self.dry_run}
+        asked = {"as_of": self.as_of, "dry_run": self.dry_run, "boot_from": self.boot_from and str(self.boot_from.absolute())}
+        return {option: value for option, value in asked.items() if value}
 
 
 def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:
@@ -139,6 +123,50 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
                 return total
             if left == waiting and not did.loads:
                 return replace(total, left=left)
+
+
+def boot(pipeline: Pipeline, settings: Settings, folder: Path) -> RunSummary:
+    """Replace every fact of a pipeline by what the files of a folder say, in one run; what it did. Raises `RunFailed`."""
+    prepare_dagster_home(settings)
+    with postgres.ready(settings).connect() as connection:
+        run_id = _in_process(pipeline, settings, Request(boot_from=folder)).run_id
+        return whereabouts.of_run(connection, pipeline.name, run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What was there on the first day: lines on what was taken over in the database, and how many files were marked as done."""
+
+    told: tuple[str, ...]
+    files: int
+
+
+def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None, *, dry_run: bool = False) -> Adopted:
+    """Take over a living system: its tables, and, as done, the files that stand in the landing zone (modified before `before`).
+
+    Nothing is loaded. The files are moved to where loaded ones go.
+    """
+    told = pipeline.take_over(postgres.locate(settings), dry_run)
+    zone = pipeline.zone(settings)
+    if dry_run:
+        return Adopted(told, sum(before is None or seen.modified < before for seen in zone.landing.list()))
+    database = postgres.ready(settings)
+    limits = Limits.of(settings)
+    run_id = f"adopt-{uuid.uuid4().hex[:8]}"
+    adopted = 0
+    with database.connect() as connection:
+        ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
+        await_settled(pipeline, settings, connection)
+        scope = Scope(pipeline.name)
+        there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
+        with Claims(database, replace(scope, ids=frozenset(load.id for load in there)), run_id, limits) as claims:
+            for batch in claims.batches(connection):
+                with connection.transaction():
+                    ledger.settle(connection, [Verdict(load, Status.READY_FOR_ARCHIVING, why=ADOPTED) for load in batch])
+                done = [replace(load, status=Status.READY_FOR_ARCHIVING) for load in batch]
+                landing.move(connection, zone, done, lease_seconds=limits.lease_seconds, run_id=run_id)
+                adopted += len(batch)
+    return Adopted(told, adopted)
 
 
 def _judged(result: "dg.ExecuteInProcessResult") -> RunSummary:

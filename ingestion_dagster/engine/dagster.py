@@ -45,6 +45,8 @@ class LoadConfig(dg.Config):
 
     only_errored: bool = False
     """Load again what is errored in the selection, and nothing else."""
+    replay: bool = False
+    """Load again, from the archive, what is archived in the partitions of this run; only the newest version of each key."""
     as_of: str | None = None
     """ISO date. Load only what had been discovered by the end of that day, and judge embargoes by it."""
     dry_run: bool = False

@@ -362,19 +362,48 @@ def take_stranded(connection: Connection, pipeline: str, *, count: int, lease_se
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class Again:
     """By load id, keys put back to `ready`, and keys refused because a newer version of them is known."""
 
-    again: dict[int, str] = field(default_factory=dict)
+    ready: dict[int, str] = field(default_factory=dict)
     superseded: dict[int, str] = field(default_factory=dict)
 
 
-def retry(connection: Connection, scope: Scope, key: str | None = None) -> Retried:
+def retry(connection: Connection, scope: Scope, key: str | None = None, run_id: str | None = None) -> Again:
     """Put errored loads back to `ready`, attempts forgotten; only the newest version of a key."""
     fault_point("transition.errored.ready.before")
-    rows = connection.execute(sql.RETRY, scope.as_parameters() | {"key": key}).fetchall()
+    again = _again(connection, Status.ERRORED, scope, {"key": key, "run_id": run_id, "why": "retry"})
     fault_point("transition.errored.ready.after")
-    return Retried({load: key for load, key, old in rows if not old}, {load: key for load, key, old in rows if old})
+    return again
+
+
+def replay(connection: Connection, scope: Scope, run_id: str | None = None) -> Again:
+    """Put archived loads back to `ready`, to be loaded again from the archive; only the newest version of a key."""
+    fault_point("transition.archived.ready.before")
+    again = _again(connection, Status.ARCHIVED, scope, {"key": None, "run_id": run_id, "why": "replay"})
+    fault_point("transition.archived.ready.after")
+    return again
+
+
+def _again(connection: Connection, frm: Status, scope: Scope, parameters: dict[str, str | None]) -> Again:
+    _check_legal(frm, Status.READY)
+    rows = connection.execute(sql.AGAIN, scope.as_parameters() | parameters | {"from": frm}).fetchall()
+    return Again({load: key for load, key, old in rows if not old}, {load: key for load, key, old in rows if old})
+
+
+def unfinished(connection: Connection, url: str) -> dict[int, str]:
+    """Loads that are neither archived nor errored, of the landing zone at `url` and those below it: where each was landed, by id."""
+    return dict(connection.execute(sql.UNFINISHED, {"url": url}).fetchall())
+
+
+def paused_datasets(connection: Connection, pipeline: str) -> list[str]:
+    """Datasets that are paused or not active, by name."""
+    return sorted(row[0] for row in connection.execute(sql.UNAVAILABLE, {"pipeline": pipeline}))
+
+
+def mark_rebuilt(connection: Connection, pipeline: str) -> None:
+    """Note that all that was loaded before is replaced now: from here on, the same content as before is loaded again."""
+    connection.execute(sql.REBUILT, {"pipeline": pipeline})
 
 
 def pause(connection: Connection, pipeline: str, dataset: str, why: str) -> bool:

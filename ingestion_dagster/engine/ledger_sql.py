@@ -106,14 +106,16 @@ LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 
 PREVIOUS = """
 SELECT l.id, previous.id,
-       CASE WHEN previous.status = 'archived' AND previous.rows_rejected = 0 THEN previous.content_hash END
+       CASE WHEN previous.status = 'archived' AND previous.rows_rejected = 0
+                 AND (d.rebuilt_at IS NULL OR previous.committed_at > d.rebuilt_at) THEN previous.content_hash END
 FROM ledger.loads AS l
 CROSS JOIN LATERAL (
-    SELECT p.id, p.status, p.rows_rejected, p.content_hash
+    SELECT p.id, p.status, p.rows_rejected, p.content_hash, p.committed_at, p.dataset_id
     FROM ledger.loads AS p
     WHERE p.landing_zone = l.landing_zone AND p.key = l.key AND (p.modified, p.id) < (l.modified, l.id)
     ORDER BY p.modified DESC, p.id DESC
     LIMIT 1) AS previous
+LEFT JOIN ledger.datasets AS d ON d.id = previous.dataset_id
 WHERE l.id = ANY(%(ids)s) AND NOT EXISTS (
     SELECT FROM ledger.load_events AS e WHERE e.load_id = l.id AND e.from_status IN ('archived', 'errored'))
 """
@@ -236,17 +238,18 @@ WITH stranded AS (
 SELECT id, expired FROM taken
 """
 
-RETRY = """
+AGAIN = """
 WITH wanted AS (
-    SELECT l.id, l.status AS from_status, EXISTS (
+    SELECT l.id, l.status AS from_status, coalesce(l.error_code = 'superseded', false) OR EXISTS (
         SELECT FROM ledger.loads AS newer
         WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND (newer.modified, newer.id) > (l.modified, l.id)
     ) AS superseded
     FROM ledger.loads AS l
     LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-    WHERE l.pipeline = %(pipeline)s AND l.status = 'errored'
+    WHERE l.pipeline = %(pipeline)s AND l.status = %(from)s
       AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
       AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+      AND (%(not_after)s::timestamptz IS NULL OR l.discovered_at <= %(not_after)s::timestamptz)
       AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
     FOR UPDATE OF l
 ), again AS (
@@ -258,16 +261,25 @@ WITH wanted AS (
     RETURNING l.id, w.from_status
 ), told AS (
     INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
-    SELECT id, from_status, 'ready', NULL, 'retry' FROM again
+    SELECT id, from_status, 'ready', %(run_id)s, %(why)s FROM again
 )
 SELECT l.id, l.key, w.superseded FROM wanted AS w JOIN ledger.loads AS l ON l.id = w.id ORDER BY l.key, l.id
 """
+
+UNFINISHED = """
+SELECT id, landing_zone || '/' || key FROM ledger.loads
+WHERE unfinished AND (landing_zone = %(url)s OR starts_with(landing_zone, %(url)s || '/'))
+"""
+
+REBUILT = "UPDATE ledger.datasets SET rebuilt_at = clock_timestamp() WHERE pipeline = %(pipeline)s"
 
 PAUSE = (
     "UPDATE ledger.datasets SET paused_at = now(), paused_why = %(why)s WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
 )
 
 RESUME = "UPDATE ledger.datasets SET paused_at = NULL, paused_why = NULL WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
+
+UNAVAILABLE = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND (NOT is_active OR paused_at IS NOT NULL)"
 
 DATASETS = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND is_active AND paused_at IS NULL"
 

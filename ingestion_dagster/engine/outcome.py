@@ -37,6 +37,8 @@ class Outcome:
     given_back: int = 0
     moves_pending: int = 0
     rows_superseded: int = 0
+    rows_withdrawn: int = 0
+    rows_restored: int = 0
     seconds: float = 0.0
 
     def count(self, verdicts: Iterable[Verdict], late: Iterable[int] = ()) -> None:

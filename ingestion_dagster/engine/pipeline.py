@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 
 
@@ -26,3 +27,5 @@ class Pipeline:
     """The tables a run fills, as a person would query them."""
     prefix_of: Callable[[str], str] = lambda _dataset: ""
     """Under which prefix of the landing zone the files of a dataset arrive."""
+    take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()
+    """Take over what another system keeps in the database, or (True) only say what would be; lines that tell of it."""

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -24,13 +26,17 @@ from ingestion_dagster.engine.dagster import (
 )
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.local_files import distinct
+from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.metrics.boot import boot
 from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
-from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, zone
+from ingestion_dagster.metrics.policy import full_topics
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster.settings import Settings
 
@@ -81,6 +87,13 @@ TABLE_SPECS = [
 ]
 
 
+class MetricsConfig(LoadConfig):
+    """What the launchpad offers for metric files."""
+
+    boot_from: str | None = None
+    """A folder on the machine that runs this. Every fact is replaced by what its files say, in one transaction."""
+
+
 @dg.multi_asset(
     name="metrics_load_step",
     specs=[*FILE_TYPE_SPECS, *TABLE_SPECS],
@@ -90,38 +103,44 @@ TABLE_SPECS = [
     retry_policy=RETRY_STEP,
     can_subset=True,
 )
-def metrics_files(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: Ingestion) -> Iterator[Any]:
+def metrics_files(context: dg.AssetExecutionContext, config: MetricsConfig, ingestion: Ingestion) -> Iterator[Any]:
     """Metric files, and the tables they feed: claims, reads, judges, stages, merges, commits and moves."""
     with no_retry_of_mistakes():
         yield from load_step(context, config, ingestion)
 
 
-def load_step(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: Ingestion) -> Iterator[Any]:
+def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestion: Ingestion) -> Iterator[Any]:
     """One run of the load step: what it is narrowed to, the load, and what there is to tell about it."""
     settings = ingestion.settings()
     now = config.clock()
     selected = datasets_selected(context.selected_asset_keys)
     partitions = partitions_asked_for(context)
+    refuse_contradictions(config, partitions, selected)
     scope = Scope(
         PIPELINE,
         datasets=None if selected == frozenset(FILE_TYPES) else selected,
         partitions=partitions,
         not_after=now if config.as_of else None,
     )
-    job = Job(zone(settings), datasets=selected, now=now, max_load_bytes=settings.max_load_bytes)
+    job = Job(zone(settings), datasets=selected, now=now, max_load_bytes=settings.max_load_bytes, full_topics=full_topics(settings))
     limits = Limits.of(settings)
     database = ingestion.database()
     with database.connect() as connection:
         if config.dry_run:
-            yield from dry_run(connection, scope, job, only_errored=config.only_errored)
+            yield from dry_run(connection, scope, job, config)
             return
+        run_id = context.run.run_id
         ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=context.run.run_id)
-        scope = _scope(connection, scope, job, only_errored=config.only_errored, run_id=context.run.run_id)
+        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         outcome = Outcome()
         try:
-            with Claims(database, scope, context.run.run_id, limits) as claims:
-                load_metrics(claims, job, connection, outcome)
+            if config.boot_from:
+                booting = replace(job, zone=boot_zone(settings, run_id))
+                files = distinct([Path(config.boot_from)])
+                outcome = boot(database, booting, open_store(boot_folder(settings)), files, run_id, limits)
+            else:
+                with Claims(database, narrowed(connection, scope, job, config, run_id), run_id, limits) as claims:
+                    load_metrics(claims, job, connection, outcome)
         except Exception:
             yield from committed(context, database, outcome, settings)
             raise
@@ -133,11 +152,23 @@ def load_step(context: dg.AssetExecutionContext, config: LoadConfig, ingestion: 
             yield from [result] if context.has_partition_key else evaluated(result)
 
 
-def dry_run(connection: Connection, scope: Scope, job: Job, *, only_errored: bool) -> Iterator[dg.AssetObservation]:
+def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | None, selected: frozenset[str]) -> None:
+    """Raise `ConfigurationError` for a request that cannot mean what it says."""
+    if config.replay and partitions is None:
+        raise ConfigurationError("replay needs a partition: without one it would load the whole archive again")
+    if config.replay and config.only_errored:
+        raise ConfigurationError("replay loads what is archived, only_errored what is errored: ask for one of them")
+    if config.boot_from and (partitions is not None or selected != frozenset(FILE_TYPES)):
+        raise ConfigurationError("boot_from replaces every fact: start it without a partition, on all assets of metrics")
+    if config.boot_from and (config.replay or config.only_errored or config.dry_run or config.as_of):
+        raise ConfigurationError("boot_from goes with no other option")
+
+
+def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) -> Iterator[dg.AssetObservation]:
     """Judge what a run would load, as an observation of the landing zone. What has to be entered to see it is rolled back."""
     with connection.transaction(force_rollback=True):
         ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        loads = ledger.claimable_loads(connection, _scope(connection, scope, job, only_errored=only_errored))
+        loads = ledger.claimable_loads(connection, narrowed(connection, scope, job, config))
     outcome = judge_loads(job, loads)
     total = outcome.total()
     yield dg.AssetObservation(
@@ -152,10 +183,12 @@ def dry_run(connection: Connection, scope: Scope, job: Job, *, only_errored: boo
     )
 
 
-def _scope(connection: Connection, scope: Scope, job: Job, *, only_errored: bool, run_id: str | None = None) -> Scope:
-    """What this run may claim: its scope, with what has arrived by now entered; or only what was errored in it, ready again."""
-    if only_errored:
-        return retried(connection, scope)
+def narrowed(connection: Connection, scope: Scope, job: Job, config: LoadConfig, run_id: str | None = None) -> Scope:
+    """What this run may claim: its scope, with what has arrived by now entered; or only what was errored, or archived, in it."""
+    if config.only_errored:
+        return replace(scope, ids=frozenset(ledger.retry(connection, scope, run_id=run_id).ready))
+    if config.replay:
+        return replace(scope, ids=frozenset(ledger.replay(connection, scope, run_id).ready))
     landing.discover(connection, job.zone, datetime.now(UTC), run_id)
     return scope
 
@@ -166,12 +199,6 @@ def datasets_selected(keys: Any) -> frozenset[str]:
     return frozenset(
         name for name in FILE_TYPES if name in names or any(name in table.fed_by for table in TABLES.values() if table.name in names)
     )
-
-
-def retried(connection: Connection, scope: Scope) -> Scope:
-    """Put the scope's errored loads back to ready; the scope that claims just those."""
-    again = ledger.retry(connection, scope).again
-    return Scope(scope.pipeline, scope.datasets, scope.partitions, scope.not_after, frozenset(again))
 
 
 def materializations(
@@ -231,6 +258,8 @@ def _metadata(
         "dagster/table_name": f"public.{TABLES[name].view}",
         "dagster/column_schema": column_schema(TABLES[name].columns),
         "rows_superseded": outcome.rows_superseded,
+        "rows_withdrawn": outcome.rows_withdrawn,
+        "rows_restored": outcome.rows_restored,
     }
 
 
@@ -258,5 +287,6 @@ def summary(outcome: Outcome) -> str:
     return (
         f"{total.loads_archived} loads archived ({total.loads_duplicate} duplicate, {total.loads_late} late), {total.loads_errored} errored"
         f"{f' ({codes})' if codes else ''}; {total.rows_in} rows in, {total.rows_written} written, {total.rows_unchanged} unchanged, "
-        f"{total.rows_rejected} rejected; {outcome.moves_pending} moves pending; {outcome.seconds:.1f} s"
+        f"{total.rows_rejected} rejected, {outcome.rows_withdrawn} withdrawn; "
+        f"{outcome.moves_pending} moves pending; {outcome.seconds:.1f} s"
     )

@@ -34,18 +34,21 @@ class Unresolved(Exception):
 
 @dataclass(slots=True)
 class Merged:
-    """What a merge did. `written` counts points by the number under which their file was staged."""
+    """What a merge did. `written` and `withdrawn` count points by the number under which their file was staged."""
 
     written: dict[int, int] = field(default_factory=dict)
+    withdrawn: dict[int, int] = field(default_factory=dict)
     late: set[int] = field(default_factory=set)
     superseded: int = 0
+    restored: int = 0
 
 
 class Staging:
     """Takes files in, one after the other, and gives each its number; only one file's points are in memory at a time."""
 
-    def __init__(self, points: psycopg.Copy) -> None:
+    def __init__(self, points: psycopg.Copy, full_topics: frozenset[str]) -> None:
         self._points = points
+        self._full_topics = full_topics
         self.files: list[tuple[Any, ...]] = []
         self.headlines: list[tuple[Any, ...]] = []
 
@@ -68,6 +71,7 @@ class Staging:
                 file.sex,
                 file.metric_frequency,
                 file.refresh_date,
+                file.topic in self._full_topics,
             )
         )
         if file.is_headline:
@@ -81,11 +85,13 @@ class Staging:
 class MetricsAPIInterface:
     """What ingestion may ask of the metric tables: stage files, find those it must refuse, merge the rest.
 
-    All of it happens in the caller's transaction; nothing is visible to readers before its commit.
+    All of it happens in the caller's transaction; nothing is visible to readers before its commit. A file of one of `full_topics` is
+    the whole truth about its series: what it lacks is withdrawn.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, full_topics: frozenset[str] = frozenset()) -> None:
         self._connection = connection
+        self._full_topics = full_topics
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -94,7 +100,7 @@ class MetricsAPIInterface:
         with self._connection.cursor() as cursor:
             with cursor.copy(tables.COPY_POINTS) as points:
                 points.set_types(tables.POINT_TYPES)
-                staged = Staging(points)
+                staged = Staging(points, self._full_topics)
                 yield staged
             for statement, types, rows in (
                 (tables.COPY_FILES, tables.FILE_TYPES, staged.files),
@@ -121,6 +127,15 @@ class MetricsAPIInterface:
         """Numbers of files whose metric belongs to another topic or group already; their rows leave the staging tables."""
         return {row[0] for row in self._connection.execute(tables.METRICS_AT_HOME_ELSEWHERE)}
 
+    def clear(self) -> None:
+        """Take every fact out, in the caller's transaction: readers see the old ones until what replaces them is committed.
+
+        Supporting rows and series stay, with the ids that others refer to. Other merges wait for the end of the transaction.
+        """
+        for statement in tables.CLEAR:
+            self._connection.execute(statement)
+        fault_point("metrics.cleared")
+
     def merge(self, now: datetime) -> Merged:
         """Bring what is staged into the tables; `now` decides which embargoes have passed. Raises `Unresolved`."""
         merged = Merged()
@@ -131,19 +146,23 @@ class MetricsAPIInterface:
         if self._connection.execute("SELECT FROM stage_file WHERE series_id IS NULL LIMIT 1").fetchone() is not None:
             raise Unresolved
         self._connection.execute(tables.LOCK_SERIES)
-        row = self._connection.execute("SELECT coalesce(max(round), 0) FROM stage_file").fetchone()
-        for number in range(1, (row[0] if row else 0) + 1):
-            self._merge_round(merged, number, now)
+        row = self._connection.execute("SELECT coalesce(max(round), 0), coalesce(bool_or(is_full), false) FROM stage_file").fetchone()
+        rounds, any_full = row or (0, False)
+        withdrawn = self._connection.execute(tables.ANYTHING_WITHDRAWN).fetchone()
+        for number in range(1, rounds + 1):
+            self._merge_round(merged, number, now, withdraw=any_full, restore=withdrawn == (True,))
         fault_point("metrics.merged")
         return merged
 
-    def _merge_round(self, merged: Merged, number: int, now: datetime) -> None:
+    def _merge_round(self, merged: Merged, number: int, now: datetime, *, withdraw: bool, restore: bool) -> None:
         """One file of each series; a batch that holds several files of a series takes as many rounds, in order."""
         parameters = {"round": number, "now": now}
         run = self._connection.execute
         if number > 1:
             run("TRUNCATE changed_date, changed_period")
         run(tables.READ_HISTORY, parameters)
+        if restore:
+            merged.restored += sum(run(statement, parameters).rowcount for statement in tables.RESTORE.values())
         merged.late |= {row[0] for row in run(tables.LATE_FILES, parameters)}
         run(tables.COMPARE_DATES, parameters)
         for statement in tables.REPLACE_SAME_REFRESH:
@@ -156,4 +175,13 @@ class MetricsAPIInterface:
         run(tables.REPLACE_SAME_REFRESH_PERIODS)
         merged.written.update(dict(run(tables.INSERT_HEADLINES, parameters).fetchall()))
         merged.superseded += run(tables.DELETE_SUPERSEDED_HEADLINES, parameters).rowcount
+        if withdraw:
+            self._withdraw(merged, parameters)
         run(tables.REMEMBER_REFRESH, parameters)
+
+    def _withdraw(self, merged: Merged, parameters: dict[str, Any]) -> None:
+        """Move what full files lack out of the tables. A point of a time series stands in two of them and counts once."""
+        counted: dict[str, dict[int, int]] = {
+            table: dict(self._connection.execute(statement, parameters).fetchall()) for table, statement in tables.WITHDRAW.items()
+        }
+        merged.withdrawn.update(counted["api_time_series"] | counted["core_headline"])

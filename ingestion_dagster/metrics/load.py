@@ -18,7 +18,7 @@ from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics import files
-from ingestion_dagster.metrics.interface import MetricsAPIInterface, Unresolved
+from ingestion_dagster.metrics.interface import Merged, MetricsAPIInterface, Unresolved
 from ingestion_dagster.metrics.problems import Code
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Job:
     datasets: frozenset[str]
     now: datetime
     max_load_bytes: int = 64 * 1024 * 1024
+    full_topics: frozenset[str] = frozenset()
+    """Topics whose newest file is the whole truth about its series."""
     progress: Callable[[int], None] = lambda _loads: None
 
 
@@ -53,12 +55,17 @@ def load_metrics(claims: Claims, job: Job, connection: Connection, outcome: Outc
     outcome = Outcome() if outcome is None else outcome
     started = time.monotonic()
     for batch in claims.batches(connection):
-        verdicts = _load_batch(connection, job, claims, batch, outcome)
-        settled = [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
+        settled = load_batch(connection, job, claims, batch, outcome)
         pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
         outcome.moves_pending += len(pending)
         outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load], outcome: Outcome) -> list[Load]:
+    """Judge, stage, merge and settle a claimed batch; the loads as they are now to be moved. Raises `Transient`."""
+    verdicts = _load_batch(connection, job, claims, batch, outcome)
+    return [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
 
 
 def judge_loads(job: Job, loads: Sequence[Load]) -> Outcome:
@@ -115,13 +122,15 @@ def _attempt(connection: Connection, job: Job, claims: Claims, batch: Sequence[L
     gave_way: _GaveWay
     try:
         with connection.transaction():
-            verdicts, late, superseded = _stage_and_merge(connection, job, claims, batch)
+            verdicts, late, merged = _stage_and_merge(connection, job, claims, batch)
             ledger.settle(connection, verdicts)
     except (psycopg.Error, Unresolved) as error:
         may_pass = isinstance(error, psycopg.OperationalError | Unresolved)
         gave_way = _GaveWay(_kind(error), getattr(error, "sqlstate", None), may_pass)
     else:
-        outcome.rows_superseded += superseded
+        outcome.rows_superseded += merged.superseded
+        outcome.rows_withdrawn += sum(merged.withdrawn.values())
+        outcome.rows_restored += merged.restored
         return _told(verdicts, outcome, late)
     if connection.broken:
         raise Transient("database_connection_lost", f"the connection to the database was lost ({gave_way.kind})")
@@ -136,9 +145,9 @@ def _told(verdicts: list[Verdict], outcome: Outcome, late: set[int] | None = Non
     return verdicts
 
 
-def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load]) -> tuple[list[Verdict], set[int], int]:
-    """The verdicts on a batch, the ids of late loads, and how many rows were superseded; all rows are in the tables."""
-    interface = MetricsAPIInterface(connection)
+def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load]) -> tuple[list[Verdict], set[int], Merged]:
+    """The verdicts on a batch, the ids of late loads, and what the merge did; all rows are in the tables."""
+    interface = MetricsAPIInterface(connection, job.full_topics)
     previous = ledger.previous_versions(connection, batch)
     available = ledger.available_datasets(connection, job.zone.pipeline) & job.datasets
     overtaken = ledger.overtaken(connection, batch) if job.zone.landing.dated_by_arrival else frozenset()
@@ -166,9 +175,17 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
         if number in rehomed:
             verdicts.append(_refuse(verdict, (REHOMED,), verdict.rows_in))
         else:
-            why = "late: a newer refresh date is known" if number in merged.late else None
-            verdicts.append(replace(verdict, rows_written=merged.written.get(number, 0), why=why))
-    return verdicts, {staged[number].load.id for number in merged.late}, merged.superseded
+            verdicts.append(replace(verdict, rows_written=merged.written.get(number, 0), why=_remark(merged, number)))
+    return verdicts, {staged[number].load.id for number in merged.late}, merged
+
+
+def _remark(merged: Merged, number: int) -> str | None:
+    """What the history of a loaded file tells beyond that it was loaded."""
+    if number in merged.late:
+        return "late: a newer refresh date is known"
+    if number in merged.withdrawn:
+        return f"withdrew {merged.withdrawn[number]} points that it lacks"
+    return None
 
 
 def _judge(

@@ -1,5 +1,7 @@
 """Where metric files arrive and go: landing zone, processed, archive, failed."""
 
+from dataclasses import replace
+
 from ingestion_dagster.engine.landing import Target, Zone, versioned
 from ingestion_dagster.engine.ledger import SUPERSEDED, Load
 from ingestion_dagster.engine.object_store import open_store
@@ -27,6 +29,16 @@ def zone(settings: Settings) -> Zone:
         error_targets=lambda load: (Target(error, versioned(load.key, load.version)),),
         settle_seconds=settings.settle_seconds,
     )
+
+
+def boot_zone(settings: Settings, run_id: str) -> Zone:
+    """The zone from which one boot loads: a folder of its own, so that no other run sees its files before it has loaded them."""
+    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{run_id}"), settle_seconds=0)
+
+
+def boot_folder(settings: Settings) -> str:
+    """URL of the folder that holds the folders of boots."""
+    return settings.zone(PIPELINE, "boot", "metrics/boot")
 
 
 def archive_key(load: Load) -> str:

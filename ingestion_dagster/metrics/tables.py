@@ -11,7 +11,7 @@ from typing import LiteralString
 STAGING = """
 CREATE TEMP TABLE IF NOT EXISTS stage_file (
     ord integer PRIMARY KEY, theme text, sub_theme text, topic text, metric_group text, metric text, geography_type text,
-    geography text, geography_code text, age text, stratum text, sex text, metric_frequency text, refresh_date timestamptz,
+    geography text, geography_code text, age text, stratum text, sex text, metric_frequency text, refresh_date timestamptz, is_full boolean,
     series_id bigint, round integer, newest_refresh_date timestamptz, newest_by_refresh boolean
 ) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS stage_point (
@@ -33,9 +33,9 @@ TRUNCATE stage_file, stage_point, stage_headline, changed_date, changed_period
 
 COPY_FILES = """
 COPY stage_file (ord, theme, sub_theme, topic, metric_group, metric, geography_type, geography, geography_code, age, stratum, sex,
-                 metric_frequency, refresh_date) FROM STDIN (FORMAT BINARY)
+                 metric_frequency, refresh_date, is_full) FROM STDIN (FORMAT BINARY)
 """
-FILE_TYPES = ["int4", *["text"] * 12, "timestamptz"]
+FILE_TYPES = ["int4", *["text"] * 12, "timestamptz", "bool"]
 
 COPY_POINTS = """
 COPY stage_point (ord, date, epiweek, scaled, metric_value, embargo, in_reporting_delay_period, force_write)
@@ -207,6 +207,7 @@ FROM metrics.series AS s WHERE s.id = f.series_id AND f.round = %(round)s
 
 # Per date, what the file says against the newest version known, released or not. A date not held is written, late file or
 # not; a held one only if the file is not late and says something else (or insists, by force_write, under a newer refresh date).
+# Where the newest file is the whole truth, a late one has nothing to add.
 COMPARE_DATES = """
 INSERT INTO changed_date (ord, series_id, date, refresh_date, written, held)
 SELECT i.ord, i.series_id, i.date, i.refresh_date,
@@ -219,7 +220,7 @@ FROM (
                      ORDER BY p.metric_value, p.epiweek, p.in_reporting_delay_period, p.embargo) AS version
     FROM stage_file AS f
     JOIN stage_point AS p ON p.ord = f.ord
-    WHERE f.round = %(round)s AND f.newest_refresh_date IS NOT NULL
+    WHERE f.round = %(round)s AND f.newest_refresh_date IS NOT NULL AND NOT (f.is_full AND f.refresh_date < f.newest_refresh_date)
     GROUP BY f.ord, f.series_id, p.date, f.refresh_date, f.newest_refresh_date
 ) AS i
 LEFT JOIN (
@@ -306,12 +307,12 @@ FROM (
     SELECT i.*, bool_or(i.version IS DISTINCT FROM k.version) OVER (PARTITION BY i.ord) AS is_news
     FROM (
         SELECT f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh,
-               f.refresh_date < f.newest_refresh_date AS late, min(coalesce(h.embargo, '-infinity')) AS released_from,
+               f.refresh_date < f.newest_refresh_date AS late, f.is_full, min(coalesce(h.embargo, '-infinity')) AS released_from,
                array_agg((h.scaled, h.scaled_lower, h.scaled_upper, h.embargo) ORDER BY h.scaled, h.embargo) AS version
         FROM stage_file AS f
         JOIN stage_headline AS h ON h.ord = f.ord
         WHERE f.round = %(round)s
-        GROUP BY f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh, f.newest_refresh_date
+        GROUP BY f.ord, f.series_id, h.period_start, h.period_end, f.refresh_date, f.newest_by_refresh, f.newest_refresh_date, f.is_full
     ) AS i
     LEFT JOIN (
         SELECT h.series_id, h.period_start, h.period_end,
@@ -327,6 +328,7 @@ FROM (
     ) AS k ON k.series_id = i.series_id AND k.period_start = i.period_start AND k.period_end = i.period_end
 ) AS c
 WHERE CASE
+    WHEN c.late AND c.is_full THEN false
     WHEN c.late THEN NOT EXISTS (
         SELECT FROM metrics.core_headline AS held
         WHERE held.series_id = c.series_id
@@ -377,6 +379,87 @@ WHERE f.round = %(round)s AND s.id = f.series_id AND (s.newest_refresh_date IS N
 """
 
 LATE_FILES = "SELECT ord FROM stage_file WHERE round = %(round)s AND refresh_date < newest_refresh_date"
+
+_COLUMNS = {
+    "core_time_series": """id, series_id, refresh_date, embargo, date, epiweek, metric_frequency, in_reporting_delay_period, force_write,
+        metric_value""",
+    "api_time_series": """id, series_id, refresh_date, embargo, metric_value, date, epiweek, metric_frequency, in_reporting_delay_period,
+        force_write""",
+    "core_headline": """id, series_id, refresh_date, embargo, period_start, period_end, force_write, metric_value, lower_confidence,
+        upper_confidence""",
+}
+_SAME_PLACE = {
+    "core_time_series": "{a}.date = {b}.date",
+    "api_time_series": "{a}.date = {b}.date",
+    "core_headline": "{a}.period_start = {b}.period_start AND {a}.period_end = {b}.period_end",
+}
+_STAGED = {"core_time_series": "stage_point", "api_time_series": "stage_point", "core_headline": "stage_headline"}
+
+# A file of a topic with policy full is the whole truth about its series, once any of its points is released: what it lacks goes.
+_WITHDRAW = """
+WITH withdrawing AS (
+    SELECT f.ord, f.series_id, f.refresh_date
+    FROM stage_file AS f
+    WHERE f.round = %(round)s AND f.is_full AND f.refresh_date >= f.newest_refresh_date AND (
+        NOT EXISTS (SELECT FROM {staged} AS p WHERE p.ord = f.ord)
+        OR EXISTS (SELECT FROM {staged} AS p WHERE p.ord = f.ord AND (p.embargo IS NULL OR p.embargo <= %(now)s)))
+), known_again AS (
+    DELETE FROM metrics.withdrawn_{table} AS t USING withdrawing AS f, {staged} AS p
+    WHERE t.series_id = f.series_id AND p.ord = f.ord AND {same_as_staged}
+), gone AS (
+    DELETE FROM metrics.{table} AS t USING withdrawing AS f
+    WHERE t.series_id = f.series_id AND NOT EXISTS (SELECT FROM {staged} AS p WHERE p.ord = f.ord AND {same_as_staged})
+    RETURNING t.*, f.ord, f.refresh_date AS withdrawn_by
+), kept AS (
+    INSERT INTO metrics.withdrawn_{table} ({columns}, withdrawn_by) SELECT {columns}, withdrawn_by FROM gone
+)
+SELECT ord, count(*) FROM gone GROUP BY ord
+"""
+
+# Under policy keep nothing is ever withdrawn: what was, under another policy, comes back before the file is compared with what is held.
+_RESTORE = """
+WITH back AS (
+    DELETE FROM metrics.withdrawn_{table} AS w USING stage_file AS f
+    WHERE f.round = %(round)s AND NOT f.is_full AND w.series_id = f.series_id
+    RETURNING w.*
+)
+INSERT INTO metrics.{table} ({columns})
+SELECT {columns} FROM back WHERE NOT EXISTS (SELECT FROM metrics.{table} AS t WHERE t.series_id = back.series_id AND {same_as_back})
+ON CONFLICT DO NOTHING
+"""
+
+
+def _per_fact(template: str, table: str) -> str:
+    same = _SAME_PLACE[table]
+    return template.format(
+        table=table,
+        columns=_COLUMNS[table],
+        staged=_STAGED[table],
+        same_as_staged=same.format(a="t", b="p"),
+        same_as_back=same.format(a="t", b="back"),
+    )
+
+
+WITHDRAW = {table: _per_fact(_WITHDRAW, table) for table in _COLUMNS}
+RESTORE = {table: _per_fact(_RESTORE, table) for table in _COLUMNS}
+
+ANYTHING_WITHDRAWN = """
+SELECT EXISTS (SELECT FROM metrics.withdrawn_api_time_series) OR EXISTS (SELECT FROM metrics.withdrawn_core_time_series)
+    OR EXISTS (SELECT FROM metrics.withdrawn_core_headline)
+"""
+
+# A merge begins with the themes: from here to the end of the transaction there is no other, while readers, and rows of others that refer
+# to supporting tables, come and go. DELETE, not TRUNCATE, which would show an empty table to whoever began to read before.
+CLEAR: tuple[LiteralString, ...] = (
+    "LOCK TABLE metrics.theme, metrics.series IN SHARE ROW EXCLUSIVE MODE",
+    "DELETE FROM metrics.core_time_series",
+    "DELETE FROM metrics.api_time_series",
+    "DELETE FROM metrics.core_headline",
+    "DELETE FROM metrics.withdrawn_core_time_series",
+    "DELETE FROM metrics.withdrawn_api_time_series",
+    "DELETE FROM metrics.withdrawn_core_headline",
+    "UPDATE metrics.series SET newest_refresh_date = NULL WHERE newest_refresh_date IS NOT NULL",
+)
 
 WRONGLY_PUBLIC = """
 SELECT count(*) FROM metrics.series AS s JOIN metrics.metric AS m ON m.id = s.metric_id

@@ -792,7 +792,7 @@ def test_retry_takes_the_newest_version_and_names_the_others_superseded(scene: S
         scene.enter(seen("a", minutes=minute), seen(f"single {minute}"))
         scene.finish(scene.settle(scene.claim(), Status.READY_FOR_ERRORING))
     retried = ledger.retry(scene.connection, Scope(PIPELINE))
-    assert sorted(retried.again.values()) == ["a", "single 0", "single 1"]
+    assert sorted(retried.ready.values()) == ["a", "single 0", "single 1"]
     assert list(retried.superseded.values()) == ["a"]
     assert scene.statuses()["a"] == ["errored", "ready"]
     assert [load.version for load in scene.claim() if load.key == "a"] == [version_of_newest(scene, "a")]
@@ -808,7 +808,7 @@ def test_an_older_version_is_superseded_by_one_that_was_loaded(scene: Scene) -> 
     scene.enter(seen("a", minutes=1))
     scene.finish(scene.settle(scene.claim()))
     retried = ledger.retry(scene.connection, Scope(PIPELINE), "a")
-    assert (retried.again, list(retried.superseded.values())) == ({}, ["a"])
+    assert (retried.ready, list(retried.superseded.values())) == ({}, ["a"])
     assert scene.statuses() == {"a": ["errored", "archived"]}
 
 
@@ -839,7 +839,7 @@ def test_retry_is_narrowed_by_dataset_partition_and_key(scene: Scene) -> None:
     )
 
     def retried(key: str | None = None, **scope: frozenset[str]) -> set[str]:
-        return set(ledger.retry(scene.connection, Scope(PIPELINE, **scope), key).again.values())  # type: ignore[arg-type]
+        return set(ledger.retry(scene.connection, Scope(PIPELINE, **scope), key).ready.values())  # type: ignore[arg-type]
 
     assert retried(partitions=frozenset({"2024-05-05"})) == set()
     assert retried("no such key") == set()
