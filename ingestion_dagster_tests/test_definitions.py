@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG
@@ -26,7 +27,7 @@ from ingestion_dagster.metrics.sensors import METRICS_JOB
 SNAPSHOT = Path(__file__).parent / "definitions.json"
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
 CHECKS = sorted(f"{key.asset_key.to_user_string()}:{key.name}" for key in defs.resolve_asset_graph().asset_check_keys)
-EXTERNAL = {"metrics/landing_zone", "metrics/dashboard"}
+EXTERNAL = {"metrics/kinesis_stream", "metrics/landing_zone", "metrics/dashboard"}
 
 # Run with -B and an empty environment: whatever it opens for writing, connects to or starts is a sin of importing.
 LOAD_FROM_NOTHING = """
@@ -139,7 +140,34 @@ def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:
 def test_every_file_type_and_fact_table_is_checked() -> None:
     wanted = {f"metrics/{name}:{check}" for name in FILE_TYPES for check in ("rows_add_up", "nothing_errored")}
     wanted |= {f"metrics/{name}:public_flag_holds" for name, table in TABLES.items() if table.is_fact}
+    wanted |= {f"metrics/landing_zone:{check}" for check in ("rows_add_up", "nothing_left_errored", "claimed_in_time")}
+    wanted |= {f"metrics/dashboard:{check}" for check in ("core_and_api_agree", "topics_are_fresh", "row_counts_hold")}
     assert set(CHECKS) == wanted
+
+
+def test_a_load_is_one_step_and_the_daily_checks_another() -> None:
+    assert [node.name for node in defs.resolve_job_def("metrics_load").nodes] == ["metrics_load_step"]
+    assert [node.name for node in defs.resolve_job_def("metrics_checks").nodes] == ["metrics_daily_checks"]
+
+
+def test_fact_tables_have_a_freshness_policy_and_the_instances_watch_it() -> None:
+    assert {key for key, spec in SPECS.items() if spec.freshness_policy} == {f"metrics/{name}" for name, t in TABLES.items() if t.is_fact}
+    for name in ("dagster.yaml", "deploy/dagster.yaml"):
+        assert yaml.safe_load((Path(__file__).parent.parent / name).read_text())["freshness"] == {"enabled": True}
+
+
+def test_every_column_but_identities_has_a_lineage_that_leads_to_the_landing_zone() -> None:
+    schemas = {
+        key: {column.name for column in spec.metadata["dagster/column_schema"].columns}
+        for key, spec in SPECS.items()
+        if "dagster/column_schema" in spec.metadata
+    }
+    for key in sorted(schemas.keys() - {"metrics/landing_zone"}):
+        lineage = SPECS[key].metadata["dagster/column_lineage"].deps_by_column
+        made_here = {"id", "created_dt"} | ({"force_write"} if key == "metrics/core_headline" else set())
+        assert set(lineage) == schemas[key] - made_here, key
+        for deps in lineage.values():
+            assert all(dep.column_name in schemas[dep.asset_key.to_user_string()] for dep in deps)
 
 
 def test_lineage_runs_from_the_landing_zone_to_every_table() -> None:
@@ -190,7 +218,7 @@ def test_sensors_run_by_default_only_where_the_environment_says_so(monkeypatch: 
 
 def test_sensors_are_named_for_what_they_watch() -> None:
     names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
-    assert names == {"metrics_s3_sensor", "metrics_sweep_sensor"}
+    assert names >= {"metrics_s3_sensor", "metrics_kinesis_sensor", "metrics_sweep_sensor"}
     assert all(re.fullmatch(r"[a-z0-9_]+_sensor", name) for name in names)
 
 

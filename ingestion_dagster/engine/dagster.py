@@ -133,6 +133,12 @@ def column_schema(columns: Iterable[tuple[str, str, str]]) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name, kind, description) for name, kind, description in columns])
 
 
+def column_lineage(sources: Mapping[str, Iterable[tuple[dg.AssetKey, str]]]) -> dg.TableColumnLineage:
+    """A `dagster/column_lineage`: for each column, the asset and column that its values come from."""
+    deps = {column: [dg.TableColumnDep(asset, name) for asset, name in of] for column, of in sources.items()}
+    return dg.TableColumnLineage({column: of for column, of in deps.items() if of})
+
+
 def open_instance() -> dg.DagsterInstance:
     """The instance of this process's Dagster home. Two that open a new one take turns: Dagster creates its SQLite files without a lock."""
     with (Path(os.environ["DAGSTER_HOME"]) / ".opening").open("w") as lock:

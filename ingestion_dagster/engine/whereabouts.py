@@ -66,9 +66,11 @@ GROUP BY 1 ORDER BY 3 DESC, 1
 UNACCOUNTED = """
 SELECT count(*)
 FROM ledger.loads AS l
-JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND d.name = %(dataset)s AND l.status = 'archived'
-  AND l.rows_in <> l.rows_written + l.rows_unchanged + l.rows_rejected
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = %(pipeline)s AND l.committed_at IS NOT NULL
+  AND (%(dataset)s::text IS NULL OR d.name = %(dataset)s::text)
+  AND (%(run_id)s::text IS NULL OR l.run_id = %(run_id)s::text)
+  AND (l.rows_in <> l.rows_written + l.rows_unchanged + l.rows_rejected OR l.rows_unchanged < 0)
 """
 
 DEAD_RUNS = """
@@ -140,9 +142,10 @@ def errors(
     return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, parameters)]
 
 
-def unaccounted(connection: Connection, pipeline: str, dataset: str) -> int:
-    """Archived loads whose rows in are not the sum of written, unchanged and rejected ones."""
-    row = connection.execute(UNACCOUNTED, {"pipeline": pipeline, "dataset": dataset}).fetchone()
+def unaccounted(connection: Connection, pipeline: str, dataset: str | None = None, run_id: str | None = None) -> int:
+    """Committed loads, of one dataset or run if named, whose rows in are not the sum of written, unchanged and rejected ones."""
+    parameters = {"pipeline": pipeline, "dataset": dataset, "run_id": run_id}
+    row = connection.execute(UNACCOUNTED, parameters).fetchone()
     return int(row[0]) if row else 0
 
 

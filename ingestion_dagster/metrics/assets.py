@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ingestion_dagster.engine.dagster import (
     RETRY_STEP,
     Ingestion,
     LoadConfig,
+    column_lineage,
     column_schema,
     error_table,
     load_metadata,
@@ -37,16 +38,29 @@ from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, zone
 from ingestion_dagster.metrics.policy import full_topics
-from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+from ingestion_dagster.metrics.registry import FIELDS, FILE_TYPES, TABLES, Columns, TargetTable
 from ingestion_dagster.settings import Settings
+
+KINESIS_STREAM = dg.AssetSpec(
+    key=[PIPELINE, "kinesis_stream"],
+    description="Where producers put metric files as records {name, data}; each becomes a file in the landing zone. Off unless set.",
+    group_name=PIPELINE,
+    kinds={"kinesis", "json"},
+    owners=OWNERS,
+    metadata={"setting": "INGESTION_METRICS_KINESIS_STREAM"},
+)
 
 LANDING_ZONE = dg.AssetSpec(
     key=[PIPELINE, "landing_zone"],
+    deps=[KINESIS_STREAM],
     description="Where the UKHSA producers put metric files: one JSON file is the complete known series of one metric, place and group.",
     group_name=PIPELINE,
     kinds={"s3", "json"},
     owners=OWNERS,
-    metadata={"format": dg.MetadataValue.md("JSON, `[OFF-SENS_]<metric>_<GEOTYPE>_<code>_<age>_<sex>_<stratum>.json`")},
+    metadata={
+        "format": dg.MetadataValue.md("JSON, `[OFF-SENS_]<metric>_<GEOTYPE>_<code>_<age>_<sex>_<stratum>.json`"),
+        "dagster/column_schema": column_schema(dict.fromkeys(field for fields in FIELDS.values() for field in fields)),
+    },
 )
 
 DASHBOARD = dg.AssetSpec(
@@ -68,9 +82,36 @@ FILE_TYPE_SPECS = [
         kinds={"json"},
         owners=OWNERS,
         skippable=True,
+        metadata={
+            "dagster/column_schema": column_schema(FIELDS[name]),
+            "dagster/column_lineage": column_lineage({field: [(LANDING_ZONE.key, field)] for field, _, _ in FIELDS[name]}),
+        },
     )
     for name, description in FILE_TYPES.items()
 ]
+
+
+def described(table: TargetTable) -> Columns:
+    """A table's columns; what each means, and which fields of a file it comes from (the open-source UI shows no column lineage)."""
+    return tuple(
+        (name, kind, f"{meaning} From {' and '.join(table.sources(name))}." if table.sources(name) else meaning)
+        for name, kind, meaning in table.columns
+    )
+
+
+def table_lineage(table: TargetTable) -> dg.TableColumnLineage:
+    """The fields of the file types that feed a table's columns; for references between supporting tables, the row referred to."""
+    lineage: dict[str, list[tuple[dg.AssetKey, str]]] = {}
+    for column, _, _ in table.columns:
+        fields = set(table.sources(column))
+        known = [(dg.AssetKey([PIPELINE, name]), field) for name in table.fed_by for field, _, _ in FIELDS[name] if field in fields]
+        refers = not known and column.endswith("_id")
+        lineage[column] = [(dg.AssetKey([PIPELINE, column.removesuffix("_id")]), "id")] if refers else known
+    return column_lineage(lineage)
+
+
+LOADED_WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=2))
+"""Some metric is refreshed on every working day: two days of silence are odd, more than a week of it means that nothing arrives."""
 
 TABLE_SPECS = [
     dg.AssetSpec(
@@ -81,10 +122,18 @@ TABLE_SPECS = [
         kinds={"postgres", "table"},
         owners=OWNERS,
         skippable=True,
-        metadata={"dagster/table_name": f"public.{table.view}", "dagster/column_schema": column_schema(table.columns)},
+        freshness_policy=LOADED_WEEKLY if table.is_fact else None,
+        metadata={
+            "dagster/table_name": f"public.{table.view}",
+            "dagster/column_schema": column_schema(described(table)),
+            "dagster/column_lineage": table_lineage(table),
+        },
     )
     for table in TABLES.values()
 ]
+
+
+SPECS = {spec.key.path[-1]: spec for spec in (*FILE_TYPE_SPECS, *TABLE_SPECS)}
 
 
 class MetricsConfig(LoadConfig):
@@ -148,7 +197,7 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
         yield from materializations(context, connection, outcome, partitions, settings)
         if outcome.total([UNCLASSIFIED]).loads_errored:
             yield unclassified(connection, outcome)
-        for result in check_results(context.selected_asset_check_keys, connection):
+        for result in check_results(context.selected_asset_check_keys, connection, run_id):
             yield from [result] if context.has_partition_key else evaluated(result)
 
 
@@ -252,11 +301,11 @@ def _metadata(
     own = [row for row in statuses if row["dataset"] in feeding and row["partition"] in partitions]
     errors = whereabouts.errors(connection, PIPELINE, feeding, partitions) if any(row["status"] == "errored" for row in own) else []
     common = load_metadata(tally, outcome.seconds, own, errors, row_count=rows)
+    common |= {"dagster/column_schema": SPECS[name].metadata["dagster/column_schema"]}
     if name not in TABLES:
         return common | {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
     return common | {
         "dagster/table_name": f"public.{TABLES[name].view}",
-        "dagster/column_schema": column_schema(TABLES[name].columns),
         "rows_superseded": outcome.rows_superseded,
         "rows_withdrawn": outcome.rows_withdrawn,
         "rows_restored": outcome.rows_restored,

@@ -1,20 +1,35 @@
-"""What is checked after each load of metric files, in runs with and without a partition key alike."""
+"""What is checked of metrics: after each load, by the load step itself, and once a day, whatever has been loaded."""
 
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import whereabouts
+from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, error_table
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.metrics.interface import MetricsAPIInterface
+from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
 from ingestion_dagster.metrics.places import PIPELINE
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+from ingestion_dagster.settings import Settings, current
 
 ROWS_ADD_UP = "rows_add_up"
 NOTHING_ERRORED = "nothing_errored"
 PUBLIC_FLAG_HOLDS = "public_flag_holds"
+NOTHING_LEFT_ERRORED = "nothing_left_errored"
+CLAIMED_IN_TIME = "claimed_in_time"
+CORE_AND_API_AGREE = "core_and_api_agree"
+TOPICS_ARE_FRESH = "topics_are_fresh"
+ROW_COUNTS_HOLD = "row_counts_hold"
 
 FACTS = tuple(table.name for table in TABLES.values() if table.is_fact)
+LANDING_ZONE_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
+DASHBOARD_KEY = dg.AssetKey([PIPELINE, "dashboard"])
+
+DAYS_BETWEEN_HEADLINES = 7
+"""Headlines carry no frequency; most are weekly."""
 
 CHECK_SPECS = [
     *(
@@ -30,15 +45,57 @@ CHECK_SPECS = [
         for name in FACTS
     ),
 ]
+"""Of the load step: evaluated at the end of each of its runs."""
+
+DAILY_SPECS = [
+    dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_ZONE_KEY, description="For every load there has been, no row is unaccounted for."),
+    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_ZONE_KEY, description="No file stands refused, of whatever type and day."),
+    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_ZONE_KEY, description="No file that could be loaded has waited beyond the limit."),
+    dg.AssetCheckSpec(CORE_AND_API_AGREE, asset=DASHBOARD_KEY, description="core_time_series and api_time_series hold the same points."),
+    dg.AssetCheckSpec(
+        TOPICS_ARE_FRESH, asset=DASHBOARD_KEY, description="Each topic was refreshed within twice its interval and two days."
+    ),
+    dg.AssetCheckSpec(ROW_COUNTS_HOLD, asset=DASHBOARD_KEY, description="No topic has lost too many of its rows since the last count."),
+]
+"""Standing: evaluated by a run of their own; about what arrives and what is read, so that no load evaluates them."""
 
 
-def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection) -> Iterator[dg.AssetCheckResult]:
-    """The results of the selected checks of the load step."""
+@dg.multi_asset_check(name="metrics_daily_checks", specs=DAILY_SPECS, can_subset=True)
+def metrics_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
+    """What must hold whatever was loaded today."""
+    settings = ingestion.settings()
+    with ingestion.database().connect() as connection:
+        ledger.sync_datasets(connection, PIPELINE, FILE_TYPES)
+        for check in sorted(context.selected_asset_check_keys):
+            passed, severity, metadata = DAILY[check.name](connection, settings)
+            yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
+
+
+METRICS_CHECKS_JOB = dg.define_asset_job(
+    "metrics_checks",
+    selection=dg.AssetSelection.checks(metrics_daily),
+    description="Check what must hold whatever was loaded today.",
+    tags={PIPELINE_TAG: f"{PIPELINE} checks"},
+    executor_def=dg.in_process_executor,
+)
+
+metrics_daily_schedule = dg.ScheduleDefinition(
+    name="metrics_daily_schedule",
+    job=METRICS_CHECKS_JOB,
+    cron_schedule="0 7 * * *",
+    execution_timezone="Europe/London",
+    description="Checks every morning what must hold whatever was loaded.",
+    default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+)
+
+
+def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection, run_id: str) -> Iterator[dg.AssetCheckResult]:
+    """The results of the selected checks of the load step, for what this run has loaded."""
     for check in sorted(selected):
-        yield _result(check, connection)
+        yield _result(check, connection, run_id)
 
 
-def _result(check: dg.AssetCheckKey, connection: Connection) -> dg.AssetCheckResult:
+def _result(check: dg.AssetCheckKey, connection: Connection, run_id: str) -> dg.AssetCheckResult:
     dataset = check.asset_key.path[-1]
     if check.name == NOTHING_ERRORED:
         codes = {code: count for code, _, count in whereabouts.errors(connection, PIPELINE, [dataset])}
@@ -50,7 +107,88 @@ def _result(check: dg.AssetCheckKey, connection: Connection) -> dg.AssetCheckRes
             metadata={"loads_errored": sum(codes.values()), **codes},
         )
     if check.name == ROWS_ADD_UP:
-        found = whereabouts.unaccounted(connection, PIPELINE, dataset)
+        found = whereabouts.unaccounted(connection, PIPELINE, dataset, run_id)
     else:
         found = MetricsAPIInterface(connection).wrongly_public_series()
     return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=found == 0, metadata={"found": found})
+
+
+Finding = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
+"""Whether a check passed, how bad it is if not, and what it saw."""
+
+
+def _rows_add_up(connection: Connection, _settings: Settings) -> Finding:
+    found = whereabouts.unaccounted(connection, PIPELINE)
+    return found == 0, dg.AssetCheckSeverity.ERROR, {"found": found}
+
+
+def _nothing_left_errored(connection: Connection, _settings: Settings) -> Finding:
+    errors = whereabouts.errors(connection, PIPELINE)
+    metadata = {"loads_errored": sum(count for _, _, count in errors), "load_errors": error_table(errors)}
+    return not errors, dg.AssetCheckSeverity.WARN, metadata
+
+
+def _claimed_in_time(connection: Connection, settings: Settings) -> Finding:
+    waiting, oldest = ledger.claimable(connection, Scope(PIPELINE))
+    age = (ledger.now(connection) - oldest) / timedelta(minutes=1) if oldest else 0
+    metadata = {"loads_claimable": waiting, "oldest_minutes": round(age, 1), "limit_minutes": settings.metrics_claimable_minutes}
+    return age <= settings.metrics_claimable_minutes, dg.AssetCheckSeverity.ERROR, metadata
+
+
+def _core_and_api_agree(connection: Connection, _settings: Settings) -> Finding:
+    only_core, only_api = MetricsAPIInterface(connection).disagreements()
+    return not (only_core or only_api), dg.AssetCheckSeverity.ERROR, {"only_in_core": only_core, "only_in_api": only_api}
+
+
+def _topics_are_fresh(connection: Connection, _settings: Settings) -> Finding:
+    topics = MetricsAPIInterface(connection).refreshed()
+    stale = [topic for topic in topics if is_stale(topic, datetime.now(UTC))]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("theme", "sub_theme", "topic", "newest_refresh", "allowed_days")])
+    records = [
+        dg.TableRecord(
+            dict(zip(("theme", "sub_theme", "topic"), topic.topic, strict=True))
+            | {"newest_refresh": topic.newest.isoformat(), "allowed_days": allowed_days(topic)}
+        )
+        for topic in stale
+    ]
+    metadata = {"topics": len(topics), "stale": len(stale), "stale_topics": dg.TableMetadataValue(records=records, schema=schema)}
+    return not stale, dg.AssetCheckSeverity.WARN, metadata
+
+
+def is_stale(topic: Refreshed, now: datetime) -> bool:
+    """Whether a topic's newest refresh date is older than it should be."""
+    return now - topic.newest > timedelta(days=allowed_days(topic))
+
+
+def allowed_days(topic: Refreshed) -> int:
+    """How old the newest refresh date of a topic may be: twice the interval of its most frequent series, and a weekend."""
+    return 2 * (topic.days or DAYS_BETWEEN_HEADLINES) + 2
+
+
+def _row_counts_hold(connection: Connection, settings: Settings) -> Finding:
+    last, now = MetricsAPIInterface(connection).count_rows()
+    fallen = {
+        key: (rows, now.get(key, 0)) for key, rows in last.items() if now.get(key, 0) < rows * (1 - settings.metrics_drift_percent / 100)
+    }
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("theme", "sub_theme", "topic", "table", "rows_before", "rows_now")])
+    records = [
+        dg.TableRecord(dict(zip(("theme", "sub_theme", "topic", "table"), key, strict=True)) | {"rows_before": was, "rows_now": rows})
+        for key, (was, rows) in sorted(fallen.items())
+    ]
+    metadata = {
+        "rows": sum(now.values()),
+        "rows_before": sum(last.values()),
+        "limit_percent": settings.metrics_drift_percent,
+        "fallen": dg.TableMetadataValue(records=records, schema=schema),
+    }
+    return not fallen, dg.AssetCheckSeverity.ERROR, metadata
+
+
+DAILY = {
+    ROWS_ADD_UP: _rows_add_up,
+    NOTHING_LEFT_ERRORED: _nothing_left_errored,
+    CLAIMED_IN_TIME: _claimed_in_time,
+    CORE_AND_API_AGREE: _core_and_api_agree,
+    TOPICS_ARE_FRESH: _topics_are_fresh,
+    ROW_COUNTS_HOLD: _row_counts_hold,
+}

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.metrics import tables
+from ingestion_dagster.metrics import quality_sql, tables
 from ingestion_dagster.metrics.files import MetricFile
 
 FACT_TABLES = ("core_headline", "core_time_series", "api_time_series")
@@ -30,6 +30,22 @@ SUPPORTING_TABLES = (
 
 class Unresolved(Exception):
     """Another run changed what a staged file refers to while it was being merged: stage the files again, one by one."""
+
+
+Topic = tuple[str, ...]
+"""Theme, sub-theme and topic by name: a topic's name alone may stand under two sub-themes."""
+
+RowCounts = dict[tuple[str, ...], int]
+"""Rows by theme, sub-theme, topic and fact table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """A topic, the newest refresh date of its files, and the days between two points of its most frequent series (headlines: None)."""
+
+    topic: Topic
+    newest: datetime
+    days: int | None
 
 
 @dataclass(slots=True)
@@ -122,6 +138,20 @@ class MetricsAPIInterface:
         """Series of OFF-SENS_ metrics that count as public: none, unless somebody has lifted what the database holds."""
         row = self._connection.execute(tables.WRONGLY_PUBLIC).fetchone()
         return int(row[0]) if row else 0
+
+    def disagreements(self) -> tuple[int, int]:
+        """Points that core_time_series has and api_time_series has not, and the reverse."""
+        row = self._connection.execute(quality_sql.DISAGREEMENTS).fetchone()
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
+    def refreshed(self) -> list[Refreshed]:
+        """Each topic with the newest refresh date any of its files has carried."""
+        return [Refreshed(tuple(row[:3]), row[3], row[4]) for row in self._connection.execute(quality_sql.REFRESHED)]
+
+    def count_rows(self) -> tuple[RowCounts, RowCounts]:
+        """Rows by topic and fact table, as counted last time and now; what is counted now is remembered for the next time."""
+        last, now = ({tuple(row[:4]): int(row[4]) for row in self._connection.execute(statement)} for statement in quality_sql.COUNTS)
+        return last, now
 
     def take_out_rehomed(self) -> set[int]:
         """Numbers of files whose metric belongs to another topic or group already; their rows leave the staging tables."""

@@ -21,6 +21,48 @@ FILE_TYPES: dict[str, str] = {
 
 TIME_SERIES_TYPES = tuple(name for name in FILE_TYPES if name != HEADLINE)
 
+Columns = tuple[tuple[str, str, str], ...]
+"""Name, type and description each."""
+
+_HEADER_FIELDS: Columns = (
+    ("parent_theme", "string", "Theme."),
+    ("child_theme", "string", "Sub-theme, one of its theme."),
+    ("topic", "string", "Topic, one of its sub-theme."),
+    ("metric_group", "string", "File type."),
+    ("metric", "string", "Name of the metric; OFF-SENS_… if it is not public."),
+    ("geography_type", "string", "Kind of geography."),
+    ("geography", "string", "Name of the geography."),
+    ("geography_code", "string", "Statistical or organisation code."),
+    ("age", "string", "all, NN-NN or NN+."),
+    ("sex", "string", "male, female or all."),
+    ("stratum", "string", "Stratum."),
+    ("refresh_date", "date-time", "When the producer refreshed the file."),
+)
+_POINT_FIELDS: Columns = (
+    ("embargo", "date-time", "Of a point: before this instant it is not released."),
+    ("metric_value", "number", "Of a point: its value; null points are passed over."),
+    ("is_public", "boolean", "Of a point: must agree with the metric's prefix."),
+)
+_HEADLINE_FIELDS: Columns = (
+    *_HEADER_FIELDS,
+    ("period_start", "date-time", "Of a point: start of its period."),
+    ("period_end", "date-time", "Of a point: end of its period."),
+    *_POINT_FIELDS,
+    ("lower_confidence", "number", "Of a point: lower confidence bound."),
+    ("upper_confidence", "number", "Of a point: upper confidence bound."),
+)
+_TIME_SERIES_FIELDS: Columns = (
+    *_HEADER_FIELDS,
+    ("metric_frequency", "string", "annual, quarterly, monthly, fortnightly, weekly or daily."),
+    ("date", "date", "Of a point: its date."),
+    ("epiweek", "integer", "Of a point: epidemiological week, 1 to 53."),
+    *_POINT_FIELDS,
+    ("in_reporting_delay_period", "boolean", "Of a point: reports are outstanding."),
+    ("force_write", "boolean", "Of a point: to be written although its value is known."),
+)
+FIELDS: dict[str, Columns] = {name: _HEADLINE_FIELDS if name == HEADLINE else _TIME_SERIES_FIELDS for name in FILE_TYPES}
+"""The fields of each file type: those of the file, then those of its points."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
@@ -29,11 +71,33 @@ class TargetTable:
     name: str
     view: str
     description: str
-    columns: tuple[tuple[str, str, str], ...]
+    columns: Columns
     fed_by: tuple[str, ...] = tuple(FILE_TYPES)
     parent: str | None = None
     """The table whose rows this one's belong to; its lineage runs through it."""
     is_fact: bool = False
+
+    def sources(self, column: str) -> tuple[str, ...]:
+        """The fields of a file that a column's values come from; none for identities and references between tables."""
+        if column == "name":
+            return _SOURCES.get(self.name, (self.name,))
+        if column in {"id", "created_dt"} or (column.endswith("_id") and not self.is_fact):
+            return ()
+        return _SOURCES.get(column, (column,))
+
+
+_SOURCES = {
+    "theme": ("parent_theme",),
+    "sub_theme": ("child_theme",),
+    "metric_id": ("metric",),
+    "geography_id": ("geography_type", "geography", "geography_code"),
+    "stratum_id": ("stratum",),
+    "age_id": ("age",),
+    "year": ("date",),
+    "month": ("date",),
+    "is_public": ("metric",),
+}
+"""Where a column, or the names in a table, come from under another name."""
 
 
 _ID = ("id", "bigint", "Identity of the row.")
