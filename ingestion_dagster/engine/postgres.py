@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+import sqlalchemy
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
-from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import StaticPool
 
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.migrations import HEAD
@@ -103,24 +103,51 @@ def revision(database: Database) -> str | None:
 
 def upgrade(database: Database) -> str:
     """Bring the schema to the newest revision and return it. A no-op when it is; two at once take turns."""
-    from alembic import command
-    from alembic.config import Config
+    with upgrading(database) as transaction:
+        transaction.to_head()
+    return HEAD
 
+
+@dataclass(frozen=True, slots=True)
+class UpgradeTransaction:
+    """The transaction in which a schema is brought up to date. `connection` is in it: what it executes is kept or lost with the rest."""
+
+    connection: Connection
+    _alembic_connection: sqlalchemy.Connection
+
+    def to_head(self) -> None:
+        """Run the migrations that are missing. Raises `ConfigurationError` if one fails; nothing of the transaction can be kept then."""
+        from alembic import command
+        from alembic.config import Config
+
+        self.connection.execute("CREATE SCHEMA IF NOT EXISTS ledger")
+        config = Config()
+        config.set_main_option("script_location", "ingestion_dagster:migrations")
+        config.attributes["connection"] = self._alembic_connection
+        try:
+            command.upgrade(config, "head")
+        except Exception as error:
+            raise ConfigurationError(f"the schema could not be upgraded: {_first_line(error)}") from error
+
+
+@contextmanager
+def upgrading(database: Database) -> Iterator[UpgradeTransaction]:
+    """One transaction under the upgrade lock, for callers who do more than migrate: committed at the end, undone by any exception."""
     with _upgrade_lock(database) as connection:
         if connection.info.server_version < OLDEST_SERVER:
             raise ConfigurationError("the database server is older than Postgres 15, which the schema needs")
-        connection.execute("CREATE SCHEMA IF NOT EXISTS ledger")
-        config = Config()
-        config.set_main_option("script_location", "ingestion_dagster:migrations")
-        engine = create_engine(database.sqlalchemy_url, poolclass=NullPool)
-        with engine.begin() as alembic_connection:
-            config.attributes["connection"] = alembic_connection
-            try:
-                command.upgrade(config, "head")
-            except Exception as error:
-                raise ConfigurationError(f"the schema could not be upgraded: {_first_line(error)}") from error
-        engine.dispose()
-    return HEAD
+        # Each statement is to see what others have committed while a lock was waited for.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.autocommit = False
+        # Alembic runs on the connection that holds the lock, so that the lock lives as long as what it guards.
+        engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
+        try:
+            with engine.begin() as alembic_connection:
+                yield UpgradeTransaction(connection, alembic_connection)
+        except sqlalchemy.exc.DBAPIError as error:
+            raise ConfigurationError(
+                f"the connection to the database was lost ({type(error.orig).__name__}); nothing is half done, try again"
+            ) from None
 
 
 @contextmanager
@@ -130,7 +157,8 @@ def _upgrade_lock(database: Database) -> Iterator[Connection]:
         try:
             yield connection
         finally:
-            connection.execute("SELECT pg_advisory_unlock(%s)", [_UPGRADE_LOCK])
+            if not connection.closed:
+                connection.execute("SELECT pg_advisory_unlock(%s)", [_UPGRADE_LOCK])
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import dagster as dg
 import psycopg
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine.alerting import errored_loads_alert
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
@@ -199,6 +200,7 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
             yield unclassified(connection, outcome)
         for result in check_results(context.selected_asset_check_keys, connection, run_id):
             yield from [result] if context.has_partition_key else evaluated(result)
+        errored_loads_alert(connection, settings, PIPELINE, run_id)
 
 
 def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | None, selected: frozenset[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine.alerting import failed_checks_alert
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, error_table
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection
@@ -66,16 +67,19 @@ def metrics_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) 
     settings = ingestion.settings()
     with ingestion.database().connect() as connection:
         ledger.sync_datasets(connection, PIPELINE, FILE_TYPES)
+        failed: list[str] = []
         for check in sorted(context.selected_asset_check_keys):
             passed, severity, metadata = DAILY[check.name](connection, settings)
+            failed += [] if passed else [f"{check.name} of {check.asset_key.to_user_string()}"]
             yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
+        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed)
 
 
 METRICS_CHECKS_JOB = dg.define_asset_job(
     "metrics_checks",
     selection=dg.AssetSelection.checks(metrics_daily),
     description="Check what must hold whatever was loaded today.",
-    tags={PIPELINE_TAG: f"{PIPELINE} checks"},
+    tags={PIPELINE_TAG: PIPELINE},
     executor_def=dg.in_process_executor,
 )
 

@@ -1,9 +1,18 @@
 """The metrics pipeline as the command line sees it."""
 
 from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.metrics.adoption import adopt_tables, describe
 from ingestion_dagster.metrics.load import check_file
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+
+
+def take_over(database: Database, dry_run: bool) -> tuple[str, ...]:
+    """Take over the dashboard's own twelve tables, if they are there; lines that tell of it."""
+    adopted = adopt_tables(database, dry_run=dry_run)
+    return ("none of the dashboard's own tables is here",) if adopted is None else tuple(describe(adopted))
+
 
 METRICS = Pipeline(
     name=PIPELINE,
@@ -18,4 +27,5 @@ METRICS = Pipeline(
         ("refused", settings.zone(PIPELINE, "error", "metrics/failed")),
     ),
     tables=tuple(f"metrics.{table.name}" for table in TABLES.values() if table.is_fact),
+    take_over=take_over,
 )

@@ -33,7 +33,11 @@ CREATE TABLE ledger.alerts (
 );
 CREATE INDEX alerts_open ON ledger.alerts (not_before) WHERE status <> 'sent';
 COMMENT ON COLUMN ledger.alerts.key IS 'what it is about; an alert of the same key is not raised again on that channel';
+COMMENT ON COLUMN ledger.alerts.not_before IS 'due: not handed over before; sending: when it was handed over';
 COMMENT ON COLUMN ledger.alerts.status IS 'sending: handed to the channel, which has not answered; never handed over again';
+
+CREATE INDEX loads_refused ON ledger.loads (pipeline, claimed_at)
+    WHERE status IN ('ready_for_erroring', 'erroring', 'errored') OR rows_rejected > 0;
 
 ALTER TABLE ledger.datasets ADD COLUMN rebuilt_at timestamptz;
 COMMENT ON COLUMN ledger.datasets.rebuilt_at IS

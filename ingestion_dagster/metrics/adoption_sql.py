@@ -1,0 +1,539 @@
+"""What adopting a database of the original dashboard asks of its catalogue, and the set-based statements that copy its rows.
+
+The original's tables stand in schema `metrics_before` by the time rows are copied; the tables of this project are empty then.
+"""
+
+# ruff: noqa: S608 - fragments of our own are put together here, never values
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+# What every table of the original must look like: types as `format_type` writes them. UKHSA data-dashboard-api, commit b2126dcd.
+_LABEL_50, _LABEL_100, _DAY_AND_TIME = "character varying(50)", "character varying(100)", "timestamp with time zone"
+_FACT = {
+    "embargo": _DAY_AND_TIME,
+    "force_write": "boolean not null",
+    "is_public": "boolean not null",
+}
+_KEYS = {"metric_id": "bigint", "geography_id": "bigint", "stratum_id": "bigint", "age_id": "bigint"}
+_POINT = _FACT | {
+    "metric_frequency": "character varying(1) not null",
+    "sex": "character varying(3)",
+    "year": "smallint not null",
+    "month": "smallint",
+    "epiweek": "smallint not null",
+    "date": "date not null",
+    "refresh_date": _DAY_AND_TIME,
+    "in_reporting_delay_period": "boolean not null",
+}
+_NAMED = {"id": "bigint not null", "name": f"{_LABEL_50} not null"}
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A table of the original: the table that takes its rows in, its columns, and what a reader of our view of its name reads."""
+
+    target: str
+    columns: dict[str, str]
+    reads: tuple[str, ...]
+
+    @property
+    def is_fact(self) -> bool:
+        """Whether our view of its name joins tables, so that nobody can write to it."""
+        return len(self.reads) > 1
+
+
+def _supporting(target: str, columns: dict[str, str]) -> Original:
+    return Original(target, columns, (target,))
+
+
+ORIGINALS = {
+    "data_theme": _supporting("theme", _NAMED | {"created_dt": f"{_DAY_AND_TIME} not null"}),
+    "data_subtheme": _supporting("sub_theme", _NAMED | {"created_dt": f"{_DAY_AND_TIME} not null", "theme_id": "bigint"}),
+    "data_topic": _supporting("topic", _NAMED | {"sub_theme_id": "bigint"}),
+    "data_metricgroup": _supporting("metric_group", _NAMED | {"topic_id": "bigint"}),
+    "data_metric": _supporting("metric", _NAMED | {"name": f"{_LABEL_100} not null", "topic_id": "bigint", "metric_group_id": "bigint"}),
+    "data_geographytype": _supporting("geography_type", _NAMED),
+    "data_geography": _supporting(
+        "geography",
+        _NAMED | {"name": f"{_LABEL_100} not null", "geography_type_id": "bigint", "geography_code": "character varying(9)"},
+    ),
+    "data_stratum": _supporting("stratum", _NAMED),
+    "data_age": _supporting("age", _NAMED),
+    "data_coreheadline": Original(
+        "core_headline",
+        {"id": "bigint not null"}
+        | _FACT
+        | _KEYS
+        | {
+            "sex": "character varying(3) not null",
+            "refresh_date": f"{_DAY_AND_TIME} not null",
+            "period_start": f"{_DAY_AND_TIME} not null",
+            "period_end": f"{_DAY_AND_TIME} not null",
+            "metric_value": "numeric(11,4) not null",
+            "lower_confidence": "numeric(11,4)",
+            "upper_confidence": "numeric(11,4)",
+        },
+        ("core_headline", "series"),
+    ),
+    "data_coretimeseries": Original(
+        "core_time_series",
+        {"id": "bigint not null"} | _POINT | _KEYS | {"metric_value": "numeric(11,4) not null"},
+        ("core_time_series", "series"),
+    ),
+    "data_apitimeseries": Original(
+        "api_time_series",
+        {"id": "bigint not null"}
+        | _POINT
+        | {
+            "metric_value": "double precision not null",
+            "theme": f"{_LABEL_50} not null",
+            "sub_theme": f"{_LABEL_50} not null",
+            "topic": f"{_LABEL_50} not null",
+            "metric_group": _LABEL_50,
+            "metric": f"{_LABEL_100} not null",
+            "geography_type": f"{_LABEL_50} not null",
+            "geography": f"{_LABEL_100} not null",
+            "geography_code": "character varying(9)",
+            "age": _LABEL_50,
+            "stratum": f"{_LABEL_50} not null",
+        },
+        (
+            *("api_time_series", "series", "series_labels", "theme", "sub_theme", "topic", "metric_group", "metric"),
+            *("geography_type", "geography", "stratum", "age"),
+        ),
+    ),
+}
+"""By name, parents before their children."""
+
+SERIES_COLUMNS = ("id", "metric_id", "geography_id", "stratum_id", "age_id", "sex", "is_public")
+"""What our views read of a series: all but its newest refresh date, which may be that of an embargoed row."""
+
+# The catalogue. `oids` are those of the twelve tables.
+
+RELATIONS = """
+SELECT c.relname, c.relkind::text, c.oid
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = ANY(%(names)s)
+"""
+
+REVISION = "SELECT to_regclass('ledger.alembic_version')", "SELECT version_num FROM ledger.alembic_version"
+
+COLUMNS = """
+SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+WHERE c.oid = ANY(%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+USERS_OF_TABLES = """
+SELECT DISTINCT l.pid, a.usename, a.application_name
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.granted AND l.relation = ANY(%(oids)s) AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+FOREIGN_KEYS = """
+SELECT n.nspname, c.relname, k.conname, referenced.relname AS original, pg_get_constraintdef(k.oid), k.convalidated,
+       obj_description(k.oid, 'pg_constraint'), k.conrelid,
+       (SELECT array_agg(a.attname ORDER BY p.number)
+        FROM unnest(k.conkey) WITH ORDINALITY AS p (attnum, number)
+        JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = p.attnum),
+       (SELECT array_agg(a.attname ORDER BY p.number)
+        FROM unnest(k.confkey) WITH ORDINALITY AS p (attnum, number)
+        JOIN pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = p.attnum)
+FROM pg_constraint AS k
+JOIN pg_class AS c ON c.oid = k.conrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_class AS referenced ON referenced.oid = k.confrelid
+WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid = ANY(%(oids)s) AND k.conrelid <> ALL(%(oids)s)
+ORDER BY n.nspname, c.relname, k.conname
+"""
+
+VIEWS = """
+SELECT DISTINCT c.oid, n.nspname, c.relname,
+       coalesce((SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'security_invoker'),
+                false),
+       (SELECT array_agg(format('%%I=%%s', o.option_name, o.option_value)) FROM pg_options_to_table(c.reloptions) AS o),
+       pg_get_viewdef(c.oid)
+FROM pg_depend AS d
+JOIN pg_rewrite AS r ON r.oid = d.objid
+JOIN pg_class AS c ON c.oid = r.ev_class
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)
+  AND c.relkind = 'v' AND c.relpersistence <> 't' AND r.ev_type = '1'
+ORDER BY n.nspname, c.relname
+"""
+
+# Whatever hangs on the tables and is none of: their own indexes, keys and sequences, foreign keys of others, views of others.
+IN_THE_WAY = """
+WITH views AS (
+    SELECT DISTINCT r.oid
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS r ON r.oid = d.objid
+    JOIN pg_class AS c ON c.oid = r.ev_class
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)
+      AND c.relkind = 'v' AND c.relpersistence <> 't' AND r.ev_type = '1'
+), theirs AS (
+    SELECT 'pg_class'::regclass AS classid, unnest(%(oids)s::oid[]) AS objid
+    UNION ALL
+    SELECT 'pg_type'::regclass, t.oid
+    FROM pg_class AS c JOIN pg_type AS row_type ON row_type.oid = c.reltype JOIN pg_type AS t ON t.oid IN (c.reltype, row_type.typarray)
+    WHERE c.oid = ANY(%(oids)s)
+    UNION ALL
+    SELECT 'pg_class'::regclass, d.objid
+    FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)
+)
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid)
+FROM pg_depend AS d
+JOIN theirs ON theirs.classid = d.refclassid AND theirs.objid = d.refobjid
+WHERE (d.deptype IN ('n', 'e', 'x') OR d.classid = 'pg_rewrite'::regclass)
+  AND NOT (d.classid = 'pg_rewrite'::regclass AND d.objid IN (SELECT oid FROM views))
+  AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_constraint AS k WHERE k.oid = d.objid AND k.contype = 'f'))
+  AND NOT (d.classid = 'pg_attrdef'::regclass
+           AND EXISTS (SELECT FROM pg_attrdef AS a WHERE a.oid = d.objid AND a.adrelid = ANY(%(oids)s)))
+UNION
+SELECT pg_describe_object('pg_trigger'::regclass, oid, 0) FROM pg_trigger WHERE tgrelid = ANY(%(oids)s) AND NOT tgisinternal
+UNION
+SELECT pg_describe_object('pg_policy'::regclass, oid, 0) FROM pg_policy WHERE polrelid = ANY(%(oids)s)
+UNION
+SELECT format('row security of table %%s', oid::regclass)
+FROM pg_class WHERE oid = ANY(%(oids)s) AND (relrowsecurity OR relforcerowsecurity)
+UNION
+SELECT pg_describe_object('pg_publication_rel'::regclass, oid, 0) FROM pg_publication_rel WHERE prrelid = ANY(%(oids)s)
+UNION
+SELECT format('subscription %%s to table %%s', s.subname, r.srrelid::regclass)
+FROM pg_subscription_rel AS r JOIN (SELECT oid, subname FROM pg_subscription) AS s ON s.oid = r.srsubid WHERE r.srrelid = ANY(%(oids)s)
+UNION
+SELECT format('inheritance of %%s from %%s', inhrelid::regclass, inhparent::regclass)
+FROM pg_inherits WHERE inhrelid = ANY(%(oids)s) OR inhparent = ANY(%(oids)s)
+UNION
+SELECT format('foreign key %%s of table %%s to %%s', conname, conrelid::regclass, confrelid::regclass)
+FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%(oids)s) AND confrelid <> ALL(%(oids)s)
+ORDER BY 1
+"""
+
+STILL_DEPENDENT = """
+SELECT DISTINCT pg_describe_object('pg_class'::regclass, r.ev_class, 0)
+FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)
+"""
+
+GRANTS = """
+SELECT c.relname, CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type, bool_or(a.is_grantable), NULL::text[]
+FROM pg_class AS c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
+WHERE c.oid = ANY(%(oids)s) AND pg_get_userbyid(a.grantee) <> current_user
+GROUP BY c.relname, a.grantee, a.privilege_type
+UNION ALL
+SELECT c.relname, CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable,
+       array_agg(DISTINCT col.attname::text)
+FROM pg_class AS c
+JOIN pg_attribute AS col ON col.attrelid = c.oid, aclexplode(col.attacl) AS a
+WHERE c.oid = ANY(%(oids)s) AND pg_get_userbyid(a.grantee) <> current_user
+GROUP BY c.relname, a.grantee, a.privilege_type, a.is_grantable
+ORDER BY 2 NULLS FIRST, 1, 3, 5 NULLS FIRST
+"""
+
+WIDE_PUBLICATIONS = """
+SELECT p.pubname FROM pg_publication AS p
+WHERE p.puballtables
+   OR EXISTS (SELECT FROM pg_publication_namespace AS n WHERE n.pnpubid = p.oid AND n.pnnspid = 'public'::regnamespace)
+ORDER BY 1
+"""
+
+# Supporting rows. A reason is null for a row that is taken over.
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """How a table's rows are told apart, and copied."""
+
+    reasons: LiteralString
+    insert: LiteralString
+
+
+def _copy(original: LiteralString, target: LiteralString, columns: LiteralString, reason: LiteralString = "NULL::text") -> Copy:
+    return Copy(
+        reasons=f"SELECT {reason} AS reason, count(*) FROM metrics_before.{original} AS o GROUP BY reason",
+        insert=f"""
+INSERT INTO metrics.{target} (id, {columns})
+SELECT id, {columns} FROM metrics_before.{original} AS o WHERE ({reason}) IS NULL ORDER BY id
+""",
+    )
+
+
+def _child_of(parent: LiteralString, column: LiteralString) -> LiteralString:
+    return f"""CASE
+    WHEN o.{column} IS NULL THEN 'null_parent'
+    WHEN NOT EXISTS (SELECT FROM metrics.{parent} AS p WHERE p.id = o.{column}) THEN 'parent_left_behind'
+END"""
+
+
+COPY_SUPPORTING = {
+    "data_theme": _copy("data_theme", "theme", "name, created_dt"),
+    "data_subtheme": _copy("data_subtheme", "sub_theme", "name, created_dt, theme_id", _child_of("theme", "theme_id")),
+    "data_topic": _copy("data_topic", "topic", "name, sub_theme_id", _child_of("sub_theme", "sub_theme_id")),
+    "data_metricgroup": _copy("data_metricgroup", "metric_group", "name, topic_id", _child_of("topic", "topic_id")),
+    "data_metric": _copy(
+        "data_metric",
+        "metric",
+        "name, topic_id, metric_group_id",
+        f"coalesce({_child_of('topic', 'topic_id')}, {_child_of('metric_group', 'metric_group_id')})",
+    ),
+    "data_geographytype": _copy("data_geographytype", "geography_type", "name"),
+    "data_geography": _copy(
+        "data_geography", "geography", "name, geography_type_id, geography_code", _child_of("geography_type", "geography_type_id")
+    ),
+    "data_stratum": _copy("data_stratum", "stratum", "name"),
+    "data_age": _copy("data_age", "age", "name"),
+}
+
+# New rows get ids that no row of the original ever had.
+SET_SEQUENCE: LiteralString = """
+SELECT setval(pg_get_serial_sequence('metrics.{target}', 'id'), highest)
+FROM (SELECT greatest((SELECT max(id) FROM metrics_before.{original}),
+                      pg_sequence_last_value(pg_get_serial_sequence('metrics_before.{original}', 'id')::regclass)) AS highest) AS used
+WHERE highest > 0
+"""
+
+GROUPS_OF_ANOTHER_TOPIC = """
+SELECT count(*) FROM metrics.metric AS m JOIN metrics.metric_group AS g ON g.id = m.metric_group_id WHERE g.topic_id <> m.topic_id
+"""
+
+# Facts. What decides over a row, but for its own refresh date and epiweek, is said once for all rows that share their labels.
+
+_COUNTED = """count(*) AS rows, count(*) FILTER (WHERE refresh_date IS NULL) AS undated,
+       count(*) FILTER (WHERE refresh_date IS NOT NULL AND {misnumbered}) AS misnumbered,
+       max(refresh_date) FILTER (WHERE NOT {misnumbered}) AS newest, NULL::text AS reason, NULL::bigint AS series_id"""
+
+KEYS: LiteralString = f"""
+CREATE TEMP TABLE adopted_key ON COMMIT DROP AS
+SELECT 'data_coretimeseries' AS fact, metric_id, geography_id, stratum_id, age_id, sex, is_public,
+       {_COUNTED.format(misnumbered="epiweek < 0")}
+FROM metrics_before.data_coretimeseries GROUP BY metric_id, geography_id, stratum_id, age_id, sex, is_public
+UNION ALL
+SELECT 'data_coreheadline', metric_id, geography_id, stratum_id, age_id, sex, is_public, {_COUNTED.format(misnumbered="false")}
+FROM metrics_before.data_coreheadline GROUP BY metric_id, geography_id, stratum_id, age_id, sex, is_public
+"""
+
+JUDGE_KEYS = """
+UPDATE adopted_key AS k SET reason = CASE
+    WHEN k.metric_id IS NULL OR k.geography_id IS NULL OR k.stratum_id IS NULL OR k.age_id IS NULL THEN 'null_label'
+    WHEN k.sex IS NULL THEN 'null_sex'
+    WHEN NOT EXISTS (SELECT FROM metrics.metric AS m WHERE m.id = k.metric_id)
+      OR NOT EXISTS (SELECT FROM metrics.geography AS g WHERE g.id = k.geography_id)
+      OR NOT EXISTS (SELECT FROM metrics.stratum AS s WHERE s.id = k.stratum_id)
+      OR NOT EXISTS (SELECT FROM metrics.age AS a WHERE a.id = k.age_id) THEN 'label_left_behind'
+    WHEN NOT k.is_public AND (SELECT m.is_public FROM metrics.metric AS m WHERE m.id = k.metric_id) THEN 'not_public_without_prefix'
+END
+"""
+
+LABELS: LiteralString = f"""
+CREATE TEMP TABLE adopted_label ON COMMIT DROP AS
+SELECT theme, sub_theme, topic, metric_group, metric, geography_type, geography, geography_code, age, stratum, sex, is_public,
+       NULL::bigint AS metric_id, NULL::bigint AS geography_id, NULL::bigint AS stratum_id, NULL::bigint AS age_id,
+       {_COUNTED.format(misnumbered="epiweek < 0")}
+FROM metrics_before.data_apitimeseries
+GROUP BY theme, sub_theme, topic, metric_group, metric, geography_type, geography, geography_code, age, stratum, sex, is_public
+"""
+
+JUDGE_LABELS: tuple[LiteralString, ...] = (
+    """
+UPDATE adopted_label SET reason = CASE
+    WHEN metric_group IS NULL OR age IS NULL THEN 'null_label'
+    WHEN sex IS NULL THEN 'null_sex'
+    WHEN NOT is_public AND NOT starts_with(metric, 'OFF-SENS_') THEN 'not_public_without_prefix'
+END
+""",
+    # A metric has one home (topic and group): where the original's own rows have it, else where its newest row says.
+    """
+CREATE TEMP TABLE adopted_home ON COMMIT DROP AS
+SELECT DISTINCT ON (metric) metric, theme, sub_theme, topic, metric_group, first = 0 AS is_known
+FROM (
+    SELECT 0 AS first, NULL::timestamptz AS newest, m.name AS metric, th.name AS theme, st.name AS sub_theme, t.name AS topic,
+           g.name AS metric_group
+    FROM metrics.metric AS m
+    JOIN metrics.metric_group AS g ON g.id = m.metric_group_id
+    JOIN metrics.topic AS t ON t.id = m.topic_id
+    JOIN metrics.sub_theme AS st ON st.id = t.sub_theme_id
+    JOIN metrics.theme AS th ON th.id = st.theme_id
+    UNION ALL
+    SELECT 1, newest, metric, theme, sub_theme, topic, metric_group FROM adopted_label WHERE reason IS NULL AND newest IS NOT NULL
+) AS said
+ORDER BY metric, first, newest DESC, theme, sub_theme, topic, metric_group
+""",
+    """
+UPDATE adopted_label AS l SET reason = 'metric_at_home_elsewhere'
+FROM adopted_home AS h
+WHERE l.reason IS NULL AND l.metric = h.metric
+  AND (l.theme, l.sub_theme, l.topic, l.metric_group) IS DISTINCT FROM (h.theme, h.sub_theme, h.topic, h.metric_group)
+""",
+)
+
+_NEW = "FROM adopted_home AS h WHERE NOT h.is_known"
+_HELD = "FROM adopted_label AS l WHERE l.reason IS NULL AND l.newest IS NOT NULL"
+
+# What API rows name and the core side lacks is created, as loading those rows would.
+CREATE_SUPPORTING: dict[str, LiteralString] = {
+    "data_theme": f"INSERT INTO metrics.theme (name) SELECT h.theme {_NEW} EXCEPT SELECT name FROM metrics.theme ORDER BY 1",
+    "data_subtheme": f"""
+INSERT INTO metrics.sub_theme (name, theme_id)
+SELECT h.sub_theme, (SELECT id FROM metrics.theme WHERE name = h.theme) {_NEW}
+EXCEPT SELECT name, theme_id FROM metrics.sub_theme ORDER BY 1, 2
+""",
+    "data_topic": f"""
+INSERT INTO metrics.topic (name, sub_theme_id)
+SELECT h.topic, (SELECT st.id FROM metrics.sub_theme AS st JOIN metrics.theme AS th ON th.id = st.theme_id
+                 WHERE st.name = h.sub_theme AND th.name = h.theme) {_NEW}
+EXCEPT SELECT name, sub_theme_id FROM metrics.topic ORDER BY 1, 2
+""",
+    "data_metricgroup": f"""
+INSERT INTO metrics.metric_group (name, topic_id)
+SELECT h.metric_group, (SELECT t.id FROM metrics.topic AS t JOIN metrics.sub_theme AS st ON st.id = t.sub_theme_id
+                        JOIN metrics.theme AS th ON th.id = st.theme_id
+                        WHERE t.name = h.topic AND st.name = h.sub_theme AND th.name = h.theme) {_NEW}
+EXCEPT SELECT name, topic_id FROM metrics.metric_group ORDER BY 1, 2
+""",
+    "data_metric": """
+INSERT INTO metrics.metric (name, topic_id, metric_group_id)
+SELECT h.metric, t.id, g.id
+FROM adopted_home AS h
+JOIN metrics.theme AS th ON th.name = h.theme
+JOIN metrics.sub_theme AS st ON st.name = h.sub_theme AND st.theme_id = th.id
+JOIN metrics.topic AS t ON t.name = h.topic AND t.sub_theme_id = st.id
+JOIN metrics.metric_group AS g ON g.name = h.metric_group AND g.topic_id = t.id
+WHERE NOT h.is_known ORDER BY 1
+""",
+    "data_geographytype": f"""
+INSERT INTO metrics.geography_type (name) SELECT l.geography_type {_HELD} EXCEPT SELECT name FROM metrics.geography_type ORDER BY 1
+""",
+    "data_geography": f"""
+INSERT INTO metrics.geography (name, geography_type_id, geography_code)
+SELECT l.geography, (SELECT id FROM metrics.geography_type WHERE name = l.geography_type), l.geography_code {_HELD}
+EXCEPT SELECT name, geography_type_id, geography_code FROM metrics.geography ORDER BY 2, 3, 1
+""",
+    "data_stratum": f"INSERT INTO metrics.stratum (name) SELECT l.stratum {_HELD} EXCEPT SELECT name FROM metrics.stratum ORDER BY 1",
+    "data_age": f"INSERT INTO metrics.age (name) SELECT l.age {_HELD} EXCEPT SELECT name FROM metrics.age ORDER BY 1",
+}
+
+KEY_LABELS = """
+UPDATE adopted_label AS l SET metric_id = m.id, geography_id = g.id, stratum_id = s.id, age_id = a.id
+FROM metrics.metric AS m, metrics.geography AS g, metrics.geography_type AS gt, metrics.stratum AS s, metrics.age AS a
+WHERE l.reason IS NULL AND l.newest IS NOT NULL AND m.name = l.metric AND gt.name = l.geography_type
+  AND g.geography_type_id = gt.id AND g.name = l.geography AND g.geography_code IS NOT DISTINCT FROM l.geography_code
+  AND s.name = l.stratum AND a.name = l.age
+"""
+
+CREATE_SERIES = """
+INSERT INTO metrics.series (metric_id, geography_id, stratum_id, age_id, sex, is_public, newest_refresh_date)
+SELECT k.metric_id, k.geography_id, k.stratum_id, k.age_id, k.sex, m.is_public, max(k.newest)
+FROM (
+    SELECT metric_id, geography_id, stratum_id, age_id, sex, newest FROM adopted_key WHERE reason IS NULL AND newest IS NOT NULL
+    UNION ALL
+    SELECT metric_id, geography_id, stratum_id, age_id, sex, newest FROM adopted_label WHERE reason IS NULL AND newest IS NOT NULL
+) AS k
+JOIN metrics.metric AS m ON m.id = k.metric_id
+GROUP BY k.metric_id, k.geography_id, k.stratum_id, k.age_id, k.sex, m.is_public
+ORDER BY 1, 2, 3, 4, 5
+"""
+
+_KEY_SERIES = """
+UPDATE {keyed} AS k SET series_id = s.id
+FROM metrics.series AS s
+WHERE k.reason IS NULL AND s.metric_id = k.metric_id AND s.geography_id = k.geography_id AND s.stratum_id = k.stratum_id
+  AND s.age_id = k.age_id AND s.sex = k.sex
+"""
+KEY_SERIES: tuple[LiteralString, ...] = (
+    _KEY_SERIES.format(keyed="adopted_key"),
+    _KEY_SERIES.format(keyed="adopted_label"),
+    "ANALYZE adopted_key; ANALYZE adopted_label",
+)
+
+UNKEYED = """
+SELECT (SELECT count(*) FROM adopted_key WHERE reason IS NULL AND newest IS NOT NULL AND series_id IS NULL)
+     + (SELECT count(*) FROM adopted_label WHERE reason IS NULL AND newest IS NOT NULL AND series_id IS NULL)
+"""
+
+_OF_KEY = """k.metric_id = o.metric_id AND k.geography_id = o.geography_id AND k.stratum_id = o.stratum_id AND k.age_id = o.age_id
+   AND k.sex = o.sex AND k.is_public = o.is_public"""
+# No geography code is as long as what stands for one that is null.
+_OF_LABEL = """l.metric = o.metric AND l.geography = o.geography AND l.age = o.age AND l.stratum = o.stratum AND l.sex = o.sex
+   AND l.topic = o.topic AND l.metric_group = o.metric_group AND l.theme = o.theme AND l.sub_theme = o.sub_theme
+   AND l.geography_type = o.geography_type AND l.is_public = o.is_public
+   AND coalesce(l.geography_code, 'no code at all') = coalesce(o.geography_code, 'no code at all')"""
+_POINT_COLUMNS = "refresh_date, embargo, date, epiweek, metric_frequency, in_reporting_delay_period, force_write, metric_value"
+_POINT_VALUES = """o.refresh_date, o.embargo, o.date, o.epiweek, o.metric_frequency, o.in_reporting_delay_period, o.force_write,
+       o.metric_value"""
+
+# In the order of the index; of rows that say the same, the one written last is kept.
+COPY_FACTS: dict[str, LiteralString] = {
+    "data_coreheadline": f"""
+INSERT INTO metrics.core_headline
+    (id, series_id, refresh_date, embargo, period_start, period_end, force_write, metric_value, lower_confidence, upper_confidence)
+SELECT o.id, k.series_id, o.refresh_date, o.embargo, o.period_start, o.period_end, o.force_write, o.metric_value, o.lower_confidence,
+       o.upper_confidence
+FROM metrics_before.data_coreheadline AS o
+JOIN adopted_key AS k ON k.fact = 'data_coreheadline' AND k.series_id IS NOT NULL AND {_OF_KEY}
+ORDER BY k.series_id, o.period_end, o.id DESC
+ON CONFLICT ON CONSTRAINT core_headline_version DO NOTHING
+""",
+    "data_coretimeseries": f"""
+INSERT INTO metrics.core_time_series (id, series_id, {_POINT_COLUMNS})
+SELECT o.id, k.series_id, {_POINT_VALUES}
+FROM metrics_before.data_coretimeseries AS o
+JOIN adopted_key AS k ON k.fact = 'data_coretimeseries' AND k.series_id IS NOT NULL AND {_OF_KEY}
+WHERE o.refresh_date IS NOT NULL AND o.epiweek >= 0
+ORDER BY k.series_id, o.date, o.id DESC
+ON CONFLICT ON CONSTRAINT core_time_series_version DO NOTHING
+""",
+    "data_apitimeseries": f"""
+INSERT INTO metrics.api_time_series (id, series_id, {_POINT_COLUMNS})
+SELECT o.id, l.series_id, {_POINT_VALUES}
+FROM metrics_before.data_apitimeseries AS o
+JOIN adopted_label AS l ON l.series_id IS NOT NULL AND {_OF_LABEL}
+WHERE o.refresh_date IS NOT NULL AND o.epiweek >= 0
+ORDER BY l.series_id, o.date, o.id DESC
+ON CONFLICT ON CONSTRAINT api_time_series_version DO NOTHING
+""",
+}
+
+_LEFT = """
+SELECT reason, sum(rows)::bigint FROM {counted} AND reason IS NOT NULL GROUP BY reason
+UNION ALL
+SELECT 'null_refresh_date', sum(undated)::bigint FROM {counted} AND reason IS NULL HAVING sum(undated) > 0
+UNION ALL
+SELECT 'negative_epiweek', sum(misnumbered)::bigint FROM {counted} AND reason IS NULL HAVING sum(misnumbered) > 0
+"""
+LEFT_BEHIND: dict[str, LiteralString] = {
+    "data_coreheadline": _LEFT.format(counted="adopted_key WHERE fact = 'data_coreheadline'"),
+    "data_coretimeseries": _LEFT.format(counted="adopted_key WHERE fact = 'data_coretimeseries'"),
+    "data_apitimeseries": _LEFT.format(counted="adopted_label WHERE true"),
+}
+
+_CHANGED = """
+SELECT count(*) FILTER (WHERE o.is_public AND NOT s.is_public), count(*) FILTER (WHERE {redated})
+FROM metrics.{target} AS t
+JOIN metrics.series AS s ON s.id = t.series_id
+JOIN metrics_before.{original} AS o ON o.id = t.id
+"""
+_REDATED = "o.year <> extract(year FROM o.date) OR o.month IS DISTINCT FROM extract(month FROM o.date)::smallint"
+CHANGED: dict[str, LiteralString] = {
+    "data_coreheadline": _CHANGED.format(target="core_headline", original="data_coreheadline", redated="false"),
+    "data_coretimeseries": _CHANGED.format(target="core_time_series", original="data_coretimeseries", redated=_REDATED),
+    "data_apitimeseries": _CHANGED.format(target="api_time_series", original="data_apitimeseries", redated=_REDATED),
+}
+"""Rows taken over that readers see otherwise than before: made non-public, and with another year or month."""
+
+# What an equal file would not mend: it is compared with the API rows.
+ONE_SIDED = """
+SELECT (SELECT count(*) FROM (SELECT series_id, date FROM metrics.api_time_series
+                              EXCEPT SELECT series_id, date FROM metrics.core_time_series) AS api_only),
+       (SELECT count(*) FROM (SELECT series_id, date FROM metrics.core_time_series
+                              EXCEPT SELECT series_id, date FROM metrics.api_time_series) AS core_only)
+"""
+
+ANALYZE_SUPPORTING = """
+ANALYZE metrics.theme, metrics.sub_theme, metrics.topic, metrics.metric_group, metrics.metric, metrics.geography_type, metrics.geography,
+    metrics.stratum, metrics.age, adopted_key, adopted_label
+"""
+ANALYZE_FACTS = "ANALYZE metrics.series, metrics.core_headline, metrics.core_time_series, metrics.api_time_series"
