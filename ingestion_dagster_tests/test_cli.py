@@ -25,6 +25,9 @@ from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
+from ingestion_dagster_tests.metrics.test_adoption import living
+
+__all__ = ["living"]
 
 STATUS_FIELDS = [
     "pipeline", "dataset", "partition", "status", "waiting_for", "loads", "rows_written", "rows_unchanged", "rows_rejected", "bytes",
@@ -632,3 +635,89 @@ def test_a_store_that_answers_nobody_ends_in_one_line(ingestion: Command, metric
     assert result.code == 1
     assert re.fullmatch(r"ingestion: run \S+ failed: Transient: object_store_unavailable: SlowDown", result.err.splitlines()[-1])
     assert metrics.statuses() == {"a.json": "ready"}
+
+
+# replay, boot and adopt
+
+
+def test_replay_loads_a_day_again_from_the_archive(ingestion: Command, metrics: Metrics, files: Callable[..., Path]) -> None:
+    ingestion("load", "metrics", files({"a.json": GOOD, "b.json": CASES}))
+    metrics.query("DELETE FROM metrics.core_time_series WHERE true")
+    metrics.query("DELETE FROM metrics.api_time_series WHERE true")
+    result = ingestion("replay", "metrics", "--partition", TODAY, "--dataset", "cases")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == "1 loads: 1 loaded (0 duplicates), 0 refused; 2 rows in, 2 written, 0 unchanged, 0 rejected\n"
+    assert metrics.query("SELECT DISTINCT metric_group FROM public.data_apitimeseries") == [("cases",)]
+    again = ingestion("replay", "metrics", "-p", TODAY, "-d", "cases")
+    assert again.out == "1 loads: 1 loaded (0 duplicates), 0 refused; 2 rows in, 0 written, 2 unchanged, 0 rejected\n"
+
+
+def test_replay_names_what_is_superseded_and_what_is_not_there(ingestion: Command, files: Callable[..., Path]) -> None:
+    ingestion("load", "metrics", files({"a.json": GOOD}))
+    ingestion("load", "metrics", files({"a.json": GOOD | {"refresh_date": "2024-01-01"}}))
+    result = ingestion("replay", "metrics", "-p", TODAY)
+    assert (result.code, result.err) == (0, "superseded: a newer version of a.json is known; replay that one\n")
+    nothing = ingestion("replay", "metrics", "-p", YESTERDAY)
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "nothing to replay\n")
+    assert ingestion("replay", "metrics").code == 2, "without a partition it would be the whole archive"
+
+
+def test_boot_replaces_every_fact_by_what_a_folder_holds(ingestion: Command, metrics: Metrics, files: Callable[..., Path]) -> None:
+    ingestion("load", "metrics", files({"a.json": GOOD, "b.json": HEADLINE}))
+    result = ingestion("metrics", "boot", files({"c.json": CASES, "bad.json": BAD}))
+    assert result.code == 2
+    assert result.out == "2 loads: 1 loaded (0 duplicates), 1 refused; 4 rows in, 2 written, 0 unchanged, 2 rejected\n"
+    assert metrics.query("SELECT DISTINCT metric_group FROM public.data_apitimeseries") == [("cases",)]
+    assert metrics.rows("metrics.core_headline") == 0
+    assert metrics.keys("boot") == metrics.keys("in") == []
+
+
+def test_boot_in_production_wants_to_be_told_that_it_is_meant(
+    ingestion: Command, metrics: Metrics, files: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INGESTION_ENVIRONMENT", "production")
+    folder = files({"a.json": GOOD})
+    refused = ingestion("metrics", "boot", folder)
+    assert (refused.code, refused.out) == (1, "")
+    assert "--yes" in refused.err
+    assert metrics.states() == []
+    assert ingestion("metrics", "boot", folder, "--yes").code == 0
+
+
+def test_adopt_marks_files_that_are_there_as_done_and_loads_nothing(ingestion: Command, metrics: Metrics) -> None:
+    metrics.land(old=GOOD, new=CASES)
+    old = metrics.settings.home_folder / "storage/metrics/in/old.json"
+    os.utime(old, (0, 0))
+    before = everything(metrics)
+    dry = ingestion("adopt", "metrics", "--before", "2000-01-01", "--dry-run")
+    assert (dry.code, dry.out.splitlines()[-1]) == (0, "1 files in the landing zone would be marked as done; nothing is loaded")
+    assert everything(metrics) == before
+    result = ingestion("adopt", "metrics", "--before", "2000-01-01")
+    assert (result.code, result.out.splitlines()[-1]) == (0, "1 files in the landing zone are marked as done; nothing is loaded")
+    assert metrics.statuses() == {"old.json": "archived", "new.json": "ready"}
+    assert metrics.rows("metrics.core_time_series") == 0
+    assert metrics.keys("in") == ["new.json"]
+    assert metrics.keys("processed") == ["old.json"]
+    assert metrics.query("SELECT DISTINCT why FROM ledger.load_events WHERE why LIKE 'adopted%%'") == [("adopted: it was there before",)]
+    assert ingestion("run", "metrics").code == 0
+    metrics.land(old=GOOD)
+    ingestion("run", "metrics")
+    assert metrics.rows("metrics.core_time_series") == 4, "delivered again, it is loaded"
+
+
+def test_adopt_takes_over_the_dashboards_own_tables(
+    living: Database, settings: Settings, ingestion: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INGESTION_DATABASE_URL", living.sqlalchemy_url)
+    behind = ingestion("status", "metrics")
+    assert behind.code == 1
+    upgrade = ingestion("db", "upgrade")
+    assert upgrade.code == 1
+    assert "ingestion adopt metrics" in upgrade.err
+    dry = ingestion("adopt", "metrics", "--dry-run")
+    result = ingestion("adopt", "metrics")
+    assert (dry.code, result.code) == (0, 0), result
+    assert dry.out.replace("would take over", "took over").splitlines()[0] == result.out.splitlines()[0]
+    assert "schema metrics_before" in result.out
+    assert ingestion("status", "metrics").code == 0
+    assert "none of the dashboard's own tables" in ingestion("adopt", "metrics").out

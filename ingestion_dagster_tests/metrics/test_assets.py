@@ -9,7 +9,7 @@ import pytest
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import landing
+from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.metrics.assets import LANDING_ZONE, datasets_selected
 from ingestion_dagster.metrics.checks import CHECK_SPECS
 from ingestion_dagster.metrics.places import zone
