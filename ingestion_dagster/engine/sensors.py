@@ -1,16 +1,23 @@
 """Sensor factories: what discovers and starts runs, and what tidies up after dead ones."""
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, run_tags
+from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings, current
+
+STREAM_SECONDS = 20.0
+"""How long a tick reads a stream; the listing after it has what is left of its own time."""
 
 _CURSOR_VERSION = 1
 _IN_FLIGHT = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
@@ -25,28 +32,89 @@ def landing_sensor(name: str, pipeline: str, place: Callable[[Settings], Zone], 
         name=name,
         job=job,
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED,
+        default_status=_default_status(settings),
         description=f"Watches the landing zone of {pipeline}. Asks for one run when loads are claimable and none is in flight.",
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
         settings = ingestion.settings()
-        zone = place(settings)
-        skip = _read_cursor(context)
         with ingestion.database().connect() as connection:
-            found = landing.discover(connection, zone, datetime.now(UTC), skip=skip, seconds=landing.LISTING_SECONDS)
-            claimable, oldest = ledger.claimable(connection, Scope(pipeline))
-            held_back = whereabouts.held_back(connection, pipeline)
-        context.update_cursor(_write_cursor(0 if found.complete else skip + found.seen))
-        saw = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {claimable} loads claimable"
-        saw += "".join(f"; {count} of {dataset} {why}" for dataset, why, count in held_back)
-        if not claimable:
-            return dg.SkipReason(saw)
-        if reason := _not_now(context.instance, pipeline, settings.runs_per_pipeline, datetime.now(UTC)):
-            return dg.SkipReason(f"{saw}; {reason}")
-        context.log.info("%s, the oldest since %s", saw, oldest)
-        return dg.SensorResult(run_requests=[dg.RunRequest(tags=run_tags(pipeline, settings))])
+            return _discover_and_ask(context, connection, settings, place(settings), landing.LISTING_SECONDS)
 
     return watch
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """A stream that brings files to a landing zone: which variable names it, what it says, and what takes its records.
+
+    `take` brings what is new there to the landing zone, in so many seconds at most, and returns what a tick says of it.
+    """
+
+    variable: str
+    stream: Callable[[Settings], str | None]
+    take: Callable[[Connection, Settings, float], str]
+
+
+def stream_sensor(
+    name: str,
+    pipeline: str,
+    place: Callable[[Settings], Zone],
+    source: StreamSource,
+    job: dg.job,  # type: ignore[valid-type]
+) -> dg.SensorDefinition:
+    """A sensor that brings a stream's records to the landing zone, and then does what `landing_sensor` does. Idle without a stream."""
+    settings = current()
+
+    @dg.sensor(
+        name=name,
+        job=job,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=_default_status(settings) if source.stream(settings) else dg.DefaultSensorStatus.STOPPED,
+        description=f"Writes the records of a stream to the landing zone of {pipeline}, and watches that. Set {source.variable}.",
+    )
+    def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
+        settings = ingestion.settings()
+        if not source.stream(settings):
+            return dg.SkipReason(f"no stream is read: set {source.variable} to the name or ARN of one")
+        started = time.monotonic()
+        gave_way: Transient | None = None
+        with ingestion.database().connect() as connection:
+            try:
+                saw = source.take(connection, settings, STREAM_SECONDS)
+            except Transient as error:
+                # What was written by then is asked for all the same.
+                saw, gave_way = f"the stream was left for now ({error.code})", error
+            left = landing.LISTING_SECONDS - (time.monotonic() - started)
+            result = _discover_and_ask(context, connection, settings, place(settings), left, saw)
+        if gave_way is not None and isinstance(result, dg.SkipReason):
+            raise gave_way
+        return result
+
+    return watch
+
+
+def _discover_and_ask(
+    context: dg.SensorEvaluationContext, connection: Connection, settings: Settings, zone: Zone, seconds: float, saw: str | None = None
+) -> dg.SensorResult | dg.SkipReason:
+    """List a landing zone for so long, and ask for a run if anything is claimable and none is in flight. `saw` leads what is said of it."""
+    skip = _read_cursor(context)
+    found = landing.discover(connection, zone, datetime.now(UTC), skip=skip, seconds=seconds)
+    claimable, oldest = ledger.claimable(connection, Scope(zone.pipeline))
+    held_back = whereabouts.held_back(connection, zone.pipeline)
+    context.update_cursor(_write_cursor(0 if found.complete else skip + found.seen))
+    seen = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {claimable} loads claimable"
+    seen += "".join(f"; {count} of {dataset} {why}" for dataset, why, count in held_back)
+    saw = f"{saw}; {seen}" if saw else seen
+    if not claimable:
+        return dg.SkipReason(saw)
+    if reason := _not_now(context.instance, zone.pipeline, settings.runs_per_pipeline, datetime.now(UTC)):
+        return dg.SkipReason(f"{saw}; {reason}")
+    context.log.info("%s, the oldest since %s", saw, oldest)
+    return dg.SensorResult(run_requests=[dg.RunRequest(tags=run_tags(zone.pipeline, settings))])
+
+
+def _default_status(settings: Settings) -> dg.DefaultSensorStatus:
+    return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
 
 
 def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorDefinition:
@@ -56,7 +124,7 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
     @dg.sensor(
         name=f"{pipeline}_sweep_sensor",
         minimum_interval_seconds=max(30, settings.sensor_seconds),
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED,
+        default_status=_default_status(settings),
         description=f"Returns what dead runs of {pipeline} held, finishes their moves, reports them failed. Starts no runs.",
     )
     def sweep(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:

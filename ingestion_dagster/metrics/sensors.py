@@ -2,10 +2,13 @@
 
 import dagster as dg
 
+from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
 from ingestion_dagster.engine.dagster import PIPELINE_TAG
-from ingestion_dagster.engine.sensors import landing_sensor, sweep_sensor
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.sensors import StreamSource, landing_sensor, stream_sensor, sweep_sensor
 from ingestion_dagster.metrics.assets import metrics_files
 from ingestion_dagster.metrics.places import PIPELINE, zone
+from ingestion_dagster.settings import Settings
 
 METRICS_JOB = dg.define_asset_job(
     "metrics_load",
@@ -16,4 +19,22 @@ METRICS_JOB = dg.define_asset_job(
 )
 
 metrics_s3_sensor = landing_sensor("metrics_s3_sensor", PIPELINE, zone, METRICS_JOB)
+
+
+def _take_records(connection: Connection, settings: Settings, seconds: float) -> str:
+    from ingestion_dagster.metrics.stream import take  # boto3 comes with it: not while definitions are loaded
+
+    stream = settings.metrics_kinesis_stream or ""
+    return str(take(connection, zone(settings), stream, seconds=seconds, max_load_bytes=settings.max_load_bytes))
+
+
+KINESIS = StreamSource("INGESTION_METRICS_KINESIS_STREAM", lambda settings: settings.metrics_kinesis_stream, _take_records)
+
+metrics_kinesis_sensor = stream_sensor("metrics_kinesis_sensor", PIPELINE, zone, KINESIS, METRICS_JOB)
 metrics_sweep_sensor = sweep_sensor(PIPELINE, zone)
+metrics_failure_sensor = failure_sensor(PIPELINE)
+metrics_watch_sensor = watch_sensor(
+    PIPELINE,
+    ("metrics_s3_sensor", "metrics_kinesis_sensor", "metrics_sweep_sensor", "metrics_failure_sensor"),
+    lambda settings: settings.metrics_claimable_minutes,
+)

@@ -1,6 +1,7 @@
 """The metrics pipeline in a process of its own, without Dagster: to be killed, stopped and raced; and what its runs leave behind.
 
-`python -m ingestion_dagster_tests.metrics.driver` sweeps, discovers and loads once; `… retry` puts errored loads back to ready.
+`python -m ingestion_dagster_tests.metrics.driver` sweeps, discovers and loads once; `… retry` puts errored loads back to ready, `… replay`
+archived ones.
 Settings come from the environment.
 """
 
@@ -69,6 +70,15 @@ def retry(settings: Settings) -> None:
     """Put every errored load back to ready."""
     with postgres.locate(settings).connect() as connection:
         ledger.retry(connection, Scope(PIPELINE))
+
+
+def replay(settings: Settings) -> None:
+    """Put every archived load that is the newest of its key back to ready."""
+    with postgres.locate(settings).connect() as connection:
+        ledger.replay(connection, Scope(PIPELINE))
+
+
+COMMANDS = {"run": run, "retry": retry, "replay": replay}
 
 
 def start(settings: Settings, command: str = "run", *, fault: str | None = None) -> "subprocess.Popen[str]":
@@ -222,4 +232,4 @@ def as_bytes(payload: Mapping[str, Any] | bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    {"run": run, "retry": retry}[sys.argv[1] if len(sys.argv) > 1 else "run"](current())
+    COMMANDS[sys.argv[1] if len(sys.argv) > 1 else "run"](current())

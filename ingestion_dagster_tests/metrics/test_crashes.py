@@ -17,15 +17,13 @@ import pytest
 import ingestion_dagster
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.ledger import LEGAL_MOVES, Status
+from ingestion_dagster.engine.ledger import LEGAL_MOVES
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.metrics import driver
+from ingestion_dagster_tests.engine import test_notifications
+from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
-
-NOT_MADE_YET = {(Status.ARCHIVED, Status.READY)}
-"""Legal moves that no code makes so far: a replay's."""
 
 CASES: dict[str, Any] = {"metric_group": "cases", "metric": "COVID-19_cases_casesByDay"}
 AGAIN = time_series_payload()
@@ -103,6 +101,7 @@ STORIES = {
     "backlog": Story(),
     "paused": Story(land_with_cases_paused, then=resume_cases),
     "retry": Story(finish_backlog, "retry"),
+    "replay": Story(finish_backlog, "replay"),
     "come back": Story(finish_while_somebody_writes),
 }
 
@@ -143,6 +142,7 @@ def cases() -> Iterator[Case]:
             stranded = f"transition.{moving}.ready_for_{moving}.{when}"
             yield Case(stranded, faults=(f"transition.ready_for_{moving}.{moving}.after", stranded))
         yield Case(f"transition.errored.ready.{when}", "retry")
+        yield Case(f"transition.archived.ready.{when}", "replay")
         yield Case(f"transition.archived.ready_for_archiving.{when}", "come back")
         yield Case(f"transition.errored.ready_for_erroring.{when}", "come back")
         yield Case(f"landing.report.{when}")
@@ -179,7 +179,8 @@ def fault_points_of_the_package() -> set[str]:
 
 
 def test_no_fault_point_is_without_a_crash() -> None:
-    killed_at = {case.point for case in CRASHES}
+    elsewhere = [*test_notifications.KILLED_AT, *test_adoption.FAULTS, *test_boot.FAULTS, *test_stream.CRASHES]
+    killed_at = {case.point for case in CRASHES} | {fault.partition(":")[0] for fault in elsewhere}
     points = fault_points_of_the_package()
     assert len(points) >= 18
     assert [point for point in points if not any(re.fullmatch(point, killed) for killed in killed_at)] == []
@@ -188,10 +189,8 @@ def test_no_fault_point_is_without_a_crash() -> None:
 
 def test_no_transition_is_without_a_crash() -> None:
     killed_at = {case.point for case in CRASHES}
-    needed = {f"transition.{was}.{to}.{when}" for was, to in LEGAL_MOVES - NOT_MADE_YET for when in ("before", "after")}
+    needed = {f"transition.{was}.{to}.{when}" for was, to in LEGAL_MOVES for when in ("before", "after")}
     assert needed - killed_at == set()
-    unneeded = {f"transition.{was}.{to}.{when}" for was, to in NOT_MADE_YET for when in ("before", "after")}
-    assert unneeded & killed_at == set(), "made by now: take the move out of NOT_MADE_YET"
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ def undisturbed(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
             settings = settings_for(database, tmp_path_factory.mktemp("undisturbed"))
             story = STORIES[name]
             story.begin(settings)
-            {"run": driver.run, "retry": driver.retry}[story.command](settings)
+            driver.COMMANDS[story.command](settings)
             story.then(settings)
             driver.finish(settings)
             told[name] = driver.left_behind(settings)
@@ -267,8 +266,8 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(
     for fault in case.killed_at:
         killed(settings, story.command, fault)
         driver.let_leases_run_out(settings)
-    if story.command == "retry":  # whoever typed it types it again
-        driver.retry(settings)
+    if story.command != "run":  # whoever typed it types it again
+        driver.COMMANDS[story.command](settings)
     story.then(settings)
     driver.finish(settings)
     assert driver.differences(driver.left_behind(settings), expected) == []
