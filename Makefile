@@ -38,8 +38,17 @@ dev: setup ## the Dagster UI with sensors on, at http://localhost:3000
 lint: setup ## every static check: format, style, types, layers, secrets, definitions
 	@sh tools/lint.sh
 
-bench: setup ## every benchmark, as tables of ratios
+# The peers have an environment of their own: what they pin is no business of ours.
+PEERS := .venv/bench
+
+bench: $(PEERS)/.stamp ## every benchmark, as tables of ratios (ARGS="--quick" without the long ones)
 	@$(PY) -m benchmarks $(ARGS)
+
+$(PEERS)/.stamp: requirements-bench.txt | setup
+	@echo "bench: the peers' environment"
+	@$(BIN)/uv venv --quiet --clear --python $(PY) $(PEERS)
+	@VIRTUAL_ENV="$(CURDIR)/$(PEERS)" $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements-bench.txt
+	@touch $@
 
 lock: setup ## compile pyproject.toml into the three hash-locked requirements files
 	@sh tools/lock.sh

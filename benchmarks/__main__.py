@@ -1,4 +1,4 @@
-"""Run every benchmark, or those named as arguments."""
+"""Run every benchmark, or those named as arguments; `--quick` leaves the long ones out."""
 
 import sys
 
@@ -9,8 +9,10 @@ BENCHMARKS = {"metrics": metrics.main}
 
 def main() -> None:
     """Run the benchmarks named on the command line; all of them without a name."""
-    for name in sys.argv[1:] or BENCHMARKS:
-        BENCHMARKS[name]()
+    names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    for name in names or BENCHMARKS:
+        BENCHMARKS[name](quick="--quick" in sys.argv)
 
 
-main()
+if __name__ == "__main__":
+    main()

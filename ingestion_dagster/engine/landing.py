@@ -149,8 +149,8 @@ def _move(connection: Connection, zone: Zone, steps: Sequence[Step], lease_secon
         taken = ledger.transition(connection, due, ready, moving, lease_seconds=lease_seconds, run_id=run_id)
         copies = list(_side_by_side(zone, lambda load: _copy(zone, load), taken))
         finished: list[Step] = []
-        if _flushed(zone, taken):
-            finished = [step for step in _side_by_side(zone, lambda copy: _remove(zone, copy), copies) if step is not None]
+        if _flushed(copies):
+            finished = [step for step in _side_by_side(zone, _remove, copies) if step is not None]
         moved = ledger.transition(connection, finished, moving, MOVED[moving], lease_seconds=lease_seconds, run_id=run_id)
         done = {load.id for load in moved}
         pending += [load for load in taken if load.id not in done]
@@ -196,6 +196,7 @@ class _Copy:
     """A load whose object has been copied, or of which there is nothing left to copy."""
 
     load: Load
+    targets: Sequence[Target]
     source: tuple[ObjectStore, StoredObject] | None = None
     location: str | None = None
     why: str | None = None
@@ -217,21 +218,21 @@ def _source(zone: Zone, load: Load) -> tuple[ObjectStore, StoredObject]:
 
 def _copy(zone: Zone, load: Load) -> _Copy:
     """Copy a load's object and write its report. What a store cannot do now is this load's affair, not its neighbours'."""
+    targets = zone.targets(load)
     try:
-        copied = _copied(zone, load)
+        copied = _copied(zone, load, targets)
         if load.status == Status.ERRORING or load.rows_rejected:
-            target = zone.targets(load)[-1]
+            target = targets[-1]
             fault_point("landing.report.before")
             target.store.write(f"{target.key}.report.json", _report(load))
             fault_point("landing.report.after")
     except (Transient, ConfigurationError, ValueError) as error:
         log.warning("load_id=%s error=%s: its object stays where it is for now", load.id, _kind(error))
-        return _Copy(load, failed=True)
+        return _Copy(load, targets, failed=True)
     return copied
 
 
-def _copied(zone: Zone, load: Load) -> _Copy:
-    targets = zone.targets(load)
+def _copied(zone: Zone, load: Load, targets: Sequence[Target]) -> _Copy:
     location = targets[-1].location
     try:
         store, seen = _source(zone, load)
@@ -248,30 +249,30 @@ def _copied(zone: Zone, load: Load) -> _Copy:
                 impossible = True
     except Missing:
         if all(target.store.find(target.key) for target in targets):
-            return _Copy(load, None, location)
-        return _Copy(load, None, None, "the object was gone before it could be moved")
+            return _Copy(load, targets, None, location)
+        return _Copy(load, targets, None, None, "the object was gone before it could be moved")
     except Changed:
-        return _Copy(load, None, None, "the object was overwritten before it could be moved")
-    return _Copy(load, (store, seen), location, "its key is a folder among the processed objects" if impossible else None)
+        return _Copy(load, targets, None, None, "the object was overwritten before it could be moved")
+    return _Copy(load, targets, (store, seen), location, "its key is a folder among the processed objects" if impossible else None)
 
 
-def _flushed(zone: Zone, loads: Sequence[Load]) -> bool:
-    """Whether what was copied for these loads is durable. If not, their sources stay."""
+def _flushed(copies: Sequence[_Copy]) -> bool:
+    """Whether what was copied is durable. If not, the sources stay."""
     try:
-        for store in {id(target.store): target.store for load in loads for target in zone.targets(load)}.values():
+        for store in {id(target.store): target.store for copied in copies for target in copied.targets}.values():
             store.flush()
     except (Transient, ConfigurationError) as error:
-        log.warning("loads=%s error=%s: their objects stay where they are for now", len(loads), _kind(error))
+        log.warning("loads=%s error=%s: their objects stay where they are for now", len(copies), _kind(error))
         return False
     return True
 
 
-def _remove(zone: Zone, copied: _Copy) -> Step | None:
+def _remove(copied: _Copy) -> Step | None:
     if copied.failed:
         return None
     if copied.source is not None:
         store, seen = copied.source
-        kept = {(target.store.url, target.key) for target in zone.targets(copied.load)}
+        kept = {(target.store.url, target.key) for target in copied.targets}
         if (store.url, seen.key) not in kept:
             try:
                 if copied.load.location is not None:

@@ -10,13 +10,13 @@ import logging
 import os
 import stat
 import threading
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
+from types import TracebackType
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_removal import ABSENT, FILE, FOLDER, ctime_of, entries, lstat, remove_version, version_of
@@ -93,7 +93,7 @@ class LocalStore(ObjectStore):
 
     def read(self, obj: StoredObject) -> bytes:
         """See ObjectStore."""
-        with self._faults(), self._opened(obj) as file:
+        with self._faults(), _Opened(self._open(obj), obj) as file:
             data = os.read(file, obj.size)
             if len(data) < obj.size:
                 data = b"".join((data, *_chunks(file)))
@@ -101,7 +101,7 @@ class LocalStore(ObjectStore):
 
     def stream(self, obj: StoredObject) -> Iterator[bytes]:
         """See ObjectStore."""
-        with self._faults(), self._opened(obj) as file:
+        with self._faults(), _Opened(self._open(obj), obj) as file:
             yield from _chunks(file)
 
     def write(self, key: str, data: bytes, *, modified: datetime | None = None) -> StoredObject:
@@ -109,8 +109,14 @@ class LocalStore(ObjectStore):
         return self._place(key, (data,), modified=modified, size=len(data), durable=True)
 
     def receive(self, source: ObjectStore, obj: StoredObject, key: str) -> StoredObject:
-        """See ObjectStore. The copy keeps the source's `modified`; it is durable after `flush`, which costs a fraction of syncing each."""
-        return self._place(key, source.stream(obj), modified=obj.modified, size=obj.size, durable=False)
+        """See ObjectStore. The copy keeps the source's `modified`; it is durable after `flush`, which costs a fraction of syncing each.
+
+        A small file that stands there with the same bytes already is left and dated anew: to write it again costs several times as much.
+        """
+        if obj.size > _CHUNK:
+            return self._place(key, source.stream(obj), modified=obj.modified, size=obj.size, durable=False)
+        data = b"".join(source.stream(obj))
+        return self._kept(key, data, obj.modified) or self._place(key, (data,), modified=obj.modified, size=obj.size, durable=False)
 
     def flush(self) -> None:
         """See ObjectStore."""
@@ -167,9 +173,8 @@ class LocalStore(ObjectStore):
         os.sync()  # makes the new folders above the root durable, once in a store's life
         return os.open(self._root, FOLDER)
 
-    @contextmanager
-    def _opened(self, obj: StoredObject) -> Iterator[int]:
-        """The file, of which the version is compared before and after use."""
+    def _open(self, obj: StoredObject) -> int:
+        """Descriptor of the file, which is the object in that version, for the caller to close."""
         *parents, name = checked_key(obj.key).split("/")
         folder = self._folder(parents)
         if folder is None:
@@ -182,17 +187,28 @@ class LocalStore(ObjectStore):
             raise
         finally:
             os.close(folder)
-        try:
-            found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode):
-                raise Missing(obj.key)
-            if version_of(found) != obj.version:
-                raise Changed(obj.key)
-            yield file
-            if version_of(os.fstat(file)) != obj.version:
-                raise Changed(obj.key)
-        finally:
-            os.close(file)
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and version_of(found) == obj.version:
+            return file
+        os.close(file)
+        raise Changed(obj.key) if stat.S_ISREG(found.st_mode) else Missing(obj.key)
+
+    def _kept(self, key: str, data: bytes, modified: datetime) -> StoredObject | None:
+        """What stands under the key, dated anew, if it is a file with these very bytes and with no other name."""
+        *parents, name = checked_key(key).split("/")
+        # What is in the way here is told by the one who writes.
+        with suppress(OSError):
+            folder = self._folder(parents)
+            if folder is None:
+                return None
+            try:
+                placed = _dated_anew(folder, name, data, modified)
+            finally:
+                os.close(folder)
+            if placed is not None:
+                self._note(key, placed)
+                return _stored(key, placed)
+        return None
 
     def _place(self, key: str, chunks: Iterable[bytes], *, modified: datetime | None, size: int, durable: bool) -> StoredObject:
         *parents, name = checked_key(key).split("/")
@@ -206,7 +222,7 @@ class LocalStore(ObjectStore):
                     written = _write(file, chunks)
                     if modified is not None:
                         os.utime(file, ns=(_nanoseconds(modified),) * 2)
-                    if written[0] != size or written != _checksum(_chunks(file)):
+                    if written != size:
                         raise Transient("object_store_unavailable", f"{self.url}/{key}: what was written is not what was read")
                     if durable:
                         os.fsync(file)
@@ -221,11 +237,14 @@ class LocalStore(ObjectStore):
                 if durable:
                     os.fsync(folder)
                 else:
-                    with self._noting:
-                        self._unsynced[key] = placed.st_dev
+                    self._note(key, placed)
             finally:
                 os.close(folder)
         return _stored(key, placed)
+
+    def _note(self, key: str, placed: os.stat_result) -> None:
+        with self._noting:
+            self._unsynced[key] = placed.st_dev
 
     def _sync(self, keys: dict[str, int]) -> None:
         if _syncfs and len(keys) >= _SYNC_AT_ONCE:
@@ -252,17 +271,50 @@ class LocalStore(ObjectStore):
             finally:
                 os.close(folder)
 
-    @contextmanager
-    def _faults(self, key: str | None = None) -> Iterator[None]:
-        """Turns what the file system says into what this project says; `key` is what is being written."""
+    def _faults(self, key: str | None = None) -> "_Faults":
+        return _Faults(self.url, key)
+
+
+class _Faults:
+    """Turns what the file system says into what this project says; `key` is what is being written."""
+
+    __slots__ = ("_key", "_url")
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._url = url
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, OSError):
+            return
+        if self._key is not None and error.errno in _IN_THE_WAY:
+            raise ValueError(f"{self._url} cannot hold the key {self._key!r}: {error.strerror}") from error
+        if error.errno in _CLOSED_TO_US:
+            raise ConfigurationError(f"{self._url}: {error.strerror}; check the folder and its permissions") from error
+        raise Transient("object_store_unavailable", f"{self._url}: {error.strerror}") from error
+
+
+class _Opened:
+    """A file that was opened as a version of an object: whether it is that version still is looked at after use."""
+
+    __slots__ = ("_file", "_obj")
+
+    def __init__(self, file: int, obj: StoredObject) -> None:
+        self._file = file
+        self._obj = obj
+
+    def __enter__(self) -> int:
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            yield
-        except OSError as error:
-            if key is not None and error.errno in _IN_THE_WAY:
-                raise ValueError(f"{self.url} cannot hold the key {key!r}: {error.strerror}") from error
-            if error.errno in _CLOSED_TO_US:
-                raise ConfigurationError(f"{self.url}: {error.strerror}; check the folder and its permissions") from error
-            raise Transient("object_store_unavailable", f"{self.url}: {error.strerror}") from error
+            if error is None and version_of(os.fstat(self._file)) != self._obj.version:
+                raise Changed(self._obj.key)
+        finally:
+            os.close(self._file)
 
 
 def _inner_folder(folder: int, name: str, *, create: bool) -> int:
@@ -290,27 +342,30 @@ def _chunks(file: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _write(file: int, chunks: Iterable[bytes]) -> tuple[int, int]:
-    """Size and CRC-32 of what was written; the file is left at its beginning."""
-
-    def writing() -> Iterator[bytes]:
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            yield chunk
-
-    written = _checksum(writing())
-    os.lseek(file, 0, os.SEEK_SET)
-    return written
-
-
-def _checksum(chunks: Iterable[bytes]) -> tuple[int, int]:
-    size = checksum = 0
+def _write(file: int, chunks: Iterable[bytes]) -> int | None:
+    """Bytes written to a new file; None if they do not read back as they were given."""
+    size = 0
     for chunk in chunks:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        if os.pread(file, len(chunk), size) != chunk:
+            return None
         size += len(chunk)
-        checksum = zlib.crc32(chunk, checksum)
-    return size, checksum
+    return size
+
+
+def _dated_anew(folder: int, name: str, data: bytes, modified: datetime) -> os.stat_result | None:
+    file = os.open(name, FILE, dir_fd=folder)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size != len(data) or os.read(file, len(data) + 1) != data:
+            return None
+        os.utime(file, ns=(_nanoseconds(modified),) * 2)
+    finally:
+        os.close(file)
+    placed = lstat(folder, name)
+    return placed if placed is not None and placed.st_ino == found.st_ino else None
 
 
 def _nanoseconds(moment: datetime) -> int:

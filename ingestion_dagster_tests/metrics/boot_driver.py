@@ -1,0 +1,86 @@
+"""Boots, replays and loads under a point policy in processes of their own, to be killed, stopped and raced.
+
+`python -m ingestion_dagster_tests.metrics.boot_driver boot FOLDER`, `… replay PARTITION`, `… load`. Settings come from the environment.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Again, Scope
+from ingestion_dagster.engine.local_files import distinct
+from ingestion_dagster.engine.object_store import open_store
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.metrics.boot import boot as boot_from
+from ingestion_dagster.metrics.load import Job, load_metrics
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, zone
+from ingestion_dagster.metrics.policy import full_topics
+from ingestion_dagster.metrics.registry import FILE_TYPES
+from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.metrics import driver
+
+
+def boot(settings: Settings, folder: Path | str, run_id: str | None = None) -> Outcome:
+    """One boot, as the load step makes it: sweep, then replace the facts."""
+    database = postgres.locate(settings)
+    run_id = run_id or f"boot-{uuid.uuid4().hex[:8]}"
+    with database.connect() as connection:
+        _sweep(connection, settings, run_id)
+    job = _job(settings, boot_zone(settings, run_id))
+    return boot_from(database, job, open_store(boot_folder(settings)), distinct([Path(folder)]), run_id, Limits.of(settings))
+
+
+def replay(settings: Settings, partition: str) -> Again:
+    """What is archived in a partition put back, then one run over that partition, as `ingestion replay` does it."""
+    with postgres.locate(settings).connect() as connection:
+        again = ledger.replay(connection, Scope(PIPELINE, partitions=frozenset({partition})))
+    load(settings, partition=partition)
+    return again
+
+
+def load(settings: Settings, *, now: datetime = driver.NOW, partition: str | None = None) -> Outcome:
+    """One run under the settings' point policy, over a partition or all there is: sweep, discover, load."""
+    database = postgres.locate(settings)
+    run_id = f"load-{uuid.uuid4().hex[:8]}"
+    scope = Scope(PIPELINE, partitions=frozenset({partition}) if partition else None)
+    with database.connect() as connection:
+        _sweep(connection, settings, run_id)
+        landing.discover(connection, zone(settings), datetime.now(UTC), run_id)
+        with Claims(database, scope, run_id, Limits.of(settings)) as claims:
+            return load_metrics(claims, _job(settings, zone(settings), now), connection)
+
+
+def _job(settings: Settings, place: Zone, now: datetime = driver.NOW) -> Job:
+    return Job(place, frozenset(FILE_TYPES), now, settings.max_load_bytes, full_topics(settings))
+
+
+def _sweep(connection: Connection, settings: Settings, run_id: str) -> None:
+    limits = Limits.of(settings)
+    ledger.sync_datasets(connection, PIPELINE, DATASETS)
+    landing.sweep(connection, zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+
+
+def start(settings: Settings, *command: str | Path, fault: str | None = None) -> "subprocess.Popen[str]":
+    """A process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
+    for name, value in settings.model_dump(exclude_unset=True).items():
+        environment[f"INGESTION_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
+    if fault is not None:
+        environment["INGESTION_TEST_FAULT"] = fault
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    arguments = [sys.executable, "-m", "ingestion_dagster_tests.metrics.boot_driver", *map(str, command)]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+if __name__ == "__main__":
+    commands: dict[str, Callable[..., object]] = {"boot": boot, "replay": replay, "load": load}
+    commands[sys.argv[1]](current(), *sys.argv[2:])
