@@ -171,9 +171,14 @@ def replay(
     scope = Scope(found.name, frozenset({dataset}) if dataset else None, frozenset({partition}))
     with postgres.ready(settings).connect() as connection:
         again = ledger.replay(connection, scope)
+        begun = [
+            row
+            for row in whereabouts.status_counts(connection, found.name, [partition])
+            if dataset in (None, row["dataset"]) and row["status"] not in ("archived", "errored")
+        ]
     for old in again.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; replay that one", markup=False)
-    if not again.ready:
+    if not begun:
         err.print("nothing to replay")
         raise typer.Exit(LOADED)
     _run_and_exit(found, settings, runs.Request(dataset, partition))

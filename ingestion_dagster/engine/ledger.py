@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from ingestion_dagster.engine import ledger_sql as sql
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.faults import fault_point
@@ -279,7 +281,7 @@ def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
         fault_point(f"transition.ingesting.{to}.before")
     for pipeline in {verdict.load.pipeline for verdict in verdicts}:
         of_pipeline = [verdict for verdict in verdicts if verdict.load.pipeline == pipeline]
-        payload = json.dumps([_as_record(verdict) for verdict in of_pipeline])
+        payload = orjson.dumps([_as_record(verdict) for verdict in of_pipeline]).decode()
         row = connection.execute(sql.SETTLE, {"pipeline": pipeline, "verdicts": payload}).fetchone()
         if row is None or row[0] != len(of_pipeline):
             raise ClaimLost

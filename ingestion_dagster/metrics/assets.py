@@ -235,11 +235,12 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
 
 
 def narrowed(connection: Connection, scope: Scope, job: Job, config: LoadConfig, run_id: str | None = None) -> Scope:
-    """What this run may claim: its scope, with what has arrived by now entered; or only what was errored, or archived, in it."""
+    """What this run may claim: its scope, with what has arrived by now entered, or with what is archived put back; or what was errored."""
     if config.only_errored:
         return replace(scope, ids=frozenset(ledger.retry(connection, scope, run_id=run_id).ready))
     if config.replay:
-        return replace(scope, ids=frozenset(ledger.replay(connection, scope, run_id).ready))
+        ledger.replay(connection, scope, run_id)
+        return scope  # and what an attempt that failed has put back before
     landing.discover(connection, job.zone, datetime.now(UTC), run_id)
     return scope
 

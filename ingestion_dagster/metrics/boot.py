@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Claims, Limits
-from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Load, Scope
+from ingestion_dagster.engine.ledger import Load, Scope, Status
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, is_key
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -50,6 +50,7 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
         with connection.transaction():
             ledger.discover(connection, job.zone.pipeline, job.zone.landing.url, landed, datetime.now(UTC), run_id)
             settled = _replace_facts(connection, database, job, run_id, limits, outcome)
+            _refuse_to_lose(settled, landed)
         fault_point("metrics.boot.committed")
         for first in range(0, len(settled), limits.batch_files):
             page = settled[first : first + limits.batch_files]
@@ -57,6 +58,15 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
             outcome.moves_pending += len(pending)
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _refuse_to_lose(settled: Sequence[Load], landed: Sequence[StoredObject]) -> None:
+    """Raise rather than commit facts that lack what a file says which was only not read, or that are none at all."""
+    done = [load for load in settled if load.status != Status.READY]
+    if len(done) < len(landed):
+        raise Transient("boot_incomplete", f"{len(landed) - len(done)} of {len(landed)} files could not be read or written now")
+    if not any(load.status == Status.READY_FOR_ARCHIVING for load in done):
+        raise ConfigurationError("no file of the folder can be loaded: every fact would go; 'ingestion check' says why")
 
 
 def _land(store: ObjectStore, key: str, path: Path) -> StoredObject:

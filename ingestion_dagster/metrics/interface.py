@@ -153,6 +153,10 @@ class MetricsAPIInterface:
         last, now = ({tuple(row[:4]): int(row[4]) for row in self._connection.execute(statement)} for statement in quality_sql.COUNTS)
         return last, now
 
+    def await_turn(self) -> None:
+        """Wait until no boot is replacing the facts; none begins to before the end of the caller's transaction."""
+        self._connection.execute(tables.AWAIT_TURN)
+
     def take_out_rehomed(self) -> set[int]:
         """Numbers of files whose metric belongs to another topic or group already; their rows leave the staging tables."""
         return {row[0] for row in self._connection.execute(tables.METRICS_AT_HOME_ELSEWHERE)}
@@ -192,13 +196,16 @@ class MetricsAPIInterface:
             run("TRUNCATE changed_date, changed_period")
         run(tables.READ_HISTORY, parameters)
         if restore:
-            merged.restored += sum(run(statement, parameters).rowcount for statement in tables.RESTORE.values())
+            restored = {table: run(statement, parameters).rowcount for table, statement in tables.RESTORE.items()}
+            merged.restored += restored["api_time_series"] + restored["core_headline"]
         merged.late |= {row[0] for row in run(tables.LATE_FILES, parameters)}
         run(tables.COMPARE_DATES, parameters)
         for statement in tables.REPLACE_SAME_REFRESH:
             run(statement)
-        run(tables.INSERT_CORE, parameters)
-        merged.written.update(dict(run(tables.INSERT_API, parameters).fetchall()))
+        for statement in tables.INSERT_CORE:
+            run(statement, parameters)
+        for statement in tables.INSERT_API:
+            merged.written.update(dict(run(statement, parameters).fetchall()))
         for statement in tables.DELETE_SUPERSEDED_DATES:
             merged.superseded += run(statement, parameters).rowcount
         run(tables.COMPARE_PERIODS, parameters)

@@ -148,6 +148,7 @@ def _told(verdicts: list[Verdict], outcome: Outcome, late: set[int] | None = Non
 def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load]) -> tuple[list[Verdict], set[int], Merged]:
     """The verdicts on a batch, the ids of late loads, and what the merge did; all rows are in the tables."""
     interface = MetricsAPIInterface(connection, job.full_topics)
+    interface.await_turn()
     previous = ledger.previous_versions(connection, batch)
     available = ledger.available_datasets(connection, job.zone.pipeline) & job.datasets
     overtaken = ledger.overtaken(connection, batch) if job.zone.landing.dated_by_arrival else frozenset()
@@ -169,8 +170,8 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
         # Nothing at all can be read: that is the store's trouble, no file's. The run fails, and the next one waits a while.
         # A load that is claimed by itself is charged all the same: it would fail every run for ever.
         raise unread[0]
-    rehomed = interface.take_out_rehomed()
-    merged = interface.merge(job.now)
+    rehomed = interface.take_out_rehomed() if staged else set()
+    merged = interface.merge(job.now) if staged else Merged()
     for number, verdict in staged.items():
         if number in rehomed:
             verdicts.append(_refuse(verdict, (REHOMED,), verdict.rows_in))

@@ -254,37 +254,57 @@ WHERE c.written AND c.held AND t.series_id = c.series_id AND t.date = c.date AND
 """,
 )
 
-_WRITTEN_POINTS = """
+# Into a series of which the table holds no row nothing can conflict but points of one file: there the check of every row is saved,
+# which is a tenth of a first load. Sorted, so that the pages of the unique index are filled one after the other.
+_KNOWN_SERIES = """
     FROM stage_file AS f
     JOIN stage_point AS p ON p.ord = f.ord
     WHERE f.round = %(round)s
+      AND (f.newest_refresh_date IS NOT NULL OR EXISTS (SELECT FROM metrics.{table} AS t WHERE t.series_id = f.series_id))
       AND (f.newest_refresh_date IS NULL
            OR EXISTS (SELECT FROM changed_date AS c WHERE c.written AND c.ord = p.ord AND c.date = p.date))
-"""
-
-INSERT_CORE: LiteralString = f"""
-INSERT INTO metrics.core_time_series
-    (series_id, refresh_date, embargo, date, epiweek, metric_frequency, in_reporting_delay_period, force_write, metric_value)
-SELECT f.series_id, f.refresh_date, p.embargo, p.date, p.epiweek, f.metric_frequency, p.in_reporting_delay_period, p.force_write,
-       p.scaled * 0.0001
-{_WRITTEN_POINTS}
 ON CONFLICT DO NOTHING
 """
+_NEW_SERIES = """
+    FROM stage_file AS f
+    JOIN stage_point AS p ON p.ord = f.ord
+    WHERE f.round = %(round)s AND f.newest_refresh_date IS NULL
+      AND NOT EXISTS (SELECT FROM metrics.{table} AS t WHERE t.series_id = f.series_id)
+    ORDER BY f.series_id, p.date, p.{value}, p.epiweek, p.in_reporting_delay_period, p.embargo
+"""
+_ONE_OF_EACH = "DISTINCT ON (f.series_id, p.date, p.{value}, p.epiweek, p.in_reporting_delay_period, p.embargo)"
 
-INSERT_API: LiteralString = f"""
+_INSERT_CORE = """
+INSERT INTO metrics.core_time_series
+    (series_id, refresh_date, embargo, date, epiweek, metric_frequency, in_reporting_delay_period, force_write, metric_value)
+SELECT {distinct} f.series_id, f.refresh_date, p.embargo, p.date, p.epiweek, f.metric_frequency, p.in_reporting_delay_period,
+       p.force_write, p.scaled * 0.0001
+{points}
+"""
+
+_INSERT_API = """
 WITH written AS (
     INSERT INTO metrics.api_time_series
         (series_id, refresh_date, embargo, date, epiweek, metric_frequency, in_reporting_delay_period, force_write, metric_value)
-    SELECT f.series_id, f.refresh_date, p.embargo, p.date, p.epiweek, f.metric_frequency, p.in_reporting_delay_period, p.force_write,
-           p.metric_value
-    {_WRITTEN_POINTS}
-    ON CONFLICT DO NOTHING
+    SELECT {distinct} f.series_id, f.refresh_date, p.embargo, p.date, p.epiweek, f.metric_frequency, p.in_reporting_delay_period,
+           p.force_write, p.metric_value
+    {points}
     RETURNING series_id
 ), counted AS (
     SELECT series_id, count(*) AS points FROM written GROUP BY series_id
 )
 SELECT f.ord, counted.points FROM counted JOIN stage_file AS f ON f.series_id = counted.series_id AND f.round = %(round)s
 """
+
+
+def _insert(template: str, table: str, value: str) -> tuple[str, str]:
+    """Into series the table knows, then into those it does not."""
+    known, new = _KNOWN_SERIES.format(table=table), _NEW_SERIES.format(table=table, value=value)
+    return template.format(distinct="", points=known), template.format(distinct=_ONE_OF_EACH.format(value=value), points=new)
+
+
+INSERT_CORE = _insert(_INSERT_CORE, "core_time_series", "scaled")
+INSERT_API = _insert(_INSERT_API, "api_time_series", "metric_value")
 
 _SUPERSEDED_DATE = """
 DELETE FROM metrics.{table} AS t USING changed_date AS c
@@ -405,7 +425,7 @@ WITH withdrawing AS (
         OR EXISTS (SELECT FROM {staged} AS p WHERE p.ord = f.ord AND (p.embargo IS NULL OR p.embargo <= %(now)s)))
 ), known_again AS (
     DELETE FROM metrics.withdrawn_{table} AS t USING withdrawing AS f, {staged} AS p
-    WHERE t.series_id = f.series_id AND p.ord = f.ord AND {same_as_staged}
+    WHERE t.series_id = f.series_id AND p.ord = f.ord AND {same_as_staged} AND (p.embargo IS NULL OR p.embargo <= %(now)s)
 ), gone AS (
     DELETE FROM metrics.{table} AS t USING withdrawing AS f
     WHERE t.series_id = f.series_id AND NOT EXISTS (SELECT FROM {staged} AS p WHERE p.ord = f.ord AND {same_as_staged})
@@ -416,7 +436,8 @@ WITH withdrawing AS (
 SELECT ord, count(*) FROM gone GROUP BY ord
 """
 
-# Under policy keep nothing is ever withdrawn: what was, under another policy, comes back before the file is compared with what is held.
+# Under policy keep nothing is ever withdrawn: what was, under another policy, comes back before the file is compared with what is held,
+# unless it has been superseded meanwhile.
 _RESTORE = """
 WITH back AS (
     DELETE FROM metrics.withdrawn_{table} AS w USING stage_file AS f
@@ -424,7 +445,10 @@ WITH back AS (
     RETURNING w.*
 )
 INSERT INTO metrics.{table} ({columns})
-SELECT {columns} FROM back WHERE NOT EXISTS (SELECT FROM metrics.{table} AS t WHERE t.series_id = back.series_id AND {same_as_back})
+SELECT {columns} FROM back WHERE NOT EXISTS (
+    SELECT FROM metrics.{table} AS t
+    WHERE t.series_id = back.series_id AND {same_as_back} AND t.refresh_date >= back.refresh_date
+      AND (t.refresh_date = back.refresh_date OR t.embargo IS NULL OR t.embargo <= %(now)s OR t.embargo <= back.embargo))
 ON CONFLICT DO NOTHING
 """
 
@@ -448,7 +472,10 @@ SELECT EXISTS (SELECT FROM metrics.withdrawn_api_time_series) OR EXISTS (SELECT 
     OR EXISTS (SELECT FROM metrics.withdrawn_core_headline)
 """
 
-# A merge begins with the themes: from here to the end of the transaction there is no other, while readers, and rows of others that refer
+# Waits for a boot to end. What is a duplicate, and what is known, may only be asked afterwards.
+AWAIT_TURN = "LOCK TABLE metrics.theme IN ROW EXCLUSIVE MODE"
+
+# A batch begins with the themes: from here to the end of the transaction there is no other, while readers, and rows of others that refer
 # to supporting tables, come and go. DELETE, not TRUNCATE, which would show an empty table to whoever began to read before.
 CLEAR: tuple[LiteralString, ...] = (
     "LOCK TABLE metrics.theme, metrics.series IN SHARE ROW EXCLUSIVE MODE",

@@ -1058,3 +1058,39 @@ def test_missing_credentials_are_told_as_such(new_bucket: Callable[..., str], aw
 def test_opening_a_bucket_asks_nobody(aws_environment: pytest.MonkeyPatch) -> None:
     aws_environment.setattr(s3_store, "_session", lambda: pytest.fail("connected"))
     assert open_store("s3://bucket/prefix").url == "s3://bucket/prefix"
+
+
+# A copy that is there already
+
+
+def test_a_copy_of_what_stands_there_already_writes_nothing_and_is_dated_anew(folder: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = folder.copy(folder.write("a", b"content", modified=datetime(2024, 1, 1, tzinfo=UTC)), folder, "copy")
+    folder.flush()
+    again = folder.write("a", b"content", modified=datetime(2024, 1, 2, tzinfo=UTC))
+    inode = Path(folder._root, "copy").stat().st_ino
+    copied = folder.copy(again, folder, "copy")
+    assert Path(folder._root, "copy").stat().st_ino == inode
+    assert (copied, copied.modified) == (folder.find("copy"), again.modified)
+    assert copied.version != earlier.version
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    folder.flush()
+    assert inode in synced
+
+
+@pytest.mark.parametrize("kind", ["other bytes", "hard link", "symbolic link"])
+def test_what_is_not_a_file_of_its_own_with_these_bytes_is_replaced(folder: LocalStore, kind: str) -> None:
+    obj = folder.write("a", b"content", modified=datetime(2024, 1, 1, tzinfo=UTC))
+    path = Path(folder._root, "copy")
+    if kind == "other bytes":
+        path.write_bytes(b"CONTENT")
+    elif kind == "hard link":
+        os.link(Path(folder._root, "a"), path)
+    else:
+        path.symlink_to("a")
+    obj = folder.find("a") or obj  # a link changes the ctime of what it names
+    copied = folder.copy(obj, folder, "copy")
+    assert not path.is_symlink()
+    assert path.stat().st_nlink == 1
+    assert path.stat().st_ino != Path(folder._root, "a").stat().st_ino
+    assert folder.read(copied) == b"content"

@@ -9,11 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ingestion_dagster.engine import landing
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics import boot as boot_module
 from ingestion_dagster.metrics import interface
@@ -396,3 +399,51 @@ def killed(settings: Settings, folder: Path, fault: str) -> None:
     """Boot until the process is killed there."""
     code, complaint = driver.end(boot_driver.start(settings, "boot", folder, fault=fault))
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
+
+
+def test_a_boot_that_cannot_read_every_file_changes_nothing(loaded: Metrics, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = landing.read
+
+    def moody(place: Zone, load: Load) -> bytes:
+        if load.key == "other.json":
+            raise Transient("object_store_unavailable", "SlowDown")
+        return read(place, load)
+
+    monkeypatch.setattr(landing, "read", moody)
+    with pytest.raises(Transient):
+        boot_driver.boot(loaded.settings, folder)
+    assert values(loaded) == OLD_VALUES
+
+
+def test_a_folder_of_which_nothing_can_be_loaded_takes_no_fact_away(loaded: Metrics, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        boot_driver.boot(loaded.settings, write(tmp_path / "wrong", {"README.md": b"hello", "bad.json": NEW["bad.json"]}))
+    assert values(loaded) == OLD_VALUES
+
+
+def test_a_step_that_is_tried_again_after_the_commit_boots_again(loaded: Metrics, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is lost while the objects are moved; the same run tries its step again."""
+
+    def lost(*_: object, **__: object) -> list[Load]:
+        raise psycopg.OperationalError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "move", lost)
+        with pytest.raises(psycopg.OperationalError):
+            boot_driver.boot(loaded.settings, folder, "the-same-run")
+    boot_driver.boot(loaded.settings, folder, "the-same-run")
+    assert values(loaded) == NEW_VALUES
+
+
+def test_what_is_delivered_again_during_a_boot_is_no_duplicate_of_what_the_boot_takes_away(
+    loaded: Metrics, folder: Path, start: Start
+) -> None:
+    booting = start(boot_driver, "boot", folder, fault="metrics.cleared:1:SIGSTOP")
+    await_stop(booting)
+    loaded.land(gone=OLD["gone.json"])
+    running = start(driver)
+    await_lock(loaded)
+    booting.send_signal(signal.SIGCONT)
+    assert driver.end(booting)[0] == 0
+    assert driver.end(running) == (0, "")
+    assert values(loaded) == [3, *NEW_VALUES]

@@ -179,7 +179,13 @@ def fault_points_of_the_package() -> set[str]:
 
 
 def test_no_fault_point_is_without_a_crash() -> None:
-    elsewhere = [*test_notifications.KILLED_AT, *test_adoption.FAULTS, *test_boot.FAULTS, *test_stream.CRASHES]
+    elsewhere = [
+        *test_notifications.KILLED_AT,
+        *test_adoption.FAULTS,
+        *test_boot.BEFORE_COMMIT,
+        *test_boot.AFTER_COMMIT,
+        *test_stream.CRASHES,
+    ]
     killed_at = {case.point for case in CRASHES} | {fault.partition(":")[0] for fault in elsewhere}
     points = fault_points_of_the_package()
     assert len(points) >= 18

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -312,3 +312,60 @@ def test_a_topic_that_no_list_knows_is_refused(settings: Settings) -> None:
     assert full_topics(Settings(metrics_point_policy={"COVID-19": "full", "Influenza": "keep"})) == FULL
     with pytest.raises(ConfigurationError, match="covid-19"):
         full_topics(Settings(metrics_point_policy={"covid-19": "keep"}))
+
+
+LAPSED = datetime(3000, 1, 1, tzinfo=UTC)
+LIVE = """
+SELECT date::text, metric_value::float FROM metrics.api_time_series AS t
+WHERE (embargo IS NULL OR embargo <= %(at)s) AND NOT EXISTS (
+    SELECT FROM metrics.api_time_series AS newer
+    WHERE newer.series_id = t.series_id AND newer.date = t.date AND newer.refresh_date > t.refresh_date
+      AND (newer.embargo IS NULL OR newer.embargo <= %(at)s))
+ORDER BY 1, 2
+"""
+
+
+Dated = dict[int, tuple[int, bool]]
+"""Value, and whether it is under embargo, by day."""
+
+
+@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(
+        st.tuples(st.booleans(), st.dictionaries(st.integers(1, 3), st.tuples(st.integers(1, 3), st.booleans()), max_size=3)),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example(history=[(True, {1: (1, False)}), (True, {}), (True, {1: (2, True)})])
+@example(history=[(True, {1: (1, False)}), (True, {}), (True, {1: (2, True), 2: (1, False)})])
+def test_set_back_to_keep_readers_see_now_and_later_what_they_would_have_seen_all_along(
+    database: Database, history: list[tuple[bool, Dated]]
+) -> None:
+    """Ever newer files, some points under embargo; in the end the topic is set back and the newest file replayed."""
+    payloads = [dated_payload(number, points) for number, (_, points) in enumerate(history)]
+    seen = []
+    for policies in ([*(full for full, _ in history), False], [False] * (len(history) + 1)):
+        with database.connect() as connection, connection.transaction(force_rollback=True):
+            for is_full, payload in zip(policies, [*payloads, payloads[-1]], strict=True):
+                merge(connection, FULL if is_full else KEEP, payload)
+                assert connection.execute(API).fetchall() == connection.execute(CORE).fetchall()
+            assert connection.execute(WITHDRAWN).fetchall() == []
+            seen.append([connection.execute(LIVE, {"at": at}).fetchall() for at in (NOW, LAPSED)])
+    assert seen[0] == seen[1]
+
+
+def dated_payload(number: int, points: Dated) -> dict[str, Any]:
+    payload = time_series_payload(
+        [(f"2023-06-{day:02}", value) for day, (value, _) in points.items()], refresh_date=f"2023-10-{number + 1:02}"
+    )
+    for point, (_, pending) in zip(payload["time_series"], points.values(), strict=True):
+        point["embargo"] = PENDING if pending else None
+    return payload
+
+
+def test_points_are_counted_once_however_many_tables_they_stand_in(metrics: Metrics, under: Callable[[str], Settings]) -> None:
+    full = under("full")
+    deliver(metrics, full, ("a.json", series([1, 2, 3], 1)))
+    assert deliver(metrics, full, ("a.json", series([1], 2))).rows_withdrawn == 2
+    assert deliver(metrics, under("keep"), ("a.json", series([1], 3))).rows_restored == 2

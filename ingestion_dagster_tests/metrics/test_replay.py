@@ -244,3 +244,24 @@ def test_a_replay_reads_from_an_archive_on_s3(
         connection.execute(WIPE)
     boot_driver.replay(settings, TODAY)
     assert driver.differences(standing(metrics), before) == []
+
+
+@pytest.mark.parametrize("point", ["transition.archived.ready.after", "metrics.merged"])
+def test_the_command_given_again_after_a_death_does_what_was_left(ingestion: test_cli.Command, archive: Metrics, point: str) -> None:
+    before = facts(archive)
+    with archive.database.connect() as connection:
+        connection.execute(WIPE)
+    assert driver.end(boot_driver.start(archive.settings, "replay", TODAY, fault=point))[0] == -signal.SIGKILL
+    driver.let_leases_run_out(archive.settings)
+    assert ingestion("replay", "metrics", "--partition", TODAY).code == 0
+    assert driver.differences(facts(archive), before) == []
+
+
+def test_a_run_with_replay_does_what_an_attempt_that_died_has_left(run: test_assets.Run, archive: Metrics) -> None:
+    before = facts(archive)
+    with archive.database.connect() as connection:
+        connection.execute(WIPE)
+    killed = boot_driver.start(archive.settings, "replay", TODAY, fault="transition.archived.ready.after")
+    assert driver.end(killed)[0] == -signal.SIGKILL
+    run(partition_key=TODAY, replay=True)
+    assert driver.differences(facts(archive), before) == []
