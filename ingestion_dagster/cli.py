@@ -167,6 +167,7 @@ def replay(
     """Load archived files again, from the archive. Only the newest version of a key. Safe to repeat."""
     found = _pipeline(pipeline)
     _check_narrowing(found, dataset)
+    runs.check_partition(found, partition)
     settings = current()
     scope = Scope(found.name, frozenset({dataset}) if dataset else None, frozenset({partition}))
     with postgres.ready(settings).connect() as connection:
@@ -246,7 +247,11 @@ def boot(
     settings = current()
     if settings.environment == "production" and not yes:
         raise ConfigurationError("this replaces every fact of production by what the folder holds; say --yes if that is meant")
-    _exit_with(runs.boot(PIPELINES["metrics"], settings, folder or project_file("source_data") / "metrics"))
+    folder = folder or project_file("source_data") / "metrics"
+    unusable = [key for key, _ in local_files([folder]) if not is_key(key)]
+    for name in unusable:
+        err.print(f"not loaded, its name cannot be a key: {name!r}", markup=False)
+    _exit_with(runs.boot(PIPELINES["metrics"], settings, folder), some_refused=bool(unusable))
 
 
 @database_commands.command(epilog="Example: ingestion db upgrade")

@@ -78,7 +78,9 @@ class Request:
 
     def config(self) -> dict[str, Any]:
         """The launchpad configuration that says so."""
-        asked = {"as_of": self.as_of, "dry_run": self.dry_run, "boot_from": self.boot_from and str(self.boot_from.absolute())}
+        asked: dict[str, Any] = {"as_of": self.as_of, "dry_run": self.dry_run}
+        if self.boot_from:
+            asked |= {"boot_from": str(self.boot_from.absolute()), "boot_in_production": True}
         return {option: value for option, value in asked.items() if value}
 
 
@@ -177,6 +179,15 @@ def _judged(result: "dg.ExecuteInProcessResult") -> RunSummary:
     )
 
 
+def check_partition(pipeline: Pipeline, partition: str) -> None:
+    """Raise `ConfigurationError` for a partition that the pipeline cannot have."""
+    from ingestion_dagster.definitions import defs
+
+    job = defs.resolve_job_def(pipeline.job)
+    if not (job.partitions_def and job.partitions_def.has_partition_key(partition)):
+        raise ConfigurationError(f"{pipeline.name} has no partition {partition}; 'ingestion status' lists those in use")
+
+
 def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg.ExecuteInProcessResult":
     """One run of the pipeline's job."""
     import dagster as dg
@@ -187,8 +198,8 @@ def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg
     LoadConfig(as_of=request.as_of).clock()
     job = defs.resolve_job_def(pipeline.job)
     asset = pipeline.asset_of(request.dataset) if request.dataset else None
-    if request.partition is not None and not (job.partitions_def and job.partitions_def.has_partition_key(request.partition)):
-        raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
+    if request.partition is not None:
+        check_partition(pipeline, request.partition)
     with open_instance() as instance:
         result = job.execute_in_process(
             raise_on_error=False,

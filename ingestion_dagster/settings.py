@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
     metrics_archive_url: str | None = Field(None, description="Every loaded version. Unset: metrics/archive in the storage.")
     metrics_error_url: str | None = Field(None, description="Refused files and their reports. Unset: metrics/failed in the storage.")
+    metrics_boot_url: str | None = Field(
+        None, description="Where 'metrics boot' puts files while it loads them. Unset: metrics/boot in the storage."
+    )
     metrics_kinesis_stream: str | None = Field(
         None, description="Name or ARN of a Kinesis stream whose records {name, data} become metric files. Unset: none is read."
     )

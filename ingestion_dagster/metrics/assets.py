@@ -142,6 +142,8 @@ class MetricsConfig(LoadConfig):
 
     boot_from: str | None = None
     """A folder on the machine that runs this. Every fact is replaced by what its files say, in one transaction."""
+    boot_in_production: bool = False
+    """Without it, `boot_from` is refused in production."""
 
 
 @dg.multi_asset(
@@ -165,7 +167,7 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
     now = config.clock()
     selected = datasets_selected(context.selected_asset_keys)
     partitions = partitions_asked_for(context)
-    refuse_contradictions(config, partitions, selected)
+    refuse_contradictions(config, partitions, selected, settings)
     scope = Scope(
         PIPELINE,
         datasets=None if selected == frozenset(FILE_TYPES) else selected,
@@ -203,7 +205,7 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
         errored_loads_alert(connection, settings, PIPELINE, run_id)
 
 
-def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | None, selected: frozenset[str]) -> None:
+def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | None, selected: frozenset[str], settings: Settings) -> None:
     """Raise `ConfigurationError` for a request that cannot mean what it says."""
     if config.replay and partitions is None:
         raise ConfigurationError("replay needs a partition: without one it would load the whole archive again")
@@ -213,6 +215,8 @@ def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | No
         raise ConfigurationError("boot_from replaces every fact: start it without a partition, on all assets of metrics")
     if config.boot_from and (config.replay or config.only_errored or config.dry_run or config.as_of):
         raise ConfigurationError("boot_from goes with no other option")
+    if config.boot_from and settings.environment == "production" and not config.boot_in_production:
+        raise ConfigurationError("this replaces every fact of production by what the folder holds; confirm with boot_in_production")
 
 
 def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) -> Iterator[dg.AssetObservation]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
+
 from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
@@ -52,12 +54,22 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
             settled = _replace_facts(connection, database, job, run_id, limits, outcome)
             _refuse_to_lose(settled, landed)
         fault_point("metrics.boot.committed")
+        outcome.moves_pending = _move(connection, job, settled, run_id, limits)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _move(connection: Connection, job: Job, settled: Sequence[Load], run_id: str, limits: Limits) -> int:
+    """Move the objects of a boot that has committed; how many are left to the sweep. Nothing here can undo the boot, or fail it."""
+    moved = 0
+    try:
         for first in range(0, len(settled), limits.batch_files):
             page = settled[first : first + limits.batch_files]
             pending = landing.move(connection, job.zone, page, lease_seconds=limits.lease_seconds, run_id=run_id)
-            outcome.moves_pending += len(pending)
-    outcome.seconds = time.monotonic() - started
-    return outcome
+            moved += len(page) - len(pending)
+    except psycopg.Error as error:
+        log.warning("error=%s: the facts are replaced; the sweep moves the files", type(error).__name__)
+    return len(settled) - moved
 
 
 def _refuse_to_lose(settled: Sequence[Load], landed: Sequence[StoredObject]) -> None:

@@ -1,11 +1,20 @@
 """Whether a metric file is public: the metric's prefix decides, and file name and flags must agree with it."""
 
+import re
 from typing import Final
 
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.metrics.problems import Code, Findings
 
 NON_PUBLIC_PREFIX: Final = "OFF-SENS_"
+NEARLY_NON_PUBLIC: Final = Problem(
+    Code.PREFIX_NEARLY_NON_PUBLIC.value,
+    "metric",
+    f"begins almost, but not exactly, with {NON_PUBLIC_PREFIX}: it counts as public; deliver it under the exact prefix if it is not",
+    severity="warning",
+)
+
+_NEAR = 16
 
 
 def non_public(name: str) -> bool:
@@ -28,10 +37,16 @@ def judge_publicity(metric: object, name: str, field: str, points: list[object],
         if set(flags) == {non_public(metric)}:
             message = f"is_public must be false where the metric starts with {NON_PUBLIC_PREFIX}, and true elsewhere"
             findings.add(Code.PUBLIC_FLAG_CONTRADICTS_PREFIX, field, message)
+    warnings = [NEARLY_NON_PUBLIC] if isinstance(metric, str) and _nearly_non_public(metric) else []
     if missing := sum("is_public" not in point for point in points if isinstance(point, dict)) if len(flags) < len(points) else 0:
         message = f"{missing} of {len(points)} points have no is_public; it follows from the metric's prefix"
-        return (Problem(Code.PUBLIC_FLAG_MISSING.value, field, message, severity="warning"),)
-    return ()
+        warnings.append(Problem(Code.PUBLIC_FLAG_MISSING.value, field, message, severity="warning"))
+    return tuple(warnings)
+
+
+def _nearly_non_public(metric: str) -> bool:
+    """Whether a metric that counts as public begins almost like one that does not: in another case, with other or no separators."""
+    return not non_public(metric) and re.sub(r"[^a-z]", "", metric[:_NEAR].lower()).startswith("offsens")
 
 
 def _flags(field: str, points: list[object], findings: Findings) -> list[bool]:

@@ -833,3 +833,15 @@ def test_slip_in_a_reference_list_is_found_when_it_is_loaded(kind: type[Any], na
 
 def test_every_code_has_a_meaning_for_the_documentation() -> None:
     assert all(code == code.lower() and meaning.endswith(".") for code, meaning in CODES.items())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "warned"),
+    [("off-sens_", True), ("OFF SENS_", True), ("Off-Sens_", True), ("OFFSENS_", True), ("OFF-SENS_", False), ("", False), ("OFFICE_", False)],
+)
+def test_a_metric_almost_marked_as_sensitive_is_loaded_with_a_warning(prefix: str, warned: bool) -> None:
+    public = prefix != "OFF-SENS_"
+    payload = series({"is_public": public}, metric=f"{prefix}COVID-19_deaths_ONSByDay")
+    found = judge(payload, "a.json" if public else "OFF-SENS_a.json")
+    assert found.is_public is public
+    assert [problem.code for problem in found.warnings] == (["prefix_nearly_non_public"] if warned else [])
