@@ -492,9 +492,9 @@ def test_production_refuses_the_embedded_database(ingestion: Command, monkeypatc
 
 
 def test_every_command_shows_an_example(ingestion: Command) -> None:
-    groups = ((), cli.app), (("db",), cli.database_commands)
+    groups = ((), cli.app), (("db",), cli.database_commands), (("metrics",), cli.metrics_commands)
     commands = [(*path, command.callback.__name__) for path, group in groups for command in group.registered_commands if command.callback]
-    assert len(commands) == 12
+    assert len(commands) == 15
     for command in commands:
         result = ingestion(*command, "--help")
         assert result.code == 0

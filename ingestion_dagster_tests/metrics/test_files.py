@@ -837,7 +837,15 @@ def test_every_code_has_a_meaning_for_the_documentation() -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "warned"),
-    [("off-sens_", True), ("OFF SENS_", True), ("Off-Sens_", True), ("OFFSENS_", True), ("OFF-SENS_", False), ("", False), ("OFFICE_", False)],
+    [
+        ("off-sens_", True),
+        ("OFF SENS_", True),
+        ("Off-Sens_", True),
+        ("OFFSENS_", True),
+        ("OFF-SENS_", False),
+        ("", False),
+        ("OFFICE_", False),
+    ],
 )
 def test_a_metric_almost_marked_as_sensitive_is_loaded_with_a_warning(prefix: str, warned: bool) -> None:
     public = prefix != "OFF-SENS_"
