@@ -92,12 +92,9 @@ def page(address: str) -> Iterator[Page]:
 
 
 def test_an_operator_opens_the_graph_materializes_an_asset_and_sees_it_green(page: Page, metrics: Metrics) -> None:
-    page.set_viewport_size({"width": 2000, "height": 1700})
     page.goto("/asset-groups")
     for name in ("kinesis_stream", "landing_zone", "cases", "core_time_series", "api_time_series", "dashboard"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
-    page.screenshot(path=SCREENSHOTS / "asset-graph.png")
-    page.set_viewport_size({"width": 1600, "height": 1000})
 
     page.goto("/assets/metrics/cases")
     expect(page.get_by_text("Never materialized")).to_be_visible()
@@ -123,3 +120,10 @@ def test_an_operator_opens_the_graph_materializes_an_asset_and_sees_it_green(pag
     page.goto("/assets/metrics/cases?view=partitions")
     for count in ("Materialized (1)", "Failed (0)"):
         expect(page.get_by_text(count)).to_be_visible()
+
+    page.set_viewport_size({"width": 2000, "height": 1900})
+    page.goto("/asset-groups")
+    expect(page.get_by_text("dashboard", exact=True).first).to_be_visible()
+    page.get_by_role("button", name="zoom_out").click()
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=SCREENSHOTS / "asset-graph.png")
