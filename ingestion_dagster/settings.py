@@ -13,9 +13,12 @@ PointPolicy = Literal["keep", "full"]
 
 
 class Settings(BaseSettings):
-    """What the environment says, typed. Field descriptions become the comments of `.env.example`."""
+    """What the environment says, typed. Field descriptions become the comments of `.env.example`.
 
-    model_config = SettingsConfigDict(env_prefix="INGESTION_", extra="ignore", frozen=True, populate_by_name=True)
+    An empty variable is as good as none: `KEY=` in a copied `.env.example` does not override a default.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="INGESTION_", extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True)
 
     environment: Literal["local", "development", "staging", "production"] = Field(
         "local", description="Where this runs; shown in alerts and run tags. Production refuses the embedded defaults."
@@ -76,22 +79,12 @@ class Settings(BaseSettings):
         2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
     )
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_means_default(cls, value: object, info: object) -> object:
-        """An empty variable is as good as none: `KEY=` in a copied `.env.example` must not override a default."""
-        if value == "":
-            return cls.model_fields[info.field_name].default  # type: ignore[attr-defined]
-        return value
-
     @field_validator("metrics_point_policy", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
-        """An object in the environment is JSON; nothing at all is an empty one."""
+        """An object in the environment is JSON."""
         if not isinstance(value, str):
             return value
-        if value == "":
-            return {}
         try:
             return json.loads(value)
         except ValueError:

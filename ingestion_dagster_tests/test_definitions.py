@@ -141,7 +141,7 @@ def test_every_file_type_and_fact_table_is_checked() -> None:
     wanted = {f"metrics/{name}:{check}" for name in FILE_TYPES for check in ("rows_add_up", "nothing_errored")}
     wanted |= {f"metrics/{name}:public_flag_holds" for name, table in TABLES.items() if table.is_fact}
     wanted |= {f"metrics/landing_zone:{check}" for check in ("rows_add_up", "nothing_left_errored", "claimed_in_time")}
-    wanted |= {f"metrics/dashboard:{check}" for check in ("core_and_api_agree", "topics_are_fresh", "row_counts_hold")}
+    wanted |= {f"metrics/dashboard:{check}" for check in ("public_flag_holds", "core_and_api_agree", "topics_are_fresh", "row_counts_hold")}
     assert set(CHECKS) == wanted
 
 

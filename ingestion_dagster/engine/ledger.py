@@ -254,6 +254,12 @@ def claimable(connection: Connection, scope: Scope) -> tuple[int, datetime | Non
     return int(row[0]), row[1]
 
 
+def waiting_since(connection: Connection, scope: Scope) -> datetime | None:
+    """Since when the load that waits longest could be claimed: since it was discovered, or put back by a retry or a replay."""
+    row = connection.execute(sql.WAITING_SINCE, scope.as_parameters()).fetchone()
+    return row[0] if row else None
+
+
 def previous_versions(connection: Connection, batch: Sequence[Load]) -> dict[int, Previous]:
     """By load id, the version of the same key before it. Loads that are retried or replayed have none: they are loaded again."""
     rows = connection.execute(sql.PREVIOUS, {"ids": [load.id for load in batch]})
@@ -396,6 +402,11 @@ def _again(connection: Connection, frm: Status, scope: Scope, parameters: dict[s
 def unfinished(connection: Connection, url: str) -> dict[int, str]:
     """Loads that are neither archived nor errored, of the landing zone at `url` and those below it: where each was landed, by id."""
     return dict(connection.execute(sql.UNFINISHED, {"url": url}).fetchall())
+
+
+def was_entered(connection: Connection, url: str) -> bool:
+    """Whether there is any load from the landing zone at this URL."""
+    return connection.execute(sql.ENTERED, {"url": url}).fetchone() == (True,)
 
 
 def paused_datasets(connection: Connection, pipeline: str) -> list[str]:

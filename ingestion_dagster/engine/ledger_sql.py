@@ -86,7 +86,7 @@ WITH candidates AS (
 ), claimed AS (
     UPDATE ledger.loads AS l
     SET status = 'ingesting', run_id = %(run_id)s, claim = number.claim, claimed_at = now(),
-        lease_until = now() + make_interval(secs => %(lease)s)
+        lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
     FROM measured, number
     WHERE l.id = measured.id AND (measured.position = 1 OR measured.total <= %(bytes)s)
     RETURNING l.id
@@ -165,7 +165,7 @@ TRANSITION = """
 WITH moved AS (
     UPDATE ledger.loads AS l
     SET status = %(to)s,
-        lease_until = now() + make_interval(secs => %(lease)s),
+        lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
         location = coalesce(v.location, l.location),
         came_back = l.came_back AND %(to)s NOT IN ('archived', 'errored'),
         finished_at = CASE WHEN %(to)s IN ('archived', 'errored') THEN clock_timestamp() END
@@ -182,7 +182,7 @@ SELECT id FROM moved
 
 # A load that its own run is moving on at this moment is passed over: the two would wait for each other, row by row.
 RENEW = """
-UPDATE ledger.loads SET lease_until = now() + make_interval(secs => %(lease)s)
+UPDATE ledger.loads SET lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE id IN (
     SELECT id FROM ledger.loads
     WHERE claim = ANY(%(claims)s) AND status NOT IN ('ready', 'archived', 'errored')
@@ -227,7 +227,7 @@ WITH stranded AS (
 ), taken AS (
     UPDATE ledger.loads AS l
     SET status = CASE l.status WHEN 'archiving' THEN 'ready_for_archiving' WHEN 'erroring' THEN 'ready_for_erroring' ELSE l.status END,
-        claim = number.claim, lease_until = now() + make_interval(secs => %(lease)s)
+        claim = number.claim, lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
     FROM stranded, number, ledger.loads AS was
     WHERE l.id = stranded.id AND was.id = l.id
     RETURNING l.id, l.run_id, was.status AS from_status, l.status AS to_status, was.lease_until IS NOT NULL AS expired
@@ -238,11 +238,16 @@ WITH stranded AS (
 SELECT id, expired FROM taken
 """
 
+# A key may have been landed in another zone since: by a boot, or after one.
 AGAIN = """
 WITH wanted AS (
     SELECT l.id, l.status AS from_status, coalesce(l.error_code = 'superseded', false) OR EXISTS (
         SELECT FROM ledger.loads AS newer
         WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND (newer.modified, newer.id) > (l.modified, l.id)
+    ) OR EXISTS (
+        SELECT FROM ledger.loads AS newer
+        WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.landing_zone <> l.landing_zone
+          AND newer.status = 'archived' AND newer.discovered_at > l.discovered_at
     ) AS superseded
     FROM ledger.loads AS l
     LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
@@ -271,6 +276,8 @@ SELECT id, landing_zone || '/' || key FROM ledger.loads
 WHERE unfinished AND (landing_zone = %(url)s OR starts_with(landing_zone, %(url)s || '/'))
 """
 
+ENTERED = "SELECT EXISTS (SELECT FROM ledger.loads WHERE landing_zone = %(url)s)"
+
 REBUILT = "UPDATE ledger.datasets SET rebuilt_at = clock_timestamp() WHERE pipeline = %(pipeline)s"
 
 PAUSE = (
@@ -285,6 +292,16 @@ DATASETS = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND i
 
 CLAIMABLE = f"""
 SELECT count(*), min(l.discovered_at)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE {_CLAIMABLE}
+"""
+
+WAITING_SINCE = f"""
+SELECT min(coalesce(
+    (SELECT max(e.at) FROM ledger.load_events AS e
+     WHERE e.load_id = l.id AND e.to_status = 'ready' AND e.from_status IN ('archived', 'errored')),
+    l.discovered_at))
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE {_CLAIMABLE}

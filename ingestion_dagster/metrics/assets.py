@@ -11,7 +11,7 @@ import dagster as dg
 import psycopg
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
-from ingestion_dagster.engine.alerting import errored_loads_alert
+from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
@@ -33,7 +33,7 @@ from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.metrics.boot import boot
-from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
+from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results, failed_names
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
@@ -187,7 +187,7 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
         outcome = Outcome()
         try:
             if config.boot_from:
-                booting = replace(job, zone=boot_zone(settings, run_id))
+                booting = replace(job, zone=boot_zone(settings, boot_id(context.run)))
                 files = distinct([Path(config.boot_from)])
                 outcome = boot(database, booting, open_store(boot_folder(settings)), files, run_id, limits)
             else:
@@ -200,9 +200,16 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
         yield from materializations(context, connection, outcome, partitions, settings)
         if outcome.total([UNCLASSIFIED]).loads_errored:
             yield unclassified(connection, outcome)
-        for result in check_results(context.selected_asset_check_keys, connection, run_id):
+        results = list(check_results(context.selected_asset_check_keys, connection, run_id))
+        for result in results:
             yield from [result] if context.has_partition_key else evaluated(result)
         errored_loads_alert(connection, settings, PIPELINE, run_id)
+        failed_checks_alert(connection, settings, PIPELINE, run_id, failed_names(results))
+
+
+def boot_id(run: dg.DagsterRun) -> str:
+    """What a boot is known by: its run. An automatic retry of a run is the same boot; one that a person starts again is another."""
+    return run.root_run_id or run.run_id if "dagster/retry_number" in run.tags else run.run_id
 
 
 def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | None, selected: frozenset[str], settings: Settings) -> None:

@@ -32,7 +32,8 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
 
     `job.zone` is this boot's own zone, below the folder `boots`. The files are landed there; then they are entered, claimed, judged,
     merged into emptied fact tables and settled in one transaction: until it commits, readers see what was before, and so they do if
-    it fails. Supporting rows and series keep their ids. A refused file stops nothing.
+    it fails. Supporting rows and series keep their ids. A refused file stops nothing. A boot whose zone has been loaded is not made
+    again: what has been loaded since would go.
 
     Raises `Transient`, and `ConfigurationError` for no files at all, a paused dataset, or a second boot at once.
     """
@@ -46,6 +47,9 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
     with database.connect() as connection, _only_boot(connection):
         if paused := ledger.paused_datasets(connection, job.zone.pipeline):
             raise ConfigurationError(f"a boot would take out the facts of paused datasets: 'ingestion resume' {', '.join(paused)} first")
+        if ledger.was_entered(connection, job.zone.landing.url):
+            log.warning("boot=%s: was made before; the sweep moves what is left of it", run_id)
+            return outcome
         _tidy(connection, boots)
         landed = [_land(job.zone.landing, key, path) for key, path in named.items()]
         fault_point("metrics.boot.landed")
@@ -53,6 +57,7 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
             ledger.discover(connection, job.zone.pipeline, job.zone.landing.url, landed, datetime.now(UTC), run_id)
             settled = _replace_facts(connection, database, job, run_id, limits, outcome)
             _refuse_to_lose(settled, landed)
+            _renew(connection, settled, limits)
         fault_point("metrics.boot.committed")
         outcome.moves_pending = _move(connection, job, settled, run_id, limits)
     outcome.seconds = time.monotonic() - started
@@ -65,11 +70,17 @@ def _move(connection: Connection, job: Job, settled: Sequence[Load], run_id: str
     try:
         for first in range(0, len(settled), limits.batch_files):
             page = settled[first : first + limits.batch_files]
+            _renew(connection, settled[first:], limits)
             pending = landing.move(connection, job.zone, page, lease_seconds=limits.lease_seconds, run_id=run_id)
             moved += len(page) - len(pending)
     except psycopg.Error as error:
         log.warning("error=%s: the facts are replaced; the sweep moves the files", type(error).__name__)
     return len(settled) - moved
+
+
+def _renew(connection: Connection, settled: Sequence[Load], limits: Limits) -> None:
+    """Renew the leases by hand: before the commit nobody else can see them, and a boot may outlast them."""
+    ledger.renew(connection, sorted({load.claim for load in settled}), limits.lease_seconds)
 
 
 def _refuse_to_lose(settled: Sequence[Load], landed: Sequence[StoredObject]) -> None:

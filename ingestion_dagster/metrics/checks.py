@@ -52,6 +52,7 @@ DAILY_SPECS = [
     dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_ZONE_KEY, description="For every load there has been, no row is unaccounted for."),
     dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_ZONE_KEY, description="No file stands refused, of whatever type and day."),
     dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_ZONE_KEY, description="No file that could be loaded has waited beyond the limit."),
+    dg.AssetCheckSpec(PUBLIC_FLAG_HOLDS, asset=DASHBOARD_KEY, description="No row of an OFF-SENS_ metric counts as public."),
     dg.AssetCheckSpec(CORE_AND_API_AGREE, asset=DASHBOARD_KEY, description="core_time_series and api_time_series hold the same points."),
     dg.AssetCheckSpec(
         TOPICS_ARE_FRESH, asset=DASHBOARD_KEY, description="Each topic was refreshed within twice its interval and two days."
@@ -67,12 +68,23 @@ def metrics_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) 
     settings = ingestion.settings()
     with ingestion.database().connect() as connection:
         ledger.sync_datasets(connection, PIPELINE, FILE_TYPES)
-        failed: list[str] = []
+        results = []
         for check in sorted(context.selected_asset_check_keys):
             passed, severity, metadata = DAILY[check.name](connection, settings)
-            failed += [] if passed else [f"{check.name} of {check.asset_key.to_user_string()}"]
-            yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
-        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed)
+            results.append(
+                dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
+            )
+            yield results[-1]
+        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
+
+
+def failed_names(results: Iterable[dg.AssetCheckResult], *, warnings: bool = False) -> list[str]:
+    """The checks that failed, for an alert; those that only warn if asked for."""
+    return [
+        f"{result.check_name} of {result.asset_key.to_user_string()}"
+        for result in results
+        if result.asset_key and not result.passed and (warnings or result.severity == dg.AssetCheckSeverity.ERROR)
+    ]
 
 
 METRICS_CHECKS_JOB = dg.define_asset_job(
@@ -133,10 +145,16 @@ def _nothing_left_errored(connection: Connection, _settings: Settings) -> Findin
 
 
 def _claimed_in_time(connection: Connection, settings: Settings) -> Finding:
-    waiting, oldest = ledger.claimable(connection, Scope(PIPELINE))
-    age = (ledger.now(connection) - oldest) / timedelta(minutes=1) if oldest else 0
+    waiting, _ = ledger.claimable(connection, Scope(PIPELINE))
+    since = ledger.waiting_since(connection, Scope(PIPELINE))
+    age = (ledger.now(connection) - since) / timedelta(minutes=1) if since else 0
     metadata = {"loads_claimable": waiting, "oldest_minutes": round(age, 1), "limit_minutes": settings.metrics_claimable_minutes}
     return age <= settings.metrics_claimable_minutes, dg.AssetCheckSeverity.ERROR, metadata
+
+
+def _public_flag_holds(connection: Connection, _settings: Settings) -> Finding:
+    found = MetricsAPIInterface(connection).wrongly_public_series()
+    return found == 0, dg.AssetCheckSeverity.ERROR, {"found": found}
 
 
 def _core_and_api_agree(connection: Connection, _settings: Settings) -> Finding:
@@ -192,6 +210,7 @@ DAILY = {
     ROWS_ADD_UP: _rows_add_up,
     NOTHING_LEFT_ERRORED: _nothing_left_errored,
     CLAIMED_IN_TIME: _claimed_in_time,
+    PUBLIC_FLAG_HOLDS: _public_flag_holds,
     CORE_AND_API_AGREE: _core_and_api_agree,
     TOPICS_ARE_FRESH: _topics_are_fresh,
     ROW_COUNTS_HOLD: _row_counts_hold,

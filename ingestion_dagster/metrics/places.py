@@ -1,6 +1,5 @@
 """Where metric files arrive and go: landing zone, processed, archive, failed."""
 
-import uuid
 from dataclasses import replace
 
 from ingestion_dagster.engine.landing import Target, Zone, versioned
@@ -32,12 +31,9 @@ def zone(settings: Settings) -> Zone:
     )
 
 
-def boot_zone(settings: Settings, run_id: str) -> Zone:
-    """The zone from which one boot loads: a folder of its own, so that no other run sees its files before it has loaded them.
-
-    A step that is tried again gets another one: what the first attempt has entered stays that attempt's.
-    """
-    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{run_id}-{uuid.uuid4().hex[:8]}"), settle_seconds=0)
+def boot_zone(settings: Settings, boot_id: str) -> Zone:
+    """The zone from which one boot loads: a folder of its own, so that no other run sees its files before it has loaded them."""
+    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0)
 
 
 def boot_folder(settings: Settings) -> str:

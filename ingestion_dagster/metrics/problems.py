@@ -54,7 +54,10 @@ class Code(StrEnum):
     DELAY_PERIOD_ENDED = "delay_period_ended", "A point outside the reporting delay period follows one inside it."
     METRIC_REHOMED = "metric_rehomed", "The metric is known under another topic or metric group; found when its rows are merged."
     TOO_MANY_PROBLEMS = "too_many_problems", "More problems were found than are listed."
-    PREFIX_NEARLY_NON_PUBLIC = "prefix_nearly_non_public", "Warning: the metric begins almost, but not exactly, with OFF-SENS_."
+    PREFIX_NEARLY_NON_PUBLIC = (
+        "prefix_nearly_non_public",
+        "The metric begins almost, but not exactly, with OFF-SENS_; a warning if every point says that it is public.",
+    )
     PUBLIC_FLAG_MISSING = "public_flag_missing", "Warning: points carry no is_public; it follows from the metric's prefix."
 
 

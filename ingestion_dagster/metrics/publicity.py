@@ -7,11 +7,8 @@ from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.metrics.problems import Code, Findings
 
 NON_PUBLIC_PREFIX: Final = "OFF-SENS_"
-NEARLY_NON_PUBLIC: Final = Problem(
-    Code.PREFIX_NEARLY_NON_PUBLIC.value,
-    "metric",
-    f"begins almost, but not exactly, with {NON_PUBLIC_PREFIX}: it counts as public; deliver it under the exact prefix if it is not",
-    severity="warning",
+NEARLY_NON_PUBLIC: Final = (
+    f"begins almost, but not exactly, with {NON_PUBLIC_PREFIX}: correct the prefix, or, if it is public, say is_public true in each point"
 )
 
 _NEAR = 16
@@ -37,7 +34,12 @@ def judge_publicity(metric: object, name: str, field: str, points: list[object],
         if set(flags) == {non_public(metric)}:
             message = f"is_public must be false where the metric starts with {NON_PUBLIC_PREFIX}, and true elsewhere"
             findings.add(Code.PUBLIC_FLAG_CONTRADICTS_PREFIX, field, message)
-    warnings = [NEARLY_NON_PUBLIC] if isinstance(metric, str) and _nearly_non_public(metric) else []
+    warnings = []
+    if isinstance(metric, str) and _nearly_non_public(metric):
+        if flags and len(flags) == len(points) and all(flags):
+            warnings.append(Problem(Code.PREFIX_NEARLY_NON_PUBLIC.value, "metric", NEARLY_NON_PUBLIC, severity="warning"))
+        else:
+            findings.add(Code.PREFIX_NEARLY_NON_PUBLIC, "metric", NEARLY_NON_PUBLIC)
     if missing := sum("is_public" not in point for point in points if isinstance(point, dict)) if len(flags) < len(points) else 0:
         message = f"{missing} of {len(points)} points have no is_public; it follows from the metric's prefix"
         warnings.append(Problem(Code.PUBLIC_FLAG_MISSING.value, field, message, severity="warning"))

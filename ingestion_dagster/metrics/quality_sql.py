@@ -36,15 +36,16 @@ WHERE s.newest_refresh_date IS NOT NULL
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
+# Points, not their versions, which come and go: a date of a series counts once, and so does a headline.
 COUNT_ROWS = f"""
 INSERT INTO metrics.topic_row_counts (counted_at, theme, sub_theme, topic, fact, rows)
 SELECT now(), theme.name, sub_theme.name, topic.name, counted.fact, sum(counted.rows)
 FROM (
-    SELECT 'core_headline' AS fact, series_id, count(*) AS rows FROM metrics.core_headline GROUP BY series_id
+    SELECT 'core_headline' AS fact, series_id, 1 AS rows FROM metrics.core_headline GROUP BY series_id
     UNION ALL
-    SELECT 'core_time_series', series_id, count(*) FROM metrics.core_time_series GROUP BY series_id
+    SELECT 'core_time_series', series_id, count(DISTINCT date) FROM metrics.core_time_series GROUP BY series_id
     UNION ALL
-    SELECT 'api_time_series', series_id, count(*) FROM metrics.api_time_series GROUP BY series_id
+    SELECT 'api_time_series', series_id, count(DISTINCT date) FROM metrics.api_time_series GROUP BY series_id
 ) AS counted
 JOIN metrics.series AS s ON s.id = counted.series_id
 {_TOPICS}

@@ -20,7 +20,7 @@ from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics import boot as boot_module
 from ingestion_dagster.metrics import interface
-from ingestion_dagster.metrics.interface import FACT_TABLES, SUPPORTING_TABLES
+from ingestion_dagster.metrics.interface import FACT_TABLES, SUPPORTING_TABLES, Merged, MetricsAPIInterface
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests import test_cli
@@ -421,7 +421,9 @@ def test_a_folder_of_which_nothing_can_be_loaded_takes_no_fact_away(loaded: Metr
     assert values(loaded) == OLD_VALUES
 
 
-def test_a_step_that_is_tried_again_after_the_commit_boots_again(loaded: Metrics, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_tried_again_after_the_commit_boots_no_second_time(
+    loaded: Metrics, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connection is lost while the objects are moved, which the sweep makes good; the same run tries its step again."""
 
     def lost(*_: object, **__: object) -> list[Load]:
@@ -432,8 +434,31 @@ def test_a_step_that_is_tried_again_after_the_commit_boots_again(loaded: Metrics
         pending = boot_driver.boot(loaded.settings, folder, "the-same-run").moves_pending
     assert pending == len([state for state in loaded.states() if state["status"].startswith("ready_for")]) > 0
     assert values(loaded) == NEW_VALUES
-    boot_driver.boot(loaded.settings, folder, "the-same-run")
+    loaded.load("later.json", OLD["gone.json"])
+    again = boot_driver.boot(loaded.settings, folder, "the-same-run")
+    assert again.total().loads_archived == 0
+    assert values(loaded) == [3, *NEW_VALUES], "what was loaded since stays"
+    boot_driver.boot(loaded.settings, folder, "another-run")
     assert values(loaded) == NEW_VALUES
+
+
+def test_a_boot_that_outlasts_its_leases_holds_them_when_it_commits(loaded: Metrics, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded.settings.model_copy(update={"lease_seconds": 1})
+    merge = MetricsAPIInterface.merge
+    held: list[tuple[Any, ...]] = []
+
+    def slow(interface: MetricsAPIInterface, now: datetime) -> Merged:
+        interface._connection.execute("SELECT pg_sleep(1.5)")
+        return merge(interface, now)
+
+    def look(*_: object, **__: object) -> list[Load]:
+        held.extend(loaded.query("SELECT lease_until > clock_timestamp() FROM ledger.loads WHERE status LIKE 'ready_for%%'"))
+        return []
+
+    monkeypatch.setattr(MetricsAPIInterface, "merge", slow)
+    monkeypatch.setattr(landing, "move", look)
+    boot_driver.boot(settings, folder)
+    assert set(held) == {(True,)}
 
 
 def test_what_is_delivered_again_during_a_boot_is_no_duplicate_of_what_the_boot_takes_away(

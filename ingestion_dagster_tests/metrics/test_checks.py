@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ingestion_dagster.engine import landing
+from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.metrics.checks import DAILY, METRICS_CHECKS_JOB, allowed_days, is_stale, metrics_daily
 from ingestion_dagster.metrics.definitions import defs
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
@@ -159,3 +160,40 @@ def test_the_daily_checks_can_be_asked_for_one_by_one(loaded: Metrics) -> None:
             instance=instance,
         )
     assert [evaluation.check_name for evaluation in result.get_asset_check_evaluations()] == ["claimed_in_time"]
+
+
+def test_an_embargoed_revision_that_comes_and_goes_is_no_loss(metrics: Metrics) -> None:
+    points = [(f"2023-06-{day:02d}", float(day)) for day in range(1, 21)]
+    pending = time_series_payload([(date, value + 1) for date, value in points], refresh_date="2023-10-11")
+    for point in pending["time_series"]:
+        point["embargo"] = "2999-01-01 00:00:00"
+    metrics.load("a.json", time_series_payload(points))
+    metrics.load("b.json", pending)
+    assert metrics.rows("metrics.core_time_series") == 40
+    daily(metrics)
+    metrics.load("c.json", time_series_payload(points, refresh_date="2023-10-12"))
+    metrics.query("DELETE FROM metrics.core_time_series WHERE embargo IS NOT NULL")
+    metrics.query("DELETE FROM metrics.api_time_series WHERE embargo IS NOT NULL")
+    assert metrics.rows("metrics.core_time_series") < 40
+    assert "row_counts_hold" not in failed(metrics)
+
+
+def test_a_replayed_file_has_waited_since_it_was_put_back(loaded: Metrics) -> None:
+    loaded.query("UPDATE ledger.loads SET discovered_at = discovered_at - interval '60 days'")
+    with loaded.database.connect() as connection:
+        ledger.replay(connection, Scope("metrics"))
+    assert "claimed_in_time" not in failed(loaded)
+
+
+def test_a_failed_check_is_alerted_to_with_its_name(loaded: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGESTION_SLACK_WEBHOOK_URL", "http://127.0.0.1:9/nobody")
+    with loaded.database.connect() as connection:
+        connection.execute("ALTER TABLE metrics.series DROP CONSTRAINT series_metric_id_is_public_fkey")
+    loaded.query("UPDATE metrics.metric SET name = 'OFF-SENS_' || name")
+    daily(loaded)
+    job = defs.resolve_job_def("metrics_load")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert job.execute_in_process(instance=instance).success
+    told = loaded.query("SELECT content ->> 'title', content ->> 'details' FROM ledger.alerts ORDER BY id")
+    assert [title for title, _ in told] == ["1 checks failed", "3 checks failed"]
+    assert all("public_flag_holds" in details for _, details in told)

@@ -853,3 +853,14 @@ def test_a_metric_almost_marked_as_sensitive_is_loaded_with_a_warning(prefix: st
     found = judge(payload, "a.json" if public else "OFF-SENS_a.json")
     assert found.is_public is public
     assert [problem.code for problem in found.warnings] == (["prefix_nearly_non_public"] if warned else [])
+
+
+@pytest.mark.parametrize("flag", [None, False])
+def test_a_metric_almost_marked_as_sensitive_is_refused_unless_it_says_that_it_is_public(flag: bool | None) -> None:
+    payload = series({"is_public": True}, {"is_public": True}, metric="off-sens_COVID-19_deaths_ONSByDay")
+    for point in payload["time_series"]:
+        del point["is_public"]
+        point.update({} if flag is None else {"is_public": flag})
+    with pytest.raises(Refused) as refused:
+        judge(payload, "a.json")
+    assert "prefix_nearly_non_public" in {problem.code for problem in refused.value.problems}

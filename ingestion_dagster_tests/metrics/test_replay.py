@@ -1,5 +1,6 @@
 """Replay: archived files are loaded again from the archive, as often as one likes, and what they say is in the tables afterwards."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -265,3 +266,13 @@ def test_a_run_with_replay_does_what_an_attempt_that_died_has_left(run: test_ass
     assert driver.end(killed)[0] == -signal.SIGKILL
     run(partition_key=TODAY, replay=True)
     assert driver.differences(facts(archive), before) == []
+
+
+def test_what_was_landed_again_after_a_boot_is_not_undone_by_replaying_the_boot(metrics: Metrics, tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/a.json").write_text(json.dumps(time_series_payload([("2023-06-20", 1)])))
+    boot_driver.boot(metrics.settings, tmp_path / "boot")
+    metrics.load("a.json", time_series_payload([("2023-06-20", 2)]))
+    again = boot_driver.replay(metrics.settings, TODAY)
+    assert (list(again.ready.values()), list(again.superseded.values())) == (["a.json"], ["a.json"])
+    assert metrics.query("SELECT metric_value::int FROM public.data_coretimeseries") == [(2,)]

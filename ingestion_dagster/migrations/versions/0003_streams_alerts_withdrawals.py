@@ -64,6 +64,17 @@ COMMENT ON COLUMN metrics.withdrawn_core_time_series.withdrawn_by IS 'refresh da
 COMMENT ON COLUMN metrics.withdrawn_api_time_series.withdrawn_by IS 'refresh date of that file';
 COMMENT ON COLUMN metrics.withdrawn_core_headline.withdrawn_by IS 'refresh date of that file';
 
+-- Nothing of it is for whom the public looks on, whatever is granted.
+ALTER TABLE metrics.withdrawn_core_time_series ENABLE ROW LEVEL SECURITY;
+ALTER TABLE metrics.withdrawn_api_time_series ENABLE ROW LEVEL SECURITY;
+ALTER TABLE metrics.withdrawn_core_headline ENABLE ROW LEVEL SECURITY;
+CREATE POLICY as_granted ON metrics.withdrawn_core_time_series FOR ALL TO PUBLIC USING (true) WITH CHECK (true);
+CREATE POLICY as_granted ON metrics.withdrawn_api_time_series FOR ALL TO PUBLIC USING (true) WITH CHECK (true);
+CREATE POLICY as_granted ON metrics.withdrawn_core_headline FOR ALL TO PUBLIC USING (true) WITH CHECK (true);
+CREATE POLICY nothing ON metrics.withdrawn_core_time_series AS RESTRICTIVE FOR ALL TO metrics_public_reader USING (false);
+CREATE POLICY nothing ON metrics.withdrawn_api_time_series AS RESTRICTIVE FOR ALL TO metrics_public_reader USING (false);
+CREATE POLICY nothing ON metrics.withdrawn_core_headline AS RESTRICTIVE FOR ALL TO metrics_public_reader USING (false);
+
 CREATE TABLE metrics.topic_row_counts (
     counted_at timestamptz NOT NULL,
     theme      text NOT NULL,
