@@ -132,6 +132,7 @@ def test_no_value_of_a_file_leaves_the_tables(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("INGESTION_SLACK_WEBHOOK_URL", "http://127.0.0.1:9/nobody")
     for key, content in files().items():
         metrics.land_key(key, content)
     job = defs.resolve_job_def("metrics_load")
@@ -142,6 +143,7 @@ def test_no_value_of_a_file_leaves_the_tables(
         connection.execute("ALTER TABLE metrics.api_time_series ADD CONSTRAINT refuses CHECK (metric_value < 0) NOT VALID")
     metrics.land_key("OFF-SENS_refusedByDatabase.json", good(age="07+"))
     assert job.execute_in_process(instance=instance).success
+    assert defs.resolve_job_def("metrics_checks").execute_in_process(instance=instance).success
 
     statuses = metrics.statuses()
     assert statuses["OFF-SENS_good.json"] == statuses["OFF-SENS_freeText.json"] == statuses["OFF-SENS_goodHeadline.json"] == "archived"
@@ -160,7 +162,9 @@ def test_no_value_of_a_file_leaves_the_tables(
     for run in instance.get_runs():
         places[f"run {run.run_id}"] = f"{run.tags} {run.run_config}"
         places[f"events of {run.run_id}"] = "\n".join(repr(record) for record in instance.all_logs(run.run_id))
-    for table in ("loads", "load_events", "datasets"):
+    kinds = metrics.query("SELECT split_part(key, ':', 1) FROM ledger.alerts ORDER BY id")
+    assert sorted(kinds) == [("checks",), ("errored",), ("errored",), ("errored",)], "of each load, the retry's too, and of the checks"
+    for table in ("loads", "load_events", "datasets", "alerts"):
         places[f"ledger.{table}"] = "\n".join(row[0] for row in metrics.query(f"SELECT t::text FROM ledger.{table} AS t"))
     reports = list((metrics.settings.home_folder / "storage" / "metrics" / "failed").rglob("*.report.json"))
     assert len(reports) == sum(status == "errored" for status in statuses.values())
