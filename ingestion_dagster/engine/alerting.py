@@ -13,7 +13,7 @@ from dagster._core.events import JobFailureData
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType, SensorInstigatorData, TickStatus
 from dagster_shared.error import SerializableErrorInfo
 
-from ingestion_dagster.engine import ledger, notifications
+from ingestion_dagster.engine import ledger, notifications, whereabouts
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
@@ -39,7 +39,7 @@ def errored_loads_alert(connection: Connection, settings: Settings, pipeline: st
 
     The watch sensor makes good what a crash, or such a hindrance, leaves out.
     """
-    with _no_hindrance("errored loads"):
+    with _no_hindrance("errored loads", "the watch sensor alerts to them"):
         through = notifications.channels(settings)
         alert = notifications.errored_loads(connection, settings, pipeline, run_id) if through else None
         if alert and notifications.raise_alert(connection, through, alert):
@@ -50,7 +50,7 @@ def failed_checks_alert(connection: Connection, settings: Settings, pipeline: st
     """Alert to the checks that failed in a run, by name, if there is any. What hinders this does not fail the run."""
     if not failed:
         return
-    with _no_hindrance("failed checks"):
+    with _no_hindrance("failed checks", "what is not in the outbox by now nobody alerts to; look at the run's checks in Dagster"):
         through = notifications.channels(settings)
         alert = Alert(
             key=f"checks:{run_id}",
@@ -66,14 +66,14 @@ def failed_checks_alert(connection: Connection, settings: Settings, pipeline: st
 
 
 @contextmanager
-def _no_hindrance(subject: str) -> Iterator[None]:
-    """Log what keeps an alert from being raised or sent; the run has done its work."""
+def _no_hindrance(subject: str, later: str) -> Iterator[None]:
+    """Log what keeps an alert from being raised or sent, and what is done about it `later`; the run has done its work."""
     try:
         yield
     except ConfigurationError as error:
         log.error("the run's %s could not be alerted to: %s", subject, error)
     except psycopg.Error as error:
-        log.warning("the run's %s are alerted to later: %s", subject, type(error).__name__)
+        log.warning("the run's %s could not be alerted to (%s): %s", subject, type(error).__name__, later)
 
 
 def failure_sensor(pipeline: str) -> dg.SensorDefinition:
@@ -99,12 +99,14 @@ def failure_sensor(pipeline: str) -> dg.SensorDefinition:
     return report
 
 
-def watch_sensor(pipeline: str, sensors: Sequence[str], limit_minutes: Callable[[Settings], int]) -> dg.SensorDefinition:
+def watch_sensor(
+    pipeline: str, sensors: Callable[[Settings], Sequence[str]], limit_minutes: Callable[[Settings], int]
+) -> dg.SensorDefinition:
     """A sensor that notices what does not happen, and delivers what is due.
 
-    It alerts to the named sensors if they fail or stand still, to loads that were claimable for longer than the limit while nothing
-    ran, and to what a run or the failure sensor could not tell at its time. A state is alerted to if two ticks in a row have seen it:
-    after a pause of the daemon, or of a dataset, the other sensors get time to act. Starts no runs.
+    It alerts to the sensors that should be on by the settings if they fail or stand still, to loads that were claimable for longer than
+    the limit while nothing ran, and to what a run or the failure sensor could not tell at its time. A state is alerted to if two ticks in
+    a row have seen it: after a pause of the daemon, or of a dataset, the other sensors get time to act. Starts no runs.
     """
     settings = current()
 
@@ -120,7 +122,7 @@ def watch_sensor(pipeline: str, sensors: Sequence[str], limit_minutes: Callable[
         seen_before = _read_cursor(context.cursor)
         place = Place(context.instance, settings, pipeline, datetime.now(UTC))
         with ingestion.database().connect() as connection:
-            watched = sensors_of(context, sensors)
+            watched = sensors_of(context, sensors(settings))
             certain = failing_sensors(place, watched)
             states = silent_sensors(place, watched) + stalled(connection, place, timedelta(minutes=limit_minutes(settings)))
             new = left_out(connection, place) if through else []
@@ -150,8 +152,7 @@ class Place:
 
     def alert(self, key: str, title: str, *details: str) -> Alert:
         """An alert about this pipeline that is about no run; links to the overview of sensors."""
-        link = f"{self.settings.ui_url.rstrip('/')}/automation"
-        return Alert(key, self.settings.environment, self.pipeline, title, details=details, link=link)
+        return Alert(key, self.settings.environment, self.pipeline, title, details=details, link=notifications.overview_link(self.settings))
 
 
 def belongs_to(run: dg.DagsterRun, pipeline: str) -> bool:
@@ -208,8 +209,8 @@ def left_out(connection: Connection, place: Place) -> list[Alert]:
     alerts = []
     for run_id in notifications.unreported_runs(connection, place.pipeline):
         run = place.instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            alert = notifications.errored_loads(connection, place.settings, place.pipeline, run_id)
+        if run.is_finished if run else _is_over(connection, place, run_id):
+            alert = notifications.errored_loads(connection, place.settings, place.pipeline, run_id, known=run is not None)
             alerts += [alert] if alert else []
     failed = place.instance.get_runs(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=place.now - _LOOK_BACK), limit=_MOST_FAILED_RUNS
@@ -218,6 +219,18 @@ def left_out(connection: Connection, place: Place) -> list[Alert]:
     told = notifications.raised(connection, ours)
     alerts += [failed_run(connection, place.instance, place.settings, place.pipeline, run) for key, run in ours.items() if key not in told]
     return alerts
+
+
+def _is_over(connection: Connection, place: Place, run_id: str) -> bool:
+    """Whether what is no run of this Dagster, and holds nothing at the moment, claims no more.
+
+    A run of another Dagster home, such as of `ingestion load`, may be between two batches. It claims none after `run_seconds`, so the
+    newest of its claims is as old as that then. The counts of an alert are final from there on.
+    """
+    if run_id.startswith(whereabouts.NO_RUNS):
+        return not whereabouts.is_at_work(connection, run_id)
+    last = whereabouts.last_claim(connection, place.pipeline, run_id)
+    return last is not None and place.now - last > timedelta(seconds=place.settings.run_seconds)
 
 
 def sensors_of(context: dg.SensorEvaluationContext, names: Sequence[str]) -> list[InstigatorState]:
@@ -284,7 +297,11 @@ def silent_sensors(place: Place, states: Sequence[InstigatorState]) -> list[Aler
 
 def stalled(connection: Connection, place: Place, limit: timedelta) -> list[Alert]:
     """An alert if loads have been claimable for longer than the limit, no run works, and none was asked for within the limit."""
-    count, oldest = ledger.claimable(connection, Scope(place.pipeline))
+    count, discovered = ledger.claimable(connection, Scope(place.pipeline))
+    if discovered is None or place.now - discovered <= limit:
+        return []
+    # What was discovered long ago may have been put back this minute.
+    oldest = ledger.waiting_since(connection, Scope(place.pipeline))
     if oldest is None or place.now - oldest <= limit:
         return []
     ours = {PIPELINE_TAG: place.pipeline}

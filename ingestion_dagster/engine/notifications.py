@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 from urllib.error import URLError
@@ -18,6 +18,7 @@ from urllib.error import URLError
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
+from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
@@ -179,6 +180,11 @@ def run_link(settings: Settings, run_id: str) -> str:
     return f"{settings.ui_url.rstrip('/')}/runs/{run_id}"
 
 
+def overview_link(settings: Settings) -> str:
+    """Where people see the sensors: for an alert that is about no run."""
+    return f"{settings.ui_url.rstrip('/')}/automation"
+
+
 class NotTaken(Exception):
     """The channel has not taken the alert, for certain. `next_step` is set where only a person can help; `at_least` is in seconds."""
 
@@ -228,6 +234,8 @@ class SlackWebhook:
             raise InDoubt(type(error).__name__) from None
         if not 200 <= answer.status_code < 300:
             raise _not_ok(answer.status_code, answer.body, answer.headers, next_step)
+        if _is_page(answer.headers):
+            raise InDoubt(f"{answer.status_code} with a page in HTML; check INGESTION_SLACK_WEBHOOK_URL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +359,7 @@ def deliver(connection: Connection, through: Sequence[Channel], *, seconds: floa
             put_back += 1
             del listening[name]
         except InDoubt as doubt:
-            log.warning("%s has not answered (%s): whether it has alert %s nobody knows; not handed over again", name, doubt, alert.key)
+            log.warning("%s has not confirmed alert %s (%s): whether it has it nobody knows; not handed over again", name, alert.key, doubt)
             in_doubt += 1
             del listening[name]
         else:
@@ -398,23 +406,21 @@ def datasets_of_run(connection: Connection, pipeline: str, run_id: str) -> tuple
     return tuple(lines.values())
 
 
-def errored_loads(connection: Connection, settings: Settings, pipeline: str, run_id: str) -> Alert | None:
-    """The one alert for a run with errored loads or rejected rows; None for a run without."""
+def errored_loads(connection: Connection, settings: Settings, pipeline: str, run_id: str, *, known: bool = True) -> Alert | None:
+    """The one alert for a run with errored loads or rejected rows; None for a run without.
+
+    An id that is no run's of the Dagster at hand (`known`), or of any, is told, and not linked to.
+    """
     lines = tuple(line for line in datasets_of_run(connection, pipeline, run_id) if line.errored or line.rows_rejected)
     if not lines:
         return None
     errored, rejected = sum(line.errored for line in lines), sum(line.rows_rejected for line in lines)
     counts = [f"{_counted(errored, 'load')} errored"] if errored else []
     counts += [f"{_counted(rejected, 'row')} rejected"] if rejected else []
-    return Alert(
-        key=f"errored:{run_id}",
-        environment=settings.environment,
-        pipeline=pipeline,
-        title=", ".join(counts),
-        datasets=lines,
-        run_id=run_id,
-        link=run_link(settings, run_id),
-    )
+    alert = Alert(key=f"errored:{run_id}", environment=settings.environment, pipeline=pipeline, title=", ".join(counts), datasets=lines)
+    if known and not run_id.startswith(whereabouts.NO_RUNS):
+        return replace(alert, run_id=run_id, link=run_link(settings, run_id))
+    return replace(alert, details=(f"claimed by {run_id}, which is no run of this Dagster",), link=overview_link(settings))
 
 
 def unreported_runs(connection: Connection, pipeline: str) -> list[str]:
@@ -431,6 +437,12 @@ def _not_ok(status: int, code: object, headers: Any, next_step: str) -> Exceptio
     if status in (408, 429) or status >= 500 or known in _LATER:
         return NotTaken(name, at_least=_seconds(headers.get("Retry-After")))
     return NotTaken(name, next_step=next_step)
+
+
+def _is_page(headers: Any) -> bool:
+    """Whether an answer is meant for a browser, as of a login page or a captive portal. A webhook says `ok` in plain text, or nothing."""
+    kind = str(headers.get("Content-Type") or "")
+    return kind.partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}
 
 
 def _seconds(retry_after: object) -> float:

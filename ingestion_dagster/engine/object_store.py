@@ -38,7 +38,7 @@ class Missing(Exception):
 
 
 class Changed(Exception):
-    """Another version stands under that key."""
+    """Another version stands under that key, or any at all where none should."""
 
 
 def is_key(key: str) -> bool:
@@ -87,10 +87,10 @@ class ObjectStore(ABC):
         """The content of exactly this version, in chunks. Raises Missing or Changed, perhaps only after the last chunk."""
 
     @abstractmethod
-    def write(self, key: str, data: bytes, *, modified: datetime | None = None) -> StoredObject:
+    def write(self, key: str, data: bytes, *, modified: datetime | None = None, new: bool = False) -> StoredObject:
         """Put `data` under `key`, at once, durably and in place of what stood there; what a listing shows of it.
 
-        `modified` is kept by a folder only: S3 has its own time.
+        `modified` is kept by a folder only: S3 has its own time. With `new` nothing is replaced: raises Changed if an object stands there.
         """
 
     @abstractmethod

@@ -29,7 +29,14 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, PreconditionError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import S3Store as Bucket
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
@@ -107,10 +114,13 @@ class S3Store(ObjectStore):
             for chunk in self._get(obj).stream(min_chunk_size=_CHUNK):
                 yield bytes(chunk)
 
-    def write(self, key: str, data: bytes, *, modified: datetime | None = None) -> StoredObject:  # noqa: ARG002 - S3 has its own time
-        """See ObjectStore. Raises Changed if another writer has replaced the object before it could be looked at."""
+    def write(self, key: str, data: bytes, *, modified: datetime | None = None, new: bool = False) -> StoredObject:  # noqa: ARG002 - S3 has its own time
+        """See ObjectStore. Raises Changed if another writer has replaced the object before it could be looked at.
+
+        With `new` also where an answer was lost and the repeated request has met the object of the first: look at what stands there.
+        """
         with self._faults():
-            return self._put(key, data, len(data))
+            return self._put(key, data, len(data), new=new)
 
     def receive(self, source: ObjectStore, obj: StoredObject, key: str) -> StoredObject:
         """See ObjectStore. Between buckets the bytes stay on the server."""
@@ -253,9 +263,12 @@ class S3Store(ObjectStore):
     def _raise_absence(self, obj: StoredObject) -> NoReturn:
         raise Changed(obj.key) if self._head(self._path(obj.key)) else Missing(obj.key)
 
-    def _put(self, key: str, content: bytes | Iterator[bytes], size: int) -> StoredObject:
+    def _put(self, key: str, content: bytes | Iterator[bytes], size: int, *, new: bool = False) -> StoredObject:
         path = self._path(key)
-        result = obstore.put(self._store, path, content)
+        try:
+            result = obstore.put(self._store, path, content, mode="create" if new else "overwrite")
+        except AlreadyExistsError:
+            raise Changed(key) from None
         head = self._head(path, **self._pin(result["version"]))
         if head is None or head["ETag"].strip('"') != (result["e_tag"] or "").strip('"'):
             raise Changed(key)

@@ -1,12 +1,20 @@
 """Where every load stands, as people and checks ask for it; reads the ledger, moves nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import psycopg
+
+from ingestion_dagster.engine.ledger import SUPERSEDED
 from ingestion_dagster.engine.postgres import Connection
+
+DRAIN = "stream-"
+NO_RUNS = (DRAIN, "adopt-")
+"""How the ids begin under which loads are claimed by what is no run of Dagster's."""
 
 STATUS_COUNTS = """
 SELECT l.pipeline, coalesce(d.name, 'unknown'), l.partition, l.status, l.waiting_for, count(*), sum(l.rows_written), sum(l.rows_unchanged),
@@ -84,6 +92,24 @@ WHERE l.pipeline = %(pipeline)s AND e.run_id = ANY(%(run_ids)s) AND starts_with(
                                   AND starts_with(taken.why, 'lease expired') AND taken.at > held.claimed_at))
 """
 
+VERSIONS = """
+SELECT l.id, l.version, l.modified, l.discovered_at, l.content_hash, l.location IS NOT NULL, coalesce(l.error_code = %(superseded)s, false),
+       CASE WHEN l.committed_at <= d.rebuilt_at THEN d.rebuilt_at END, e.run_id
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+LEFT JOIN ledger.load_events AS e ON e.load_id = l.id AND e.from_status IS NULL
+WHERE l.landing_zone = %(landing_zone)s AND l.key = %(key)s
+ORDER BY l.modified DESC, l.id DESC
+"""
+
+LOAD_OF = "SELECT id FROM ledger.loads WHERE landing_zone = %(landing_zone)s AND key = %(key)s AND version = %(version)s"
+
+WORKS = "SELECT pg_advisory_lock(hashtextextended(%(run_id)s, 0))"
+WORKS_NO_MORE = "SELECT pg_advisory_unlock(hashtextextended(%(run_id)s, 0))"
+NOBODY_WORKS = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(run_id)s, 0))"
+
+LAST_CLAIM = "SELECT max(claimed_at) FROM ledger.loads WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s"
+
 
 def status_counts(connection: Connection, pipeline: str | None = None, partitions: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """Loads by pipeline, dataset, partition and status, as `status --json` shows them."""
@@ -152,6 +178,56 @@ def unaccounted(connection: Connection, pipeline: str, dataset: str | None = Non
 def dead_runs(connection: Connection, pipeline: str, run_ids: Sequence[str]) -> list[str]:
     """Those of these runs whose leases have run out and that hold no live one: they cannot be working any more."""
     return [row[0] for row in connection.execute(DEAD_RUNS, {"pipeline": pipeline, "run_ids": list(run_ids)})]
+
+
+@contextmanager
+def at_work(connection: Connection, run_id: str) -> Iterator[None]:
+    """Let others see, until the end or this process's death, that something of this id works which is no run of Dagster's."""
+    connection.execute(WORKS, {"run_id": run_id})
+    try:
+        yield
+    finally:
+        with suppress(psycopg.OperationalError):  # a connection that is lost has let go already
+            connection.execute(WORKS_NO_MORE, {"run_id": run_id})
+
+
+def is_at_work(connection: Connection, run_id: str) -> bool:
+    """Whether somebody is `at_work` under this id. The connection must be in no transaction."""
+    return connection.execute(NOBODY_WORKS, {"run_id": run_id}).fetchone() == (False,)
+
+
+def last_claim(connection: Connection, pipeline: str, run_id: str) -> datetime | None:
+    """When a run claimed the newest of the loads that it was the last to have in hand."""
+    row = connection.execute(LAST_CLAIM, {"pipeline": pipeline, "run_id": run_id}).fetchone()
+    return row[0] if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A load of a key: what is known of its content, and by whom it was discovered."""
+
+    load_id: int
+    version: str
+    modified: datetime
+    discovered_at: datetime
+    content_hash: str | None
+    was_moved: bool
+    superseded: bool
+    replaced_at: datetime | None
+    """When a rebuild replaced the rows that it had written; None if they stand."""
+    discovered_by: str | None
+
+
+def versions(connection: Connection, landing_zone: str, key: str) -> list[Version]:
+    """The loads of a key of a landing zone, newest first."""
+    parameters = {"landing_zone": landing_zone, "key": key, "superseded": SUPERSEDED.code}
+    return [Version(*row) for row in connection.execute(VERSIONS, parameters)]
+
+
+def load_of(connection: Connection, landing_zone: str, key: str, version: str) -> int | None:
+    """Id of the load of this very version; None if it was never discovered."""
+    row = connection.execute(LOAD_OF, {"landing_zone": landing_zone, "key": key, "version": version}).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _plain(row: tuple[Any, ...]) -> list[Any]:

@@ -33,8 +33,12 @@ KINESIS = StreamSource("INGESTION_METRICS_KINESIS_STREAM", lambda settings: sett
 metrics_kinesis_sensor = stream_sensor("metrics_kinesis_sensor", PIPELINE, zone, KINESIS, METRICS_JOB)
 metrics_sweep_sensor = sweep_sensor(PIPELINE, zone)
 metrics_failure_sensor = failure_sensor(PIPELINE)
-metrics_watch_sensor = watch_sensor(
-    PIPELINE,
-    ("metrics_s3_sensor", "metrics_kinesis_sensor", "metrics_sweep_sensor", "metrics_failure_sensor"),
-    lambda settings: settings.metrics_claimable_minutes,
-)
+
+
+def watched(settings: Settings) -> tuple[str, ...]:
+    """The sensors that should tick; without a stream Dagster passes over the one of streams."""
+    always = ("metrics_s3_sensor", "metrics_sweep_sensor", "metrics_failure_sensor")
+    return (*always, "metrics_kinesis_sensor") if settings.metrics_kinesis_stream else always
+
+
+metrics_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.metrics_claimable_minutes)

@@ -7,6 +7,7 @@ that, it takes the record's place: one load, or two of which the older is `super
 """
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,14 +16,15 @@ from typing import Final
 
 import orjson
 
-from ingestion_dagster.engine import landing, ledger, streams
+from ingestion_dagster.engine import landing, ledger, streams, whereabouts
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.ledger import SUPERSEDED, Load, Scope, Status, Verdict
+from ingestion_dagster.engine.ledger import Load, Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing, StoredObject, is_key
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.streams import Drained, Record, Stream
+from ingestion_dagster.engine.whereabouts import Version
 from ingestion_dagster.metrics.payload import UNCLASSIFIED, content_hash, decode
 from ingestion_dagster.metrics.places import DATASETS
 
@@ -47,18 +49,6 @@ TOO_LARGE = Problem("record_too_large", "record", "larger than INGESTION_MAX_LOA
 _LANDING_FOLDER = "in/"
 _CLOCKS_AGREE = timedelta(minutes=1)
 _LOOKS = 3
-
-_VERSIONS = """
-SELECT l.id, l.version, l.modified, l.discovered_at, l.content_hash, l.location IS NOT NULL, coalesce(l.error_code = %(superseded)s, false),
-       CASE WHEN l.committed_at <= d.rebuilt_at THEN d.rebuilt_at END, e.run_id
-FROM ledger.loads AS l
-LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-LEFT JOIN ledger.load_events AS e ON e.load_id = l.id AND e.from_status IS NULL
-WHERE l.landing_zone = %(landing_zone)s AND l.key = %(key)s
-ORDER BY l.modified DESC, l.id DESC
-"""
-
-_LOAD = "SELECT id FROM ledger.loads WHERE landing_zone = %(landing_zone)s AND key = %(key)s AND version = %(version)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +92,8 @@ def take(connection: Connection, zone: Zone, name_or_arn: str, *, seconds: float
     stream = Stream.of(name_or_arn)
     ledger.sync_datasets(connection, zone.pipeline, DATASETS)
     taker = Taker(zone, stream, max_load_bytes)
-    taker.taken.drained = streams.drain(connection, stream, taker, seconds=seconds)
+    with whereabouts.at_work(connection, taker.run_id):
+        taker.taken.drained = streams.drain(connection, stream, taker, seconds=seconds)
     return taker.taken
 
 
@@ -160,34 +151,21 @@ def _serialised(data: dict[str, object], wanted: str) -> bytes:
     return json.dumps(data, separators=(",", ":")).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """A load of a key: what is known of its content, and by whom it was discovered."""
-
-    load_id: int
-    version: str
-    modified: datetime
-    discovered_at: datetime
-    content_hash: str | None
-    was_moved: bool
-    superseded: bool
-    replaced_at: datetime | None
-    discovered_by: str | None
-
-    @property
-    def origin(self) -> tuple[str, int] | None:
-        """The shard (`kinesis://<stream>/<shard>`) and number of the record that brought it; None if none did."""
-        shard, _, number = (self.discovered_by or "").rpartition("/")
-        return (shard, int(number)) if shard.startswith("kinesis://") and number.isdecimal() else None
+def _new_run_id() -> str:
+    return f"{whereabouts.DRAIN}{uuid.uuid4().hex[:8]}"
 
 
 @dataclass(slots=True)
 class Taker:
-    """The handler of `streams.drain`: writes each record to the landing zone or the error zone, or lets it go because it is known."""
+    """The handler of `streams.drain`: writes each record to the landing zone or the error zone, or lets it go because it is known.
+
+    What is refused in one drain is refused under one `run_id`, so that people are alerted to it once.
+    """
 
     zone: Zone
     stream: Stream
     max_load_bytes: int = 64 * 1024 * 1024
+    run_id: str = field(default_factory=_new_run_id)
     taken: Taken = field(default_factory=Taken)
 
     def __call__(self, connection: Connection, records: Sequence[Record]) -> int:
@@ -227,13 +205,16 @@ class Taker:
             for _ in range(_LOOKS):
                 standing = self.zone.landing.find(delivery.key)
                 # In this order: what is not found standing has been settled by whoever moved it.
-                versions = self._versions(connection, delivery.key)
+                versions = whereabouts.versions(connection, self.zone.landing.url, delivery.key)
                 if _brought_already(self._shard(record), record, versions):
                     return _Fate.KNOWN
                 if standing is None:
                     if self._was_loaded(connection, record, delivery, versions):
                         return _Fate.KNOWN
-                    return self._write(connection, record, delivery)
+                    try:
+                        return self._write(connection, record, delivery)
+                    except Changed:  # an object was put that very moment
+                        continue
                 try:
                     raw = self.zone.landing.read(standing)
                 except (Missing, Changed):
@@ -246,20 +227,12 @@ class Taker:
 
     def _write(self, connection: Connection, record: Record, delivery: Delivery) -> _Fate:
         fault_point("metrics.stream.landing.before")
-        try:
-            written = self.zone.landing.write(delivery.key, delivery.raw)
-        except Changed:  # an object put that very moment took its place, as an object would have taken another's
-            return _Fate.WRITTEN
+        written = self.zone.landing.write(delivery.key, delivery.raw, new=True)
         fault_point("metrics.stream.landing.after")
         ledger.discover(connection, self.zone.pipeline, self.zone.landing.url, [written], datetime.now(UTC), self._origin(record))
         return _Fate.WRITTEN
 
-    def _versions(self, connection: Connection, key: str) -> list[_Version]:
-        """The loads of a key, newest first."""
-        parameters = {"landing_zone": self.zone.landing.url, "key": key, "superseded": SUPERSEDED.code}
-        return [_Version(*row) for row in connection.execute(_VERSIONS, parameters)]
-
-    def _was_loaded(self, connection: Connection, record: Record, delivery: Delivery, versions: Sequence[_Version]) -> bool:
+    def _was_loaded(self, connection: Connection, record: Record, delivery: Delivery, versions: Sequence[Version]) -> bool:
         """Whether a record's content is the newest load's, or an older one's and the newest was put after the record was sent.
 
         A load that was refused counts as well: `ingestion retry` is what loads it again. One whose rows a rebuild has replaced counts for
@@ -274,9 +247,9 @@ class Taker:
         if not equal:
             return False
         newest = read_versions[0]
-        return equal[0] is newest or (newest.origin is None and newest.modified > record.arrived)
+        return equal[0] is newest or (_origin_of(newest) is None and newest.modified > record.arrived)
 
-    def _content_of(self, connection: Connection, version: _Version) -> str | None:
+    def _content_of(self, connection: Connection, version: Version) -> str | None:
         """The hash of what a load read. One that was given up before it could be hashed is read where it stands now."""
         if version.content_hash is not None or not version.was_moved:
             return version.content_hash
@@ -286,7 +259,7 @@ class Taker:
         except (Missing, Changed):
             return None
 
-    def _is_overshadowed(self, standing: StoredObject, versions: Sequence[_Version]) -> bool:
+    def _is_overshadowed(self, standing: StoredObject, versions: Sequence[Version]) -> bool:
         """Whether a bucket shows an older version because the newer one has been moved away. It will be moved too, unread."""
         newest = max((version.modified for version in versions if not version.superseded), default=standing.modified)
         return self.zone.landing.dated_by_arrival and newest > standing.modified
@@ -302,23 +275,22 @@ class Taker:
             record.arrived,
             record.sequence_number,
         )
-        if _load_of(connection, self.stream.url, seen) is not None:
+        if self._load_of(connection, seen) is not None:
             return _Fate.POISON
         fault_point("metrics.stream.poison.before")
         location = self._keep(seen, record.data)
         fault_point("metrics.stream.poison.after")
-        origin = self._origin(record)
         with connection.transaction():
-            ledger.discover(connection, self.zone.pipeline, self.stream.url, [seen], datetime.now(UTC), origin)
-            found = _load_of(connection, self.stream.url, seen)
+            ledger.discover(connection, self.zone.pipeline, self.stream.url, [seen], datetime.now(UTC), self._origin(record))
+            found = self._load_of(connection, seen)
             scope = Scope(self.zone.pipeline, ids=frozenset() if found is None else frozenset({found}))
-            for load in ledger.claim(connection, scope, origin, count=1, size=seen.size, lease_seconds=60):
+            for load in ledger.claim(connection, scope, self.run_id, count=1, size=seen.size, lease_seconds=60):
                 verdict = Verdict(
                     load, Status.READY_FOR_ERRORING, dataset=UNCLASSIFIED, bytes=seen.size, problems=tuple(problems), why="refused unread"
                 )
                 ledger.settle(connection, [verdict])
                 refused = replace(load, status=verdict.to, problems=verdict.problems, location=location)
-                if landing.move(connection, self.zone, [refused], lease_seconds=60, run_id=origin):
+                if landing.move(connection, self.zone, [refused], lease_seconds=60, run_id=self.run_id):
                     raise Transient("object_store_unavailable", "the report of a refused record could not be written")
         fault_point("metrics.stream.poison.entered")
         return _Fate.POISON
@@ -332,6 +304,9 @@ class Taker:
         target.store.write(target.key, data)
         return target.location
 
+    def _load_of(self, connection: Connection, seen: StoredObject) -> int | None:
+        return whereabouts.load_of(connection, self.stream.url, seen.key, seen.version)
+
     def _origin(self, record: Record) -> str:
         """Who discovered a load, as its history tells: the record that brought it."""
         return f"{self._shard(record)}/{record.sequence_number}"
@@ -340,18 +315,20 @@ class Taker:
         return f"{self.stream.url}/{record.shard}"
 
 
-def _brought_already(shard: str, record: Record, versions: Sequence[_Version]) -> bool:
+def _origin_of(version: Version) -> tuple[str, int] | None:
+    """The shard (`kinesis://<stream>/<shard>`) and number of the record that brought a load; None if none did."""
+    shard, _, number = (version.discovered_by or "").rpartition("/")
+    return (shard, int(number)) if shard.startswith("kinesis://") and number.isdecimal() else None
+
+
+def _brought_already(shard: str, record: Record, versions: Sequence[Version]) -> bool:
     """Whether a file of this key was brought by this record, or by a later one of its shard: then this one had its turn before.
 
     A stream that was deleted and made again may count anew; its records arrive after the older files were discovered.
     """
-    return any(
-        version.origin is not None
-        and version.origin[0] == shard
-        and version.origin[1] >= int(record.sequence_number)
-        and version.discovered_at >= record.arrived - _CLOCKS_AGREE
-        for version in versions
-    )
+    recent = (version for version in versions if version.discovered_at >= record.arrived - _CLOCKS_AGREE)
+    origins = (_origin_of(version) for version in recent)
+    return any(origin is not None and origin[0] == shard and origin[1] >= int(record.sequence_number) for origin in origins)
 
 
 def _hash(raw: bytes) -> str | None:
@@ -360,8 +337,3 @@ def _hash(raw: bytes) -> str | None:
         return content_hash(decode(raw))
     except Refused:
         return None
-
-
-def _load_of(connection: Connection, landing_zone: str, seen: StoredObject) -> int | None:
-    row = connection.execute(_LOAD, {"landing_zone": landing_zone, "key": seen.key, "version": seen.version}).fetchone()
-    return None if row is None else int(row[0])

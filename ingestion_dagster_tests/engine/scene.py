@@ -59,9 +59,9 @@ class HookedStore(LocalStore):
         self._reached("find", key)
         return super().find(key)
 
-    def write(self, key: str, data: bytes, *, modified: datetime | None = None) -> StoredObject:
+    def write(self, key: str, data: bytes, *, modified: datetime | None = None, new: bool = False) -> StoredObject:
         self._reached("write", key)
-        return super().write(key, data, modified=modified)
+        return super().write(key, data, modified=modified, new=new)
 
     def receive(self, source: ObjectStore, obj: StoredObject, key: str) -> StoredObject:
         self._reached("receive", key)

@@ -3,12 +3,13 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psycopg
 import pytest
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
@@ -23,12 +24,16 @@ from dagster._core.test_utils import create_run_for_test, instance_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from ingestion_dagster.engine import alerting, ledger, notifications
+from ingestion_dagster.engine import alerting, ledger, notifications, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG, no_retry_of_mistakes
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.metrics.places import PIPELINE
+from ingestion_dagster.engine.streams import Record, Stream
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
+from ingestion_dagster.metrics.sensors import metrics_watch_sensor
+from ingestion_dagster.metrics.stream import Taker
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine.test_notifications import Answer, Slack
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
@@ -40,7 +45,7 @@ BAD = time_series_payload(sex=WORD, age=f"{WORD}!")
 CASES: dict[str, Any] = {"metric_group": "cases", "metric": "COVID-19_cases_casesByDay"}
 
 failure_sensor = alerting.failure_sensor(PIPELINE)
-watch_sensor = alerting.watch_sensor(PIPELINE, WATCHED, lambda settings: settings.metrics_claimable_minutes)
+watch_sensor = alerting.watch_sensor(PIPELINE, lambda _: WATCHED, lambda settings: settings.metrics_claimable_minutes)
 
 
 @pytest.fixture
@@ -90,21 +95,22 @@ def repository_origin(location: str = "ingestion") -> RemoteRepositoryOrigin:
 class Watch:
     """Ticks of the watch sensor, each with the cursor that the one before has left."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, sensor: dg.SensorDefinition = watch_sensor) -> None:
         self.instance = instance
+        self.sensor = sensor
         self.cursor: str | None = None
 
     def tick(self) -> str:
         """One evaluation as the daemon makes it; what it gives as the reason why it starts no run."""
-        repository = dg.Definitions(sensors=[watch_sensor], resources={"ingestion": INGESTION}).get_repository_def()
+        repository = dg.Definitions(sensors=[self.sensor], resources={"ingestion": INGESTION}).get_repository_def()
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             repository_def=repository,
             resources={"ingestion": INGESTION},
-            sensor_name=watch_sensor.name,
+            sensor_name=self.sensor.name,
         )
-        data = watch_sensor.evaluate_tick(context)
+        data = self.sensor.evaluate_tick(context)
         assert not data.run_requests
         self.cursor = data.cursor
         return str(data.skip_message)
@@ -166,6 +172,26 @@ def test_an_alert_never_fails_a_run(metrics: Metrics, slack: Slack, monkeypatch:
     assert "OperationalError" in caplog.records[-1].getMessage()
 
 
+def test_what_kept_an_alert_back_is_logged_with_who_makes_it_good(
+    metrics: Metrics, slack: Slack, watch: Watch, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    run = run_of_ours(instance, dg.DagsterRunStatus.SUCCESS)
+    metrics.load("a.json", BAD, run_id=run.run_id)
+
+    def lost(*_: Any) -> bool:
+        raise psycopg.OperationalError("DETAIL: a row")
+
+    with metrics.database.connect() as connection, monkeypatch.context() as patched:
+        patched.setattr(notifications, "raise_alert", lost)
+        alerting.errored_loads_alert(connection, metrics.settings, PIPELINE, run.run_id)
+        alerting.failed_checks_alert(connection, metrics.settings, PIPELINE, run.run_id, ["core_and_api_agree"])
+    loads, checks = (record.getMessage() for record in caplog.records if record.name == alerting.__name__)
+    assert "errored loads could not be alerted to (OperationalError): the watch sensor alerts to them" in loads
+    assert "failed checks could not be alerted to (OperationalError): what is not in the outbox by now nobody alerts to" in checks
+    watch.tick()
+    assert ["1 load errored" in text for text in slack.texts] == [True], "as the log has it: the loads, and nothing of the checks"
+
+
 def test_nothing_of_a_file_is_in_alerts_or_their_outbox(metrics: Metrics, slack: Slack, watch: Watch) -> None:
     fields = ("topic", "metric_group", "metric", "geography", "age", "sex", "stratum", "refresh_date")
     metrics.land(bad=BAD, truncated=f'{{"{WORD}": "{WORD}'.encode(), **{f"bad_{field}": GOOD | {field: f"{WORD}!"} for field in fields})
@@ -200,6 +226,7 @@ def test_a_run_that_holds_loads_still_is_told_of_when_they_are_settled(metrics: 
     metrics.load("a.json", BAD, run_id="gone")
     metrics.query("UPDATE ledger.loads SET status = 'ingesting', error_code = NULL WHERE key = 'a.json'")
     metrics.load("b.json", BAD, run_id="gone")
+    let_claims_age(metrics, timedelta(hours=1))
     watch.tick()
     assert slack.texts == []
     with metrics.database.connect() as connection:
@@ -209,6 +236,101 @@ def test_a_run_that_holds_loads_still_is_told_of_when_they_are_settled(metrics: 
     [text] = slack.texts
     assert "2 loads errored" in text
     assert "crashed_repeatedly 1" in text
+
+
+def test_a_run_of_another_dagster_home_is_told_of_when_it_can_claim_no_more(metrics: Metrics, slack: Slack, watch: Watch) -> None:
+    """Between two batches it holds nothing, and here nobody knows whether it lives."""
+    metrics.load("a.json", BAD, run_id="elsewhere")
+    watch.tick()
+    for name in ("b.json", "c.json"):
+        metrics.land_key(name, BAD)
+    metrics.run(run_id="elsewhere")
+    let_claims_age(metrics, timedelta(seconds=metrics.settings.run_seconds - 60))
+    watch.tick()
+    assert slack.texts == [], "it may claim another batch still"
+    let_claims_age(metrics, timedelta(seconds=metrics.settings.run_seconds + 60))
+    for _ in range(2):
+        watch.tick()
+    [text] = slack.texts
+    assert "3 loads errored" in text
+    assert "• claimed by elsewhere, which is no run of this Dagster\n" in text
+    assert text.endswith("<https://dagster.example/automation|Dagster>"), "a link to its run would lead nowhere"
+
+
+def test_a_run_of_another_dagster_home_that_tells_of_itself_tells_of_all(metrics: Metrics, slack: Slack, watch: Watch) -> None:
+    metrics.load("a.json", BAD, run_id="elsewhere")
+    watch.tick()
+    metrics.load("b.json", BAD, run_id="elsewhere")
+    alert_of(metrics, "elsewhere")
+    let_claims_age(metrics, timedelta(days=1) - timedelta(minutes=1))
+    watch.tick()
+    [text] = slack.texts
+    assert "2 loads errored" in text
+
+
+def let_claims_age(metrics: Metrics, age: timedelta) -> None:
+    metrics.query("UPDATE ledger.loads SET claimed_at = now() - %s", [age])
+
+
+@pytest.fixture
+def refuse(metrics: Metrics) -> Callable[[Taker, Iterable[int]], None]:
+    """Takes bad records of these numbers."""
+    with metrics.database.connect() as connection:
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+
+    def take(taker: Taker, numbers: Iterable[int]) -> None:
+        records = [Record("shardId-000000000000", str(number), b"{", datetime.now(UTC)) for number in numbers]
+        with metrics.database.connect() as connection:
+            assert taker(connection, records) == len(records)
+
+    return take
+
+
+Refuse = Callable[[Taker, Iterable[int]], None]
+
+
+def taker_of(metrics: Metrics) -> Taker:
+    return Taker(zone(metrics.settings), Stream.of("metric-files"))
+
+
+def test_bad_records_of_one_drain_are_one_alert_with_no_link_to_a_run(metrics: Metrics, slack: Slack, watch: Watch, refuse: Refuse) -> None:
+    first, second = taker_of(metrics), taker_of(metrics)
+    refuse(first, range(30))
+    refuse(first, range(30, 50))
+    for _ in range(2):
+        watch.tick()
+    [text] = slack.texts
+    assert text.startswith("*[staging] metrics: 50 loads errored*\n")
+    assert f"• claimed by {first.run_id}, which is no run of this Dagster\n" in text
+    assert text.endswith("<https://dagster.example/automation|Dagster>")
+    refuse(second, range(50, 53))
+    watch.tick()
+    assert ["3 loads errored" in text for text in slack.texts] == [False, True]
+    with metrics.database.connect() as connection:
+        alert = notifications.errored_loads(connection, metrics.settings, PIPELINE, second.run_id)
+    assert alert is not None
+    assert (alert.run_id, alert.link) == (None, "https://dagster.example/automation")
+
+
+def test_a_drain_is_told_of_when_it_has_ended(metrics: Metrics, slack: Slack, watch: Watch, refuse: Refuse) -> None:
+    taker = taker_of(metrics)
+    with metrics.database.connect() as connection, whereabouts.at_work(connection, taker.run_id):
+        refuse(taker, [1])
+        watch.tick()
+        assert slack.texts == []
+        refuse(taker, [2])
+    watch.tick()
+    [text] = slack.texts
+    assert "2 loads errored" in text
+
+
+def test_a_drain_that_died_is_told_of(metrics: Metrics, slack: Slack, watch: Watch, refuse: Refuse) -> None:
+    taker = taker_of(metrics)
+    with metrics.database.connect() as connection, whereabouts.at_work(connection, taker.run_id):
+        refuse(taker, [1])
+        connection.close()
+    watch.tick()
+    assert len(slack.texts) == 1
 
 
 def test_what_errored_long_ago_is_not_dug_up(metrics: Metrics, slack: Slack, watch: Watch) -> None:
@@ -486,6 +608,17 @@ def test_sensors_of_another_code_location_are_not_watched(daemon: Daemon, instan
     assert [state.selector_id for state in alerting.sensors_of(context, WATCHED)] == [here.selector_id]
 
 
+def test_a_sensor_that_is_off_by_a_setting_of_its_own_is_not_watched(
+    metrics: Metrics, instance: dg.DagsterInstance, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream was unset: the sensor, on by default before, is passed over by Dagster and ticks no more."""
+    daemon.ticks(daemon.state("metrics_kinesis_sensor", last_tick=timedelta(hours=1)), "fff")
+    watch = Watch(instance, metrics_watch_sensor)
+    assert watch.tick().endswith("; sensors tick and loads are taken")
+    monkeypatch.setenv("INGESTION_METRICS_KINESIS_STREAM", "metric-files")
+    assert watch.tick().endswith("; metrics_kinesis_sensor fails; metrics_kinesis_sensor does not tick")
+
+
 def test_a_sensor_that_stands_still_is_told_once_the_second_tick_sees_it_too(watch: Watch, daemon: Daemon, slack: Slack) -> None:
     daemon.state("metrics_sweep_sensor", last_tick=timedelta(hours=1))
     assert watch.tick().endswith("; metrics_sweep_sensor does not tick")
@@ -556,6 +689,20 @@ def test_loads_within_the_limit_are_no_stall(watch: Watch, slack: Slack, waiting
     assert watch.tick().endswith("; nothing has run")
 
 
+@pytest.mark.parametrize(("content", "put_back"), [(GOOD, ledger.replay), (BAD, ledger.retry)], ids=["replay", "retry"])
+def test_an_old_load_that_is_put_back_has_waited_since_then(
+    watch: Watch, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], put_back: Callable[..., object]
+) -> None:
+    metrics.load("a.json", content)
+    metrics.query("UPDATE ledger.loads SET discovered_at = now() - interval '90 days', claimed_at = now() - interval '90 days'")
+    with metrics.database.connect() as connection:
+        put_back(connection, Scope(PIPELINE))
+    assert watch.tick().endswith("; sensors tick and loads are taken")
+    later = datetime.now(UTC) + timedelta(minutes=61)
+    monkeypatch.setattr(alerting, "datetime", type("Later", (datetime,), {"now": staticmethod(lambda _zone: later)}))
+    assert watch.tick().endswith("; nothing has run")
+
+
 def test_paused_loads_are_no_stall(watch: Watch, slack: Slack, waiting: Waiting, metrics: Metrics) -> None:
     waiting(timedelta(hours=3))
     metrics.query("UPDATE ledger.loads SET dataset_id = (SELECT id FROM ledger.datasets WHERE name = 'deaths')")
@@ -595,6 +742,7 @@ def test_a_tick_says_what_is_due_and_what_is_uncertain(
     monkeypatch.setattr(notifications, "_ANSWER_SECONDS", 0.5)
     for run_id in ("one", "two", "three"):
         metrics.load(f"{run_id}.json", BAD | {"note": run_id}, run_id=run_id)
+    let_claims_age(metrics, timedelta(hours=1))
     slack.answers = [Answer(503), Answer(silence="close")]
     assert watch.tick().startswith("3 alerts raised, 0 sent, 3 due, 0 uncertain")
     assert watch.tick().startswith("0 alerts raised, 0 sent, 2 due, 0 uncertain"), "one is under way, for all that is known"
@@ -632,6 +780,6 @@ def test_a_channel_that_is_half_configured_fails_the_tick(watch: Watch, monkeypa
 def test_the_sensors_are_on_only_where_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, status in (("running", dg.DefaultSensorStatus.RUNNING), ("stopped", dg.DefaultSensorStatus.STOPPED)):
         monkeypatch.setenv("INGESTION_SENSORS", value)
-        for sensor in (alerting.failure_sensor(PIPELINE), alerting.watch_sensor(PIPELINE, (), lambda _: 1)):
+        for sensor in (alerting.failure_sensor(PIPELINE), alerting.watch_sensor(PIPELINE, lambda _: (), lambda _: 1)):
             assert sensor.default_status == status
             assert sensor.description

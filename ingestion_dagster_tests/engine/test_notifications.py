@@ -338,6 +338,33 @@ def test_an_answer_that_says_neither_yes_nor_no_leaves_the_alert_in_doubt(slack:
     assert notifications.deliver(connection, [slack.channel]) == Delivery(in_doubt=1)
 
 
+@pytest.mark.parametrize("kind", ["text/html", "text/html; charset=utf-8", "Text/HTML", "application/xhtml+xml"])
+def test_a_page_for_browsers_is_no_yes_of_a_webhook(
+    slack: Slack, connection: Connection, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A login page or a captive portal, which answers 200 to anything."""
+    slack.answers = [Answer(200, f"<html>{SECRET}</html>", {"Content-Type": kind})]
+    notifications.raise_alert(connection, [slack.webhook], ALERT)
+    assert notifications.deliver(connection, [slack.webhook]) == Delivery(in_doubt=1)
+    assert "INGESTION_SLACK_WEBHOOK_URL" in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, "ok", {"Content-Type": "text/plain"}),
+        Answer(200, "OK"),
+        Answer(201, "{}", {"Content-Type": "application/json"}),
+        Answer(202, ""),
+    ],
+)
+def test_servers_with_webhooks_like_slacks_each_have_a_yes_of_their_own(slack: Slack, connection: Connection, answer: Answer) -> None:
+    slack.answers = [answer]
+    notifications.raise_alert(connection, [slack.webhook], ALERT)
+    assert notifications.deliver(connection, [slack.webhook]) == Delivery(sent=1)
+
+
 def test_the_wait_grows_with_each_attempt_to_a_quarter_of_an_hour(slack: Slack, connection: Connection) -> None:
     notifications.raise_alert(connection, [slack.webhook], ALERT)
     waits = []

@@ -254,6 +254,43 @@ def test_what_write_returns_is_what_a_listing_shows(store: ObjectStore) -> None:
     assert second.version != first.version
 
 
+def test_a_new_object_replaces_nothing(store: ObjectStore) -> None:
+    old = store.write("a/b", b"old")
+    with pytest.raises(Changed):
+        store.write("a/b", b"new", new=True)
+    assert [*store.list()] == [old] == [store.find("a/b")]
+    assert content(store, "a/b") == b"old"
+    assert raw_keys(store) == {"a/b"}
+    assert store.remove(old)
+    kept = datetime(2020, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
+    written = store.write("a/b", b"new", modified=kept, new=True)
+    assert [*store.list()] == [written] == [store.find("a/b")]
+    assert store.read(written) == b"new"
+    assert (written.modified == kept) is isinstance(store, LocalStore)
+    assert raw_keys(store) == {"a/b"}
+
+
+def test_a_large_new_object_replaces_nothing_either(store: ObjectStore) -> None:
+    data = os.urandom(9 << 20)
+    assert store.read(store.write("large", data, new=True)) == data
+    with pytest.raises(Changed):
+        store.write("large", data, new=True)
+
+
+def test_of_many_that_write_a_new_object_at_once_one_does(store: ObjectStore) -> None:
+    def attempt(number: int) -> StoredObject | None:
+        try:
+            return store.write("a/b", b"%d" % number, new=True)
+        except Changed:
+            return None
+
+    store.find("a/b")
+    with ThreadPoolExecutor(8) as pool:
+        [(number, written)] = [(number, made) for number, made in enumerate(pool.map(attempt, range(24))) if made is not None]
+    assert [*store.list()] == [written]
+    assert store.read(written) == b"%d" % number
+
+
 def test_an_empty_store_is_no_failure(store: ObjectStore) -> None:
     assert [*store.list()] == []
     assert store.find("a/b") is None
@@ -758,6 +795,97 @@ def test_a_written_file_is_durable_before_write_returns(folder: LocalStore, monk
     assert synced == [Path(folder._root, "in/b").stat().st_ino, Path(folder._root, "in").stat().st_ino]
 
 
+@pytest.fixture(params=["rename", "link"])
+def naming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By which call a new file gets its name: not every file system has the first."""
+    if request.param == "link":
+        monkeypatch.setattr(local_store, "_renameat2", lambda *_: -1)
+    return str(request.param)
+
+
+def test_a_new_file_is_one_file_durable_and_as_a_listing_shows_it(folder: LocalStore, naming: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("in/a", b"content")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    written = folder.write("in/b", b"content", new=True)
+    path = Path(folder._root, "in/b")
+    assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
+    assert path.stat().st_nlink == 1
+    assert folder.find("in/b") == written
+    with pytest.raises(Changed):
+        folder.write("in/b", b"other", new=True)
+    assert folder.find("in/b") == written
+    assert raw_keys(folder) == {"in/a", "in/b"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "symbolic link", "dangling link", "pipe"])
+def test_a_new_file_takes_the_place_of_nothing_else_either(folder: LocalStore, naming: str, kind: str) -> None:
+    folder.write("good", b"good")
+    path = Path(folder._root, "a")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("good" if kind == "symbolic link" else "nothing")
+    with pytest.raises(ValueError, match="cannot hold the key"):
+        folder.write("a", b"new", new=True)
+    assert raw_keys(folder) == {"good"} | ({"a"} if kind == "symbolic link" else set())
+    assert content(folder, "good") == b"good"
+
+
+NAMED_TWICE = """
+import os, signal
+from ingestion_dagster.engine import local_store
+from ingestion_dagster.engine.object_store import open_store
+
+local_store._renameat2 = None
+os.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+open_store({url!r}).write("a", b"content", new=True)
+"""
+
+
+def test_a_crash_between_the_two_names_of_a_new_file_leaves_one_that_is_seen(folder: LocalStore) -> None:
+    process = subprocess.run([sys.executable, "-c", NAMED_TWICE.format(url=folder.url)], capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    [seen] = folder.list()
+    assert (seen.key, folder.read(seen)) == ("a", b"content")
+    with pytest.raises(Changed):
+        folder.write("a", b"other", new=True)
+    assert folder.remove(seen)
+    assert [*folder.list()] == []
+
+
+def test_a_new_file_does_not_take_the_place_of_one_that_a_removal_puts_back(folder: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer overwrites what is being removed; its file stands aside for a moment, under no name that anybody looks at."""
+    old = folder.write("a", b"old")
+    is_being_written = local_removal._is_being_written
+    outcome: list[object] = []
+
+    def write() -> None:
+        try:
+            outcome.append(folder.write("a", b"record", new=True))
+        except Changed as changed:
+            outcome.append(changed)
+
+    def overtaken(inside: int, name: str) -> bool:
+        if name == "a":
+            folder.write("a", b"producer")
+        return is_being_written(inside, name)
+
+    def aside(_: str) -> None:
+        writer.start()
+        writer.join(0.5)
+
+    writer = threading.Thread(target=write)
+    monkeypatch.setattr(local_removal, "_is_being_written", overtaken)
+    monkeypatch.setattr(local_removal, "fault_point", aside)
+    assert folder.remove(old) is False
+    writer.join(30)
+    assert [type(found) for found in outcome] == [Changed]
+    assert content(folder, "a") == b"producer"
+
+
 def test_a_name_that_is_not_utf8_does_not_stop_the_others(folder: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
     folder.write("a", b"")
     Path(os.fsdecode(os.fsencode(folder._root) + b"/caf\xe9.json")).touch()
@@ -823,6 +951,21 @@ def test_a_full_disk_may_pass_and_a_closed_folder_is_a_setting(folder: LocalStor
 
 
 # A bucket
+
+
+def test_a_new_object_may_follow_one_that_was_deleted(s3_versioned_url: str) -> None:
+    store = open_store(s3_versioned_url)
+    store.write("a", b"old")
+    bucket, prefix = bucket_of(store)
+    boto3.client("s3").delete_object(Bucket=bucket, Key=f"{prefix}/a")
+    assert store.read(store.write("a", b"new", new=True)) == b"new"
+
+
+@pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")])
+def test_a_server_that_says_no_to_a_new_object_says_that_another_is_there(answers: Any, status: int, code: str) -> None:
+    answers.status, answers.code = status, code
+    with pytest.raises(Changed):
+        open_store("s3://bucket").write("a", b"", new=True)
 
 
 def test_a_key_that_obstore_cannot_parse_does_not_stop_the_others(new_bucket: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:

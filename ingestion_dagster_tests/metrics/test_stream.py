@@ -5,13 +5,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ import boto3
 import orjson
 import pytest
 
-from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.errors import Refused
+from ingestion_dagster.engine.errors import Refused, Transient
+from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import Changed, open_store
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.metrics import stream as stream_module
 from ingestion_dagster.metrics.payload import content_hash, decode
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.metrics.stream import CODES, Taken, key_of, read, take
@@ -296,6 +299,53 @@ def test_poison_record_that_is_read_again_is_no_new_load(settings: Settings, str
     assert len(loads(settings)) == 1
 
 
+def test_what_one_drain_refuses_is_claimed_by_it_and_discovered_by_its_records(folder: Settings, stream: Producer) -> None:
+    for _ in range(30):
+        stream.send_raw(b"{")
+    taken_in(folder)
+    stream.send_raw(b"{")
+    taken_in(folder)
+    metrics = metrics_of(folder)
+    drains = metrics.query("SELECT run_id, count(*) FROM ledger.loads GROUP BY run_id ORDER BY 2")
+    assert [count for _, count in drains] == [1, 30]
+    assert all(re.fullmatch("stream-[0-9a-f]{8}", run_id) for run_id, _ in drains)
+    origins = metrics.query("SELECT run_id FROM ledger.load_events WHERE from_status IS NULL ORDER BY id")
+    assert origins == [(f"kinesis://{NAME}/shardId-000000000000/{number}",) for number in range(1, 32)]
+    others = metrics.query(
+        "SELECT count(*) FROM ledger.load_events AS e JOIN ledger.loads AS l ON l.id = e.load_id "
+        "WHERE e.from_status IS NOT NULL AND e.run_id <> l.run_id"
+    )
+    assert others == [(0,)]
+
+
+@pytest.mark.parametrize("ending", ["done", "failed"])
+def test_drain_is_seen_to_be_at_work_as_long_as_it_is(
+    folder: Settings, stream: Producer, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Meanwhile nobody alerts to what it has refused so far."""
+    metrics = metrics_of(folder)
+
+    def at_work() -> list[bool]:
+        with metrics.database.connect() as connection:
+            return [whereabouts.is_at_work(connection, run_id) for (run_id,) in metrics.query("SELECT run_id FROM ledger.loads")]
+
+    def passing(point: str) -> None:
+        if point == "metrics.stream.poison.entered":
+            seen.append(at_work())
+            if ending == "failed":
+                raise Transient("object_store_unavailable", "away")
+
+    seen: list[list[bool]] = []
+    monkeypatch.setattr(stream_module, "fault_point", passing)
+    stream.send_raw(b"{")
+    with pytest.raises(Transient) if ending == "failed" else nullcontext(), metrics.database.connect() as connection:
+        try:
+            take(connection, zone(folder), NAME, seconds=60)
+        finally:
+            assert seen == [[True]]
+            assert at_work() == [False], "though its connection is open still"
+
+
 def test_retry_of_a_poison_record_refuses_it_as_the_file_that_it_is(settings: Settings, stream: Producer) -> None:
     stream.send_raw(b"{")
     stream.send_raw(b'{"name": "", "data": {}}')
@@ -348,6 +398,92 @@ def test_record_of_an_object_that_stands_unread_is_no_second_file(settings: Sett
     assert zone(settings).landing.find("a.json") == before
     finish(settings)
     assert loads(settings) == [("a.json", "archived", 2, False, None)]
+
+
+@pytest.fixture
+def at_the_last_moment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something done once, between a record's look at the landing zone and its write."""
+
+    def arrange(what: Callable[[], object]) -> None:
+        left = [what]
+
+        def passing(point: str) -> None:
+            fault_point(point)
+            if point == "metrics.stream.landing.before" and left:
+                left.pop()()
+
+        monkeypatch.setattr(stream_module, "fault_point", passing)
+
+    return arrange
+
+
+AtTheLastMoment = Callable[[Callable[[], object]], None]
+
+
+def test_object_put_at_the_last_moment_is_not_replaced_unread(
+    settings: Settings, stream: Producer, at_the_last_moment: AtTheLastMoment
+) -> None:
+    stream.send("in/a.json", version(2))
+    at_the_last_moment(lambda: put(settings, "a.json", version(1)))
+    taken = taken_in(settings)
+    assert (taken.written, taken.known, taken.drained.waiting) == (0, 0, 1)
+    assert driver.files(settings)["in"] == [("a.json", json.dumps(version(1)))]
+    finish(settings)
+    assert [load[:4] for load in loads(settings)] == [("a.json", "archived", 1, False)] * 2
+    assert value(settings) == [2]
+
+
+def test_object_of_the_same_content_put_at_the_last_moment_is_the_one_load(
+    settings: Settings, stream: Producer, at_the_last_moment: AtTheLastMoment
+) -> None:
+    stream.send("in/a.json", GOOD)
+    at_the_last_moment(lambda: put(settings, "a.json", GOOD))
+    taken = taken_in(settings)
+    assert (taken.written, taken.known, taken.drained.waiting) == (0, 1, 0)
+    finish(settings)
+    assert loads(settings) == [("a.json", "archived", 2, False, None)]
+
+
+def test_object_loaded_at_the_last_moment_leaves_the_record_its_turn(
+    settings: Settings, stream: Producer, at_the_last_moment: AtTheLastMoment
+) -> None:
+    def put_and_load() -> None:
+        put(settings, "a.json", version(1))
+        driver.finish(settings)
+
+    stream.send("in/a.json", version(2))
+    at_the_last_moment(put_and_load)
+    assert taken_in(settings).written == 1
+    finish(settings)
+    assert [load[1] for load in loads(settings)] == ["archived"] * 2
+
+
+def test_name_that_is_taken_at_every_look_waits_and_ends_the_take(
+    folder: Settings, stream: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken_again(*_: Any, **__: Any) -> None:
+        raise Changed("a.json")
+
+    stream.send("in/a.json", GOOD)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(zone(folder).landing), "write", taken_again)
+        taken = taken_in(folder)
+    assert (taken.written, taken.drained.waiting) == (0, 1)
+    finish(folder)
+    assert loads(folder) == [("a.json", "archived", 2, False, None)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "symbolic link"])
+def test_name_under_which_no_object_stands_and_none_can_is_poison(kind: str, folder: Settings, stream: Producer) -> None:
+    put(folder, "good.json", GOOD)
+    path = folder.home_folder / "storage/metrics/in/a.json"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("good.json")
+    stream.send("in/a.json", version(1))
+    assert taken_in(folder).poison == 1
+    assert loads(folder)[0][4] == "unusable_name"
 
 
 def test_record_of_an_object_that_was_loaded_is_no_second_load(settings: Settings, stream: Producer) -> None:
