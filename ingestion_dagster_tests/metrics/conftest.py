@@ -1,7 +1,7 @@
 """A metrics pipeline to drive by name: land, run, and look."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.outcome import Outcome
@@ -18,6 +19,7 @@ from ingestion_dagster.metrics.load import Job, load_metrics
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.metrics.one_database import one_database
 
 
 def time_series_payload(
@@ -130,3 +132,10 @@ class Metrics:
 def metrics(settings: Settings, database: Database) -> Metrics:
     """A fresh metrics pipeline."""
     return Metrics(settings, database)
+
+
+@pytest.fixture(scope="module")
+def shared(server: EmbeddedServer) -> Iterator[Database]:
+    """One migrated database for the tests of a module: its `database` is `empty(shared)`."""
+    with one_database(server) as made:
+        yield made

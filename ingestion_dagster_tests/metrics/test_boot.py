@@ -27,7 +27,7 @@ from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.engine import conftest as s3
 from ingestion_dagster_tests.metrics import boot_driver, driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import empty
 from ingestion_dagster_tests.metrics.test_crashes import await_stop, settings_for
 
 moto_server = s3.moto_server
@@ -56,13 +56,6 @@ SELECT metric_value::float FROM public.data_apitimeseries
 UNION ALL SELECT metric_value::float FROM public.data_coreheadline ORDER BY 1
 """
 CORE_VALUES = VALUES.replace("apitimeseries", "coretimeseries")
-
-
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for this module."""
-    with one_database(server) as database:
-        yield database
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -23,7 +22,7 @@ from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.metrics import boot_driver, driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import empty
 
 ingestion = test_cli.ingestion
 
@@ -43,13 +42,6 @@ SELECT 'core', id, series_id, to_jsonb(t)::text FROM metrics.core_time_series AS
 UNION ALL SELECT 'api', id, series_id, to_jsonb(t)::text FROM metrics.api_time_series AS t
 UNION ALL SELECT 'headline', id, series_id, to_jsonb(t)::text FROM metrics.core_headline AS t ORDER BY 1, 2
 """
-
-
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for this module."""
-    with one_database(server) as database:
-        yield database
 
 
 @pytest.fixture

@@ -37,13 +37,6 @@ def headline(refresh: datetime, value: float, embargo: datetime | None = None, *
     return headline_payload(refresh_date=refresh.isoformat(), data=[point], **({"metric": "COVID-19_headline_a"} | changes))
 
 
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for this module."""
-    with one_database(server) as database:
-        yield database
-
-
 @pytest.fixture
 def database(shared: Database) -> Database:
     """That database, emptied."""

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.engine import conftest as s3
 from ingestion_dagster_tests.metrics import boot_driver, driver, test_assets
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import empty
 from ingestion_dagster_tests.metrics.test_crashes import settings_for
 
 moto_server = s3.moto_server
@@ -36,13 +36,6 @@ CASES: dict[str, Any] = {"metric_group": "cases", "metric": "COVID-19_cases_case
 ROWS = "SELECT age, date::text, metric_value::float FROM public.data_apitimeseries ORDER BY 1, 2, 3"
 WIPE = "DELETE FROM metrics.core_time_series; DELETE FROM metrics.api_time_series; DELETE FROM metrics.core_headline"
 HISTORY = "SELECT from_status, to_status FROM ledger.load_events AS e JOIN ledger.loads AS l ON l.id = load_id WHERE key = %s ORDER BY e.id"
-
-
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for this module."""
-    with one_database(server) as database:
-        yield database
 
 
 @pytest.fixture

@@ -44,13 +44,6 @@ ANALYZE
 """
 
 
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for this module."""
-    with one_database(server) as database:
-        yield database
-
-
 @pytest.fixture
 def database(shared: Database) -> Database:
     """That database, emptied."""

@@ -7,18 +7,16 @@ step stands in `DELIBERATE` with the reason, and then with what ours does instea
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.interface import SUPPORTING_TABLES
 from ingestion_dagster_tests.metrics.conftest import Metrics
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import empty
 
 Rows = list[tuple[Any, ...]]
 State = dict[str, Rows]
@@ -52,13 +50,6 @@ DELIBERATE: dict[str, str] = {
 
 class Unlike(Exception):
     """A step of `DELIBERATE` that is none."""
-
-
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for all vectors."""
-    with one_database(server) as database:
-        yield database
 
 
 @pytest.fixture

@@ -13,12 +13,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.metrics.files import judge
 from ingestion_dagster.metrics.interface import SUPPORTING_TABLES, Merged, MetricsAPIInterface
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import empty
 
 Point = dict[str, Any]
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -41,13 +40,6 @@ SELECT l.metric, l.geography, l.geography_code, l.age, t.date::text, t.metric_va
        t.metric_frequency, t.in_reporting_delay_period, t.force_write
 FROM metrics.{table} AS t JOIN metrics.series_labels AS l USING (series_id) ORDER BY t.series_id, t.date, t.refresh_date, t.metric_value
 """
-
-
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Database]:
-    """One database for this module."""
-    with one_database(server) as database:
-        yield database
 
 
 @pytest.fixture
