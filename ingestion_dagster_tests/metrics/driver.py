@@ -81,6 +81,11 @@ def replay(settings: Settings) -> None:
 COMMANDS = {"run": run, "retry": retry, "replay": replay}
 
 
+def settings_for(database: Database, home: Path) -> Settings:
+    """A fresh installation over a database, where nothing has to settle."""
+    return Settings(home=home, database_url=database.sqlalchemy_url, settle_seconds=0)
+
+
 def start(settings: Settings, command: str = "run", *, fault: str | None = None) -> "subprocess.Popen[str]":
     """A driver process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
@@ -102,6 +107,15 @@ def end(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, str
         process.kill()
         complaint = f"has not ended after {seconds} s\n" + process.communicate()[1]
     return process.returncode, complaint
+
+
+def await_stop(process: "subprocess.Popen[str]") -> None:
+    """Wait until the process has fallen asleep."""
+    deadline = time.monotonic() + 30
+    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
+        assert state != "Z", f"ended instead of falling asleep: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, "does not fall asleep"
+        time.sleep(0.02)
 
 
 def finish(settings: Settings, seconds: float = 60) -> None:

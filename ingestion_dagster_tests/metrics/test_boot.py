@@ -27,8 +27,8 @@ from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.engine import conftest as s3
 from ingestion_dagster_tests.metrics import boot_driver, driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
+from ingestion_dagster_tests.metrics.driver import await_stop, settings_for
 from ingestion_dagster_tests.metrics.one_database import empty
-from ingestion_dagster_tests.metrics.test_crashes import await_stop, settings_for
 
 moto_server = s3.moto_server
 aws_environment = s3.aws_environment

@@ -3,8 +3,6 @@
 import ast
 import re
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -207,7 +205,7 @@ def undisturbed(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
     def tell(name: str) -> dict[str, Mapping[str, Any]]:
         if name not in told:
             database = driver.copy_of_template(server, f"undisturbed_{len(told)}")
-            settings = settings_for(database, tmp_path_factory.mktemp("undisturbed"))
+            settings = driver.settings_for(database, tmp_path_factory.mktemp("undisturbed"))
             story = STORIES[name]
             story.begin(settings)
             driver.COMMANDS[story.command](settings)
@@ -219,13 +217,9 @@ def undisturbed(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
     return tell
 
 
-def settings_for(database: Database, home: Path) -> Settings:
-    return Settings(home=home, database_url=database.sqlalchemy_url, settle_seconds=0)
-
-
 @pytest.fixture
 def settings(database: Database, tmp_path: Path) -> Settings:
-    return settings_for(database, tmp_path / "home")
+    return driver.settings_for(database, tmp_path / "home")
 
 
 def killed(settings: Settings, command: str, fault: str) -> None:
@@ -339,7 +333,7 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_nothing(
     name, _, passage = point.partition(":")
     sleeper = driver.start(settings, fault=f"{name}:{passage or 1}:SIGSTOP")
     try:
-        await_stop(sleeper)
+        driver.await_stop(sleeper)
         await_leases(settings)
         code, complaint = driver.end(driver.start(settings), 30)
         assert code == 0, f"the run that takes over is held up by the sleeper's locks, or failed: {complaint}"
@@ -356,15 +350,6 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_nothing(
     assert driver.differences(driver.left_behind(settings), left) == []
     assert events(settings) == history
     driver.assert_history_is_legal(settings)
-
-
-def await_stop(process: "subprocess.Popen[str]") -> None:
-    """Wait until the process has fallen asleep."""
-    deadline = time.monotonic() + 30
-    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
-        assert state != "Z", f"ended instead of falling asleep: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, "does not fall asleep"
-        time.sleep(0.02)
 
 
 def events(settings: Settings) -> list[tuple[Any, ...]]:
