@@ -21,7 +21,7 @@ from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
 from ingestion_dagster.engine.ledger import Scope
-from ingestion_dagster.engine.local_files import local_files
+from ingestion_dagster.engine.local_files import local_files, read_file
 from ingestion_dagster.engine.object_store import is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.whereabouts import RunSummary
@@ -126,7 +126,7 @@ def status(
             for dataset, why, held in whereabouts.held_back(connection, name):
                 print(f"{name}: {held} loads of {dataset} {why}")
             for code, message, errored in whereabouts.errors(connection, name):
-                print(f"{name}: {errored} errored with {code} ({message})")
+                print(f"{name}: {errored} errored with {code} (for example: {message})")
 
 
 @app.command(epilog="Example: ingestion check metrics source_data/metrics/bad")
@@ -153,7 +153,9 @@ def retry(
     for old in retried.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
     if not retried.ready:
-        err.print("nothing to retry")
+        err.print(
+            "nothing to retry" if key is None or retried.superseded else f"no file that stands refused has the key {key}", markup=False
+        )
         raise typer.Exit(LOADED)
     _run_and_exit(found, settings, runs.Request(dataset))
 
@@ -191,12 +193,12 @@ def adopt(
     before: Annotated[
         datetime | None, typer.Option("--before", formats=["%Y-%m-%d"], help="Only files modified before this day (UTC).")
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken over and marked; change nothing.")] = False,
 ) -> None:
     """The first day on a living system: take over its tables, mark the files that are there as done. Loads nothing."""
     found = _pipeline(pipeline)
     adopted = runs.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
-    for line in adopted.told:
+    for line in adopted.told or ("no tables of another system are here",):
         print(line)
     print(f"{adopted.files} files in the landing zone {'would be' if dry_run else 'are'} marked as done; nothing is loaded")
 
@@ -289,7 +291,7 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
     refused = False
     reports: list[dict[str, Any]] = []
     for key, path in local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
-        problems = (*(() if is_key(key) else (UNUSABLE_NAME,)), *pipeline.check(key, path.read_bytes()))
+        problems = (*(() if is_key(key) else (UNUSABLE_NAME,)), *pipeline.check(key, read_file(path)))
         ok = not any(problem.severity == "error" for problem in problems)
         refused = refused or not ok
         reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
@@ -334,8 +336,9 @@ def describe_dry(summary: RunSummary) -> str:
 
 def describe(summary: RunSummary) -> str:
     """A run in one line."""
+    loaded = f"{summary.loads - summary.errored} loaded ({summary.duplicates} duplicates{f', {summary.late} late' if summary.late else ''})"
     return (
-        f"{summary.loads} loads: {summary.loads - summary.errored} loaded ({summary.duplicates} duplicates), {summary.errored} refused; "
+        f"{summary.loads} loads: {loaded}, {summary.errored} refused; "
         f"{summary.rows_in} rows in, {summary.rows_written} written, {summary.rows_unchanged} unchanged, {summary.rows_rejected} rejected"
         f"{f'; the objects of {summary.moving} are still to be moved' if summary.moving else ''}"
     )

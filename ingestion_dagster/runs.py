@@ -15,7 +15,7 @@ from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.ledger import Scope, Status, Verdict
-from ingestion_dagster.engine.local_files import distinct
+from ingestion_dagster.engine.local_files import distinct, local_files, read_file
 from ingestion_dagster.engine.object_store import StoredObject, is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
@@ -58,7 +58,7 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
                 landed.unusable.append(key)
                 continue
             modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            landed.objects.append(zone.landing.write(key, path.read_bytes(), modified=modified))
+            landed.objects.append(zone.landing.write(key, read_file(path), modified=modified))
             if len(landed.objects) - entered >= _PAGE:
                 ledger.discover(connection, pipeline.name, zone.landing.url, landed.objects[entered:], datetime.now(UTC))
                 entered = len(landed.objects)
@@ -129,6 +129,8 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
 
 def boot(pipeline: Pipeline, settings: Settings, folder: Path) -> RunSummary:
     """Replace every fact of a pipeline by what the files of a folder say, in one run; what it did. Raises `RunFailed`."""
+    if not any(is_key(key) for key, _ in local_files([folder])):
+        raise ConfigurationError(f"there is no file in {folder} to boot from: every fact would go")
     prepare_dagster_home(settings)
     with postgres.ready(settings).connect() as connection:
         run_id = _in_process(pipeline, settings, Request(boot_from=folder)).run_id
@@ -150,6 +152,8 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     """
     told = pipeline.take_over(postgres.locate(settings), dry_run)
     zone = pipeline.zone(settings)
+    if not told:
+        postgres.ready(settings)
     if dry_run:
         return Adopted(told, sum(before is None or seen.modified < before for seen in zone.landing.list()))
     database = postgres.ready(settings)

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from ingestion_dagster import cli
-from ingestion_dagster.engine import landing
+from ingestion_dagster.engine import embedded_postgres, landing
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.landing import Zone
@@ -720,4 +720,35 @@ def test_adopt_takes_over_the_dashboards_own_tables(
     assert dry.out.replace("would take over", "took over").splitlines()[0] == result.out.splitlines()[0]
     assert "schema metrics_before" in result.out
     assert ingestion("status", "metrics").code == 0
-    assert "none of the dashboard's own tables" in ingestion("adopt", "metrics").out
+    assert ingestion("adopt", "metrics").out.startswith("no tables of another system are here\n")
+
+
+def test_adopt_tells_in_a_dry_run_too_that_a_database_was_never_upgraded(
+    server: EmbeddedServer, ingestion: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded_postgres.ensure_database(server, "never_upgraded")
+    monkeypatch.setenv("INGESTION_DATABASE_URL", server.url("never_upgraded"))
+    for arguments in (["--dry-run"], []):
+        result = ingestion("adopt", "metrics", *arguments)
+        assert (result.code, result.out) == (1, "")
+        assert "ingestion db upgrade" in result.err
+
+
+@pytest.mark.may_skip
+@pytest.mark.skipif(not Path("/proc/1/mem").exists(), reason="no file here that nobody can read")
+def test_what_cannot_be_read_is_named_in_one_line(ingestion: Command, tmp_path: Path) -> None:
+    unreadable = Path("/proc/1/mem")
+    for command in (["land", "metrics"], ["check", "metrics"]):
+        result = ingestion(*command, unreadable)
+        assert (result.code, result.out) == (1, "")
+        assert result.err.startswith("ingestion: /proc/1/mem cannot be read")
+        assert len(result.err.splitlines()) == 1
+    (tmp_path / "empty").mkdir()
+    result = ingestion("metrics", "boot", tmp_path / "empty")
+    assert (result.code, len(result.err.splitlines())) == (1, 1)
+
+
+def test_a_late_file_is_counted_as_late(ingestion: Command, files: Callable[..., Path]) -> None:
+    ingestion("load", "metrics", files({"a.json": GOOD | {"refresh_date": "2024-01-01"}}))
+    result = ingestion("load", "metrics", files({"b.json": GOOD | {"refresh_date": "2023-12-01"}}))
+    assert result.out == "1 loads: 1 loaded (0 duplicates, 1 late), 0 refused; 2 rows in, 0 written, 2 unchanged, 0 rejected\n"

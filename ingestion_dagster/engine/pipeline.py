@@ -28,4 +28,4 @@ class Pipeline:
     prefix_of: Callable[[str], str] = lambda _dataset: ""
     """Under which prefix of the landing zone the files of a dataset arrive."""
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()
-    """Take over what another system keeps in the database, or (True) only say what would be; lines that tell of it."""
+    """Take over another system's tables in the database, or (True) only say what would be; lines that tell of it, none if none is there."""

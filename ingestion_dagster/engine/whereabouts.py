@@ -48,7 +48,9 @@ LOAD_STATE_FIELDS = (
 
 OF_RUN = """
 SELECT status, count(*), coalesce(sum(rows_in), 0), coalesce(sum(rows_written), 0), coalesce(sum(rows_unchanged), 0),
-       coalesce(sum(rows_rejected), 0), count(duplicate_of)
+       coalesce(sum(rows_rejected), 0), count(duplicate_of),
+       count(*) FILTER (WHERE EXISTS (SELECT FROM ledger.load_events AS e
+                                      WHERE e.load_id = loads.id AND e.run_id = loads.run_id AND starts_with(e.why, 'late:')))
 FROM ledger.loads WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s GROUP BY status
 """
 
@@ -61,6 +63,7 @@ WHERE l.pipeline = %(pipeline)s AND l.status = 'ready' AND (d.paused_at IS NOT N
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 
+# A file that was delivered again has been dealt with, one way or the other: its newest version stands for it.
 ERRORS = """
 SELECT l.error_code, min(l.error_message), count(*)
 FROM ledger.loads AS l
@@ -68,17 +71,22 @@ LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE l.pipeline = %(pipeline)s AND l.status IN ('ready_for_erroring', 'erroring', 'errored')
   AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
   AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+  AND NOT EXISTS (
+      SELECT FROM ledger.loads AS newer
+      WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.status IN ('archived', 'errored')
+        AND (newer.discovered_at, newer.id) > (l.discovered_at, l.id))
 GROUP BY 1 ORDER BY 3 DESC, 1
 """
 
 UNACCOUNTED = """
-SELECT count(*)
+SELECT l.id
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE l.pipeline = %(pipeline)s AND l.committed_at IS NOT NULL
   AND (%(dataset)s::text IS NULL OR d.name = %(dataset)s::text)
   AND (%(run_id)s::text IS NULL OR l.run_id = %(run_id)s::text)
   AND (l.rows_in <> l.rows_written + l.rows_unchanged + l.rows_rejected OR l.rows_unchanged < 0)
+ORDER BY l.id
 """
 
 DEAD_RUNS = """
@@ -135,6 +143,8 @@ class RunSummary:
     rows_rejected: int = 0
     moving: int = 0
     """Committed loads whose objects have not reached their place yet."""
+    late: int = 0
+    """Loads whose file was older than one already seen."""
     left: int = 0
     """Loads in scope that could be claimed but not be dealt with."""
 
@@ -146,9 +156,9 @@ def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
     """The loads a run took to an end or committed; what it gave back is not counted."""
     done = [row for row in connection.execute(OF_RUN, {"pipeline": pipeline, "run_id": run_id}) if row[0] not in ("ready", "ingesting")]
     errored = sum(row[1] for row in done if row[0] in ("ready_for_erroring", "erroring", "errored"))
-    loads, rows_in, written, unchanged, rejected, duplicates = (int(sum(row[column] for row in done)) for column in range(1, 7))
+    loads, rows_in, written, unchanged, rejected, duplicates, late = (int(sum(row[column] for row in done)) for column in range(1, 8))
     moving = sum(row[1] for row in done if row[0] not in ("archived", "errored"))
-    return RunSummary(loads, errored, duplicates, rows_in, written, unchanged, rejected, moving)
+    return RunSummary(loads, errored, duplicates, rows_in, written, unchanged, rejected, moving, late=late)
 
 
 def held_back(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:
@@ -168,11 +178,10 @@ def errors(
     return [(row[0], row[1], row[2]) for row in connection.execute(ERRORS, parameters)]
 
 
-def unaccounted(connection: Connection, pipeline: str, dataset: str | None = None, run_id: str | None = None) -> int:
-    """Committed loads, of one dataset or run if named, whose rows in are not the sum of written, unchanged and rejected ones."""
+def unaccounted(connection: Connection, pipeline: str, dataset: str | None = None, run_id: str | None = None) -> list[int]:
+    """Ids of committed loads, of one dataset or run if named, whose rows in are not the sum of written, unchanged and rejected ones."""
     parameters = {"pipeline": pipeline, "dataset": dataset, "run_id": run_id}
-    row = connection.execute(UNACCOUNTED, parameters).fetchone()
-    return int(row[0]) if row else 0
+    return [int(row[0]) for row in connection.execute(UNACCOUNTED, parameters)]
 
 
 def dead_runs(connection: Connection, pipeline: str, run_ids: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Load, Scope, Status
+from ingestion_dagster.engine.local_files import read_file
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, is_key
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -93,7 +94,7 @@ def _refuse_to_lose(settled: Sequence[Load], landed: Sequence[StoredObject]) -> 
 
 
 def _land(store: ObjectStore, key: str, path: Path) -> StoredObject:
-    return store.write(key, path.read_bytes(), modified=datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    return store.write(key, read_file(path), modified=datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
 def _replace_facts(connection: Connection, database: Database, job: Job, run_id: str, limits: Limits, outcome: Outcome) -> list[Load]:

@@ -1,6 +1,6 @@
 """What is checked of metrics: after each load, by the load step itself, and once a day, whatever has been loaded."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,6 +31,8 @@ DASHBOARD_KEY = dg.AssetKey([PIPELINE, "dashboard"])
 
 DAYS_BETWEEN_HEADLINES = 7
 """Headlines carry no frequency; most are weekly."""
+
+_NAMED = 20
 
 CHECK_SPECS = [
     *(
@@ -123,19 +125,29 @@ def _result(check: dg.AssetCheckKey, connection: Connection, run_id: str) -> dg.
             metadata={"loads_errored": sum(codes.values()), **codes},
         )
     if check.name == ROWS_ADD_UP:
-        found = whereabouts.unaccounted(connection, PIPELINE, dataset, run_id)
+        passed, severity, metadata = accounted(whereabouts.unaccounted(connection, PIPELINE, dataset, run_id))
     else:
-        found = MetricsAPIInterface(connection).wrongly_public_series()
-    return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=found == 0, metadata={"found": found})
+        passed, severity, metadata = public_flag(connection)
+    return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
 
 
 Finding = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
 """Whether a check passed, how bad it is if not, and what it saw."""
 
 
-def _rows_add_up(connection: Connection, _settings: Settings) -> Finding:
-    found = whereabouts.unaccounted(connection, PIPELINE)
+def accounted(loads: list[int]) -> Finding:
+    """No load's rows are unaccounted for; else which loads, by their ids in `ledger.loads`, the first ones."""
+    return not loads, dg.AssetCheckSeverity.ERROR, {"found": len(loads), "load_ids": loads[:_NAMED]}
+
+
+def public_flag(connection: Connection) -> Finding:
+    """No series of a metric that is not public counts as public."""
+    found = MetricsAPIInterface(connection).wrongly_public_series()
     return found == 0, dg.AssetCheckSeverity.ERROR, {"found": found}
+
+
+def _rows_add_up(connection: Connection, _settings: Settings) -> Finding:
+    return accounted(whereabouts.unaccounted(connection, PIPELINE))
 
 
 def _nothing_left_errored(connection: Connection, _settings: Settings) -> Finding:
@@ -153,33 +165,37 @@ def _claimed_in_time(connection: Connection, settings: Settings) -> Finding:
 
 
 def _public_flag_holds(connection: Connection, _settings: Settings) -> Finding:
-    found = MetricsAPIInterface(connection).wrongly_public_series()
-    return found == 0, dg.AssetCheckSeverity.ERROR, {"found": found}
+    return public_flag(connection)
 
 
 def _core_and_api_agree(connection: Connection, _settings: Settings) -> Finding:
-    only_core, only_api = MetricsAPIInterface(connection).disagreements()
-    return not (only_core or only_api), dg.AssetCheckSeverity.ERROR, {"only_in_core": only_core, "only_in_api": only_api}
+    topics = MetricsAPIInterface(connection).disagreements()
+    columns = ("theme", "sub_theme", "topic", "only_in_core", "only_in_api")
+    metadata = {
+        "only_in_core": sum(core for core, _ in topics.values()),
+        "only_in_api": sum(api for _, api in topics.values()),
+        "topics": table(columns, ((*key, *counts) for key, counts in topics.items())),
+    }
+    return not topics, dg.AssetCheckSeverity.ERROR, metadata
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
+    """Rows as a table for the UI."""
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in columns])
+    return dg.TableMetadataValue(records=[dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows], schema=schema)
 
 
 def _topics_are_fresh(connection: Connection, _settings: Settings) -> Finding:
     topics = MetricsAPIInterface(connection).refreshed()
     stale = [topic for topic in topics if is_stale(topic, datetime.now(UTC))]
-    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("theme", "sub_theme", "topic", "newest_refresh", "allowed_days")])
-    records = [
-        dg.TableRecord(
-            dict(zip(("theme", "sub_theme", "topic"), topic.topic, strict=True))
-            | {"newest_refresh": topic.newest.isoformat(), "allowed_days": allowed_days(topic)}
-        )
-        for topic in stale
-    ]
-    metadata = {"topics": len(topics), "stale": len(stale), "stale_topics": dg.TableMetadataValue(records=records, schema=schema)}
-    return not stale, dg.AssetCheckSeverity.WARN, metadata
+    columns = ("theme", "sub_theme", "topic", "newest_refresh", "allowed_days")
+    rows = ((*topic.topic, topic.newest.isoformat(), allowed_days(topic)) for topic in stale)
+    return not stale, dg.AssetCheckSeverity.WARN, {"topics": len(topics), "stale": len(stale), "stale_topics": table(columns, rows)}
 
 
 def is_stale(topic: Refreshed, now: datetime) -> bool:
-    """Whether a topic's newest refresh date is older than it should be."""
-    return now - topic.newest > timedelta(days=allowed_days(topic))
+    """Whether a topic's newest refresh date is older than it should be, or lies in the future: what comes now is late, and left out."""
+    return not -timedelta(days=1) < now - topic.newest <= timedelta(days=allowed_days(topic))
 
 
 def allowed_days(topic: Refreshed) -> int:
@@ -192,16 +208,12 @@ def _row_counts_hold(connection: Connection, settings: Settings) -> Finding:
     fallen = {
         key: (rows, now.get(key, 0)) for key, rows in last.items() if now.get(key, 0) < rows * (1 - settings.metrics_drift_percent / 100)
     }
-    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("theme", "sub_theme", "topic", "table", "rows_before", "rows_now")])
-    records = [
-        dg.TableRecord(dict(zip(("theme", "sub_theme", "topic", "table"), key, strict=True)) | {"rows_before": was, "rows_now": rows})
-        for key, (was, rows) in sorted(fallen.items())
-    ]
+    columns = ("theme", "sub_theme", "topic", "table", "rows_before", "rows_now")
     metadata = {
         "rows": sum(now.values()),
         "rows_before": sum(last.values()),
         "limit_percent": settings.metrics_drift_percent,
-        "fallen": dg.TableMetadataValue(records=records, schema=schema),
+        "fallen": table(columns, ((*key, *counts) for key, counts in sorted(fallen.items()))),
     }
     return not fallen, dg.AssetCheckSeverity.ERROR, metadata
 

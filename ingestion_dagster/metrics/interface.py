@@ -139,10 +139,9 @@ class MetricsAPIInterface:
         row = self._connection.execute(tables.WRONGLY_PUBLIC).fetchone()
         return int(row[0]) if row else 0
 
-    def disagreements(self) -> tuple[int, int]:
-        """Points that core_time_series has and api_time_series has not, and the reverse."""
-        row = self._connection.execute(quality_sql.DISAGREEMENTS).fetchone()
-        return (int(row[0]), int(row[1])) if row else (0, 0)
+    def disagreements(self) -> dict[Topic, tuple[int, int]]:
+        """By topic, points that only core_time_series has, and those that only api_time_series has."""
+        return {tuple(row[:3]): (int(row[3]), int(row[4])) for row in self._connection.execute(quality_sql.DISAGREEMENTS)}
 
     def refreshed(self) -> list[Refreshed]:
         """Each topic with the newest refresh date any of its files has carried."""

@@ -10,17 +10,25 @@ _SAME_POINT = """
     AND abs(a.metric_value - c.metric_value::double precision) <= 0.0001 + abs(a.metric_value) * 1e-10
 """
 
-DISAGREEMENTS = f"""
-SELECT
-    (SELECT count(*) FROM metrics.core_time_series AS c WHERE NOT EXISTS (SELECT FROM metrics.api_time_series AS a WHERE {_SAME_POINT})),
-    (SELECT count(*) FROM metrics.api_time_series AS a WHERE NOT EXISTS (SELECT FROM metrics.core_time_series AS c WHERE {_SAME_POINT}))
-"""
-
 _TOPICS = """
     JOIN metrics.metric AS m ON m.id = s.metric_id
     JOIN metrics.topic ON topic.id = m.topic_id
     JOIN metrics.sub_theme ON sub_theme.id = topic.sub_theme_id
     JOIN metrics.theme ON theme.id = sub_theme.theme_id
+"""
+
+DISAGREEMENTS = f"""
+SELECT theme.name, sub_theme.name, topic.name, count(*) FILTER (WHERE alone.in_core), count(*) FILTER (WHERE NOT alone.in_core)
+FROM (
+    SELECT c.series_id, true AS in_core FROM metrics.core_time_series AS c
+    WHERE NOT EXISTS (SELECT FROM metrics.api_time_series AS a WHERE {_SAME_POINT})
+    UNION ALL
+    SELECT a.series_id, false FROM metrics.api_time_series AS a
+    WHERE NOT EXISTS (SELECT FROM metrics.core_time_series AS c WHERE {_SAME_POINT})
+) AS alone
+JOIN metrics.series AS s ON s.id = alone.series_id
+{_TOPICS}
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
 # One row of a series tells its frequency; headlines have none.

@@ -39,6 +39,8 @@ COMMENT ON COLUMN ledger.alerts.status IS 'sending: handed to the channel, which
 CREATE INDEX loads_refused ON ledger.loads (pipeline, claimed_at)
     WHERE status IN ('ready_for_erroring', 'erroring', 'errored') OR rows_rejected > 0;
 
+CREATE INDEX loads_by_key ON ledger.loads (pipeline, key, discovered_at);
+
 ALTER TABLE ledger.datasets ADD COLUMN rebuilt_at timestamptz;
 COMMENT ON COLUMN ledger.datasets.rebuilt_at IS
     'when everything loaded before was replaced: the same content as an older load is no duplicate from then on';
