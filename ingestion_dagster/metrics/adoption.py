@@ -318,10 +318,22 @@ def _refuse_what_is_in_the_way(connection: Connection, oids: list[int]) -> None:
         )
 
 
+def _refuse_views_grouped_by_key(connection: Connection, oids: list[int]) -> None:
+    """Raise `ConfigurationError` that names every view that would be no valid one over our views."""
+    views = [row[0] for row in connection.execute(adoption_sql.VIEWS_GROUPED_BY_KEY, {"oids": oids})]
+    if views:
+        raise ConfigurationError(
+            f"cannot be adopted: {', '.join(views)} group by the id of a table and use other columns of it too, which Postgres allows over "
+            "tables only. Add these columns to GROUP BY (CREATE OR REPLACE VIEW, with the view's options, if it has any): the rows shown "
+            "are the same. Then adopt again"
+        )
+
+
 def _dependents(connection: Connection, oids: list[int]) -> _Dependents:
     """What others have on the tables, which are the original's. Raises `ConfigurationError` if they are not, or it cannot be re-pointed."""
     _refuse_other_columns(connection, oids)
     _refuse_what_is_in_the_way(connection, oids)
+    _refuse_views_grouped_by_key(connection, oids)
     foreign_keys = [_ForeignKey(*row) for row in connection.execute(adoption_sql.FOREIGN_KEYS, {"oids": oids})]
     for schema, table in sorted({(key.schema, key.table) for key in foreign_keys}):
         _locked(connection, schema, [table])
@@ -433,33 +445,33 @@ def _repoint_foreign_keys(connection: Connection, foreign_keys: Iterable[_Foreig
     by_hand = []
     for key in foreign_keys:
         dangling = _references_left_behind(connection, key)
+        reasons = "; ".join(f"{rows} ({code}) to rows that {LEFT_BEHIND_REASONS[code]}" for code, rows in dangling.items())
+        referring = sum(dangling.values())
         if dangling and key.is_validated:
             raise ConfigurationError(
-                f"nothing was changed: {dangling} rows of {key.schema}.{key.table} refer by {key.name} to rows of {key.original} that "
-                f"cannot be taken over: they {LEFT_BEHIND_REASONS['null_parent']}, or a row above them does. Mend them or the references"
+                f"nothing was changed: {referring} rows of {key.schema}.{key.table} refer by {key.name} to rows of {key.original} that "
+                f"cannot be taken over: {reasons}. Mend these rows, or the references to them, and adopt again"
             )
         if dangling:
-            by_hand.append(f"{dangling} rows refer by {key} (NOT VALID) to rows of {key.original} that are left behind")
+            by_hand.append(f"{referring} rows refer by {key} (NOT VALID) to rows of {key.original} that are left behind: {reasons}")
         _add_foreign_key(connection, key)
     return by_hand
 
 
-def _references_left_behind(connection: Connection, key: _ForeignKey) -> int:
-    target = ORIGINALS[key.original].target
+def _references_left_behind(connection: Connection, key: _ForeignKey) -> dict[str, int]:
+    """How many rows refer to rows left behind, by the reason for which these are."""
     matches = [
         sql.SQL("held.{} = referring.{}").format(sql.Identifier(theirs), sql.Identifier(ours))
         for theirs, ours in zip(key.referenced, key.columns, strict=True)
     ]
     statement = sql.SQL(
-        "SELECT count(*) FROM {holder} AS referring WHERE EXISTS (SELECT FROM {before} AS held WHERE {matches}) "
-        "AND NOT EXISTS (SELECT FROM {now} AS held WHERE {matches})"
+        "SELECT held.reason, count(*) FROM {holder} AS referring JOIN ({left_behind}) AS held ON {matches} GROUP BY 1 ORDER BY 1"
     ).format(
         holder=key.holder,
-        before=sql.Identifier(BEFORE, key.original),
-        now=sql.Identifier("metrics", target),
+        left_behind=sql.SQL(adoption_sql.ROWS_LEFT_BEHIND[key.original]),
         matches=sql.SQL(" AND ").join(matches),
     )
-    return _count(connection, statement)
+    return dict(connection.execute(statement).fetchall())
 
 
 def _add_foreign_key(connection: Connection, key: _ForeignKey) -> None:
@@ -491,7 +503,7 @@ def _repoint_views(connection: Connection, dependents: _Dependents, for_views: M
         except psycopg.Error as error:
             raise ConfigurationError(
                 f"nothing was changed: the view {view} cannot read the views that take the tables' place ({_said(error)}); adopt "
-                "as a user who owns it, or drop it, adopt, and create it again"
+                "as a user who owns it, or drop it, adopt, and create it again over the views of schema public"
             ) from None
     behind = [row[0] for row in connection.execute(adoption_sql.STILL_DEPENDENT, {"oids": dependents.oids})]
     if behind:

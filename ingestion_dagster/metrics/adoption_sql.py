@@ -164,7 +164,8 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
 ORDER BY n.nspname, c.relname
 """
 
-# Whatever hangs on the tables and is none of: their own indexes, keys and sequences, foreign keys of others, views of others.
+# Whatever hangs on the tables and is none of: their own indexes, constraints, defaults and sequences, foreign keys of others, views of
+# others.
 IN_THE_WAY = """
 WITH views AS (
     SELECT DISTINCT r.oid
@@ -189,7 +190,8 @@ FROM pg_depend AS d
 JOIN theirs ON theirs.classid = d.refclassid AND theirs.objid = d.refobjid
 WHERE (d.deptype IN ('n', 'e', 'x') OR d.classid = 'pg_rewrite'::regclass)
   AND NOT (d.classid = 'pg_rewrite'::regclass AND d.objid IN (SELECT oid FROM views))
-  AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_constraint AS k WHERE k.oid = d.objid AND k.contype = 'f'))
+  AND NOT (d.classid = 'pg_constraint'::regclass
+           AND EXISTS (SELECT FROM pg_constraint AS k WHERE k.oid = d.objid AND (k.contype = 'f' OR k.conrelid = ANY(%(oids)s))))
   AND NOT (d.classid = 'pg_attrdef'::regclass
            AND EXISTS (SELECT FROM pg_attrdef AS a WHERE a.oid = d.objid AND a.adrelid = ANY(%(oids)s)))
 UNION
@@ -210,6 +212,16 @@ FROM pg_inherits WHERE inhrelid = ANY(%(oids)s) OR inhparent = ANY(%(oids)s)
 UNION
 SELECT format('foreign key %%s of table %%s to %%s', conname, conrelid::regclass, confrelid::regclass)
 FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%(oids)s) AND confrelid <> ALL(%(oids)s)
+ORDER BY 1
+"""
+
+# No view has a primary key by which Postgres could tell that the other columns follow from the id.
+VIEWS_GROUPED_BY_KEY = """
+SELECT DISTINCT r.ev_class::regclass::text
+FROM pg_depend AS d
+JOIN pg_rewrite AS r ON r.oid = d.objid
+JOIN pg_constraint AS k ON k.oid = d.refobjid
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_constraint'::regclass AND k.conrelid = ANY(%(oids)s)
 ORDER BY 1
 """
 
@@ -250,6 +262,7 @@ class Copy:
 
     reasons: LiteralString
     insert: LiteralString
+    left_behind: LiteralString
 
 
 def _copy(original: LiteralString, target: LiteralString, columns: LiteralString, reason: LiteralString = "NULL::text") -> Copy:
@@ -259,7 +272,15 @@ def _copy(original: LiteralString, target: LiteralString, columns: LiteralString
 INSERT INTO metrics.{target} (id, {columns})
 SELECT id, {columns} FROM metrics_before.{original} AS o WHERE ({reason}) IS NULL ORDER BY id
 """,
+        left_behind=_rows_left(original, target, reason),
     )
+
+
+def _rows_left(original: LiteralString, target: LiteralString, reason: LiteralString, joined: LiteralString = "") -> LiteralString:
+    return f"""
+SELECT o.*, {reason} AS reason FROM metrics_before.{original} AS o {joined}
+WHERE NOT EXISTS (SELECT FROM metrics.{target} AS taken_over WHERE taken_over.id = o.id)
+"""
 
 
 def _child_of(parent: LiteralString, column: LiteralString) -> LiteralString:
@@ -509,6 +530,32 @@ LEFT_BEHIND: dict[str, LiteralString] = {
     "data_coretimeseries": _LEFT.format(counted="adopted_key WHERE fact = 'data_coretimeseries'"),
     "data_apitimeseries": _LEFT.format(counted="adopted_label WHERE true"),
 }
+
+# What decides over a row, as text: in it nulls are equal to each other and to nothing else.
+_KEY = "ROW({row}.metric_id, {row}.geography_id, {row}.stratum_id, {row}.age_id, {row}.sex, {row}.is_public)::text"
+_LABEL = """ROW({row}.theme, {row}.sub_theme, {row}.topic, {row}.metric_group, {row}.metric, {row}.geography_type, {row}.geography,
+       {row}.geography_code, {row}.age, {row}.stratum, {row}.sex, {row}.is_public)::text"""
+_ROW_REASON = "coalesce(counted.reason, CASE WHEN o.refresh_date IS NULL THEN 'null_refresh_date'{misnumbered} ELSE 'duplicate' END)"
+_POINT_REASON = _ROW_REASON.format(misnumbered=" WHEN o.epiweek < 0 THEN 'negative_epiweek'")
+
+
+def _counted(fact: LiteralString) -> LiteralString:
+    return f"LEFT JOIN adopted_key AS counted ON counted.fact = '{fact}' AND {_KEY.format(row='counted')} = {_KEY.format(row='o')}"
+
+
+ROWS_LEFT_BEHIND: dict[str, LiteralString] = {name: copy.left_behind for name, copy in COPY_SUPPORTING.items()} | {
+    "data_coreheadline": _rows_left(
+        "data_coreheadline", "core_headline", _ROW_REASON.format(misnumbered=""), _counted("data_coreheadline")
+    ),
+    "data_coretimeseries": _rows_left("data_coretimeseries", "core_time_series", _POINT_REASON, _counted("data_coretimeseries")),
+    "data_apitimeseries": _rows_left(
+        "data_apitimeseries",
+        "api_time_series",
+        _POINT_REASON,
+        f"LEFT JOIN adopted_label AS counted ON {_LABEL.format(row='counted')} = {_LABEL.format(row='o')}",
+    ),
+}
+"""By original, its rows that are left behind, each with its reason."""
 
 _CHANGED = """
 SELECT count(*) FILTER (WHERE o.is_public AND NOT s.is_public), count(*) FILTER (WHERE {redated})
