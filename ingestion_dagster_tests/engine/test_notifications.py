@@ -31,7 +31,7 @@ ALERT = Alert(
     run_id="0123456789ab",
     link="https://dagster.example/runs/0123456789ab",
 )
-SECRET = "T0P5ECR3T"
+SECRET = "T0P5ECR3T"  # pragma: allowlist secret
 
 
 @dataclass

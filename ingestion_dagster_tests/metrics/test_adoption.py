@@ -28,7 +28,7 @@ from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "target_schema.json").read_text())
-SECRET = "SecretName"
+SECRET = "SecretName"  # pragma: allowlist secret
 FAULTS = sorted(re.findall(r'fault_point\("([^"]+)"\)', Path(adoption.__file__).read_text()))
 ROOT = Path(__file__).parents[2]
 ADOPT = """
