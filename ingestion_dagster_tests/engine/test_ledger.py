@@ -697,7 +697,7 @@ def test_what_a_run_asks_the_ledger_does_not_cost_more_as_it_ages(aged: Scene) -
     assert whereabouts.dead_runs(aged.connection, PIPELINE, [run]) == [run]
     assert pages_touched(aged, whereabouts.DEAD_RUNS, pipeline=PIPELINE, run_ids=[run, "run 21"]) < 200
     assert whereabouts.of_run(aged.connection, PIPELINE, run).loads == 100
-    assert pages_touched(aged, whereabouts.OF_RUN, pipeline=PIPELINE, run_id=run) < 200
+    assert pages_touched(aged, whereabouts.OF_RUN, pipeline=PIPELINE, run_id=run) < 5 * 100
     assert len(aged.settle(aged.claim(count=10))) == 10
     assert pages_touched(aged, ledger_sql.RENEW, claims=[aged.rows("SELECT max(claim) FROM ledger.loads")[0][0]], lease=60) < 300
 

@@ -90,7 +90,7 @@ def test_a_replay_changes_nothing_but_the_history_and_may_be_repeated(ingestion:
     for _ in range(2):
         result = ingestion("replay", "metrics", "--partition", TODAY)
         assert result.code == 0, result.err
-        assert "4 loads: 4 loaded (0 duplicates), 0 refused" in result.out
+        assert "4 loads: 4 loaded (0 duplicates, 1 late), 0 refused" in result.out
         assert result.err.count("superseded: a newer version of") == 3
         assert driver.differences(standing(archive), before) == []
     stations = ["archived", "ready", "ingesting", "ready_for_archiving", "archiving", "archived"]
