@@ -39,7 +39,7 @@ COMMENT ON COLUMN ledger.alerts.status IS 'sending: handed to the channel, which
 CREATE INDEX loads_refused ON ledger.loads (pipeline, claimed_at)
     WHERE status IN ('ready_for_erroring', 'erroring', 'errored') OR rows_rejected > 0;
 
-CREATE INDEX loads_by_key ON ledger.loads (pipeline, key, discovered_at);
+CREATE INDEX loads_by_key ON ledger.loads (pipeline, key, discovered_at) WHERE status IN ('archived', 'errored');
 
 ALTER TABLE ledger.datasets ADD COLUMN rebuilt_at timestamptz;
 COMMENT ON COLUMN ledger.datasets.rebuilt_at IS
