@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.metrics import quality_sql, tables
+from ingestion_dagster.metrics import quality_sql, tables, withdrawal_sql
 from ingestion_dagster.metrics.files import MetricFile
 
 FACT_TABLES = ("core_headline", "core_time_series", "api_time_series")
@@ -181,7 +181,7 @@ class MetricsAPIInterface:
         self._connection.execute(tables.LOCK_SERIES)
         row = self._connection.execute("SELECT coalesce(max(round), 0), coalesce(bool_or(is_full), false) FROM stage_file").fetchone()
         rounds, any_full = row or (0, False)
-        withdrawn = self._connection.execute(tables.ANYTHING_WITHDRAWN).fetchone()
+        withdrawn = self._connection.execute(withdrawal_sql.ANYTHING_WITHDRAWN).fetchone()
         for number in range(1, rounds + 1):
             self._merge_round(merged, number, now, withdraw=any_full, restore=withdrawn == (True,))
         fault_point("metrics.merged")
@@ -195,7 +195,7 @@ class MetricsAPIInterface:
             run("TRUNCATE changed_date, changed_period")
         run(tables.READ_HISTORY, parameters)
         if restore:
-            restored = {table: run(statement, parameters).rowcount for table, statement in tables.RESTORE.items()}
+            restored = {table: run(statement, parameters).rowcount for table, statement in withdrawal_sql.RESTORE.items()}
             merged.restored += restored["api_time_series"] + restored["core_headline"]
         merged.late |= {row[0] for row in run(tables.LATE_FILES, parameters)}
         run(tables.COMPARE_DATES, parameters)
@@ -218,6 +218,6 @@ class MetricsAPIInterface:
     def _withdraw(self, merged: Merged, parameters: dict[str, Any]) -> None:
         """Move what full files lack out of the tables. A point of a time series stands in two of them and counts once."""
         counted: dict[str, dict[int, int]] = {
-            table: dict(self._connection.execute(statement, parameters).fetchall()) for table, statement in tables.WITHDRAW.items()
+            table: dict(self._connection.execute(statement, parameters).fetchall()) for table, statement in withdrawal_sql.WITHDRAW.items()
         }
         merged.withdrawn.update(counted["api_time_series"] | counted["core_headline"])
