@@ -169,8 +169,8 @@ def replay(
     """Load archived files again, from the archive. Only the newest version of a key. Safe to repeat."""
     found = _pipeline(pipeline)
     _check_narrowing(found, dataset)
-    runs.check_partition(found, partition)
     settings = current()
+    runs.check_partition(found, settings, partition)
     scope = Scope(found.name, frozenset({dataset}) if dataset else None, frozenset({partition}))
     with postgres.ready(settings).connect() as connection:
         again = ledger.replay(connection, scope)
@@ -213,7 +213,7 @@ def pause(
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
     with postgres.ready(current()).connect() as connection:
-        ledger.sync_datasets(connection, found.name, found.datasets)
+        found.sync_datasets(connection, current())
         ledger.pause(connection, found.name, dataset, why)
     print(f"{found.name} {dataset} is paused")
 
@@ -224,7 +224,7 @@ def resume(pipeline: PipelineName, dataset: Annotated[str, typer.Argument(metava
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
     with postgres.ready(current()).connect() as connection:
-        ledger.sync_datasets(connection, found.name, found.datasets)
+        found.sync_datasets(connection, current())
         ledger.resume(connection, found.name, dataset)
     print(f"{found.name} {dataset} is active")
 

@@ -14,6 +14,7 @@ from ingestion_dagster.engine import landing, ledger, postgres, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
+from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope, Status, Verdict
 from ingestion_dagster.engine.local_files import distinct, local_files, read_file
 from ingestion_dagster.engine.object_store import StoredObject, is_key
@@ -51,7 +52,7 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
     files = distinct(paths, prefix)
     landed = Landed()
     with postgres.ready(settings).connect() as connection:
-        ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
+        pipeline.sync_datasets(connection, settings)
         entered = 0
         for key, path in files.items():
             if not is_key(key):
@@ -60,10 +61,33 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
             modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             landed.objects.append(zone.landing.write(key, read_file(path), modified=modified))
             if len(landed.objects) - entered >= _PAGE:
-                ledger.discover(connection, pipeline.name, zone.landing.url, landed.objects[entered:], datetime.now(UTC))
+                _enter(connection, zone, landed.objects[entered:])
                 entered = len(landed.objects)
-        ledger.discover(connection, pipeline.name, zone.landing.url, landed.objects[entered:], datetime.now(UTC))
+        _enter(connection, zone, landed.objects[entered:])
+        zone.assign(connection)
+        add_partitions(pipeline, settings, connection)
     return landed
+
+
+def _enter(connection: Connection, zone: Zone, objects: Sequence[StoredObject]) -> None:
+    arrivals = [arrival for arrival in map(zone.arrival, objects) if arrival is not None]
+    ledger.discover(connection, zone.pipeline, zone.landing.url, arrivals, datetime.now(UTC))
+
+
+def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connection) -> None:
+    """Tell Dagster of partitions that have come up with what has arrived."""
+    if pipeline.dynamic_partitions is None:
+        return
+    name, keys = pipeline.dynamic_partitions(connection)
+    if not keys:
+        return
+    from ingestion_dagster.engine.dagster import open_instance
+
+    prepare_dagster_home(settings)
+    with open_instance() as instance:
+        known = set(instance.get_dynamic_partitions(name))
+        if new := [key for key in keys if key not in known]:
+            instance.add_dynamic_partitions(name, new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +129,59 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
     Raises `RunFailed`.
     """
     prepare_dagster_home(settings)
-    if request.dry_run:
-        return _judged(_in_process(pipeline, settings, request))
-    datasets = frozenset({request.dataset}) if request.dataset else None
-    partitions = frozenset({request.partition}) if request.partition else None
-    scope = Scope(pipeline.name, datasets, partitions)
-    total = RunSummary()
     with postgres.ready(settings).connect() as connection:
-        ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
+        pipeline.sync_datasets(connection, settings)
+        if request.dry_run:
+            add_partitions(pipeline, settings, connection)
+            return sum((_judged(_in_process(settings, job, request)) for job in _jobs(pipeline, settings, request)), start=RunSummary())
         await_settled(pipeline, settings, connection)
-        while True:
-            waiting, _ = ledger.claimable(connection, scope)
-            with _watched(settings, scope, waiting, progress):
-                run_id = _in_process(pipeline, settings, request).run_id
-            did = whereabouts.of_run(connection, pipeline.name, run_id)
-            total = total + did
-            left, _ = ledger.claimable(connection, scope)
-            if request.as_of or not left:
-                return total
-            if left == waiting and not did.loads:
-                return replace(total, left=left)
+        add_partitions(pipeline, settings, connection)
+        total = RunSummary()
+        for job in _jobs(pipeline, settings, request):
+            total += _work_off(connection, pipeline, settings, job, request, progress)
+        _follow(connection, pipeline, settings)
+        return total
+
+
+def _jobs(pipeline: Pipeline, settings: Settings, request: Request) -> list["_Job"]:
+    """The jobs that a request is for: those that load its dataset, and have its partition."""
+    asset = pipeline.asset_of(request.dataset) if request.dataset else None
+    assets = (asset,) if asset else ()
+    jobs = [_Job(pipeline.name, job.name, job.datasets(), assets) for job in pipeline.jobs if not asset or job.loads(request.dataset or "")]
+    if request.partition is None:
+        return jobs
+    having = check_partition(pipeline, settings, request.partition)
+    return [job for job in jobs if job.name in having]
+
+
+def _work_off(
+    connection: Connection, pipeline: Pipeline, settings: Settings, job: "_Job", request: Request, progress: Progress | None
+) -> RunSummary:
+    """Runs of one job until it can claim nothing more."""
+    datasets = frozenset({request.dataset}) if request.dataset else job.datasets
+    scope = Scope(pipeline.name, datasets, frozenset({request.partition}) if request.partition else None)
+    total = RunSummary()
+    while True:
+        waiting, _ = ledger.claimable(connection, scope)
+        if not waiting and len(pipeline.jobs) > 1:
+            return total
+        with _watched(settings, scope, waiting, progress):
+            run_id = _in_process(settings, job, request).run_id
+        did = whereabouts.of_run(connection, pipeline.name, run_id)
+        total = total + did
+        left, _ = ledger.claimable(connection, scope)
+        if request.as_of or not left:
+            return total
+        if left == waiting and not did.loads:
+            return replace(total, left=left)
+
+
+def _follow(connection: Connection, pipeline: Pipeline, settings: Settings) -> None:
+    """Materialize what follows from what has been loaded."""
+    if pipeline.behind is None or pipeline.follow_job is None:
+        return
+    if assets := pipeline.behind(connection, settings):
+        _in_process(settings, _Job(pipeline.name, pipeline.follow_job, None, tuple(assets)), None)
 
 
 def boot(pipeline: Pipeline, settings: Settings, folder: Path) -> RunSummary:
@@ -133,7 +190,8 @@ def boot(pipeline: Pipeline, settings: Settings, folder: Path) -> RunSummary:
         raise ConfigurationError(f"there is no file in {folder} to boot from: every fact would go")
     prepare_dagster_home(settings)
     with postgres.ready(settings).connect() as connection:
-        run_id = _in_process(pipeline, settings, Request(boot_from=folder)).run_id
+        job = _Job(pipeline.name, pipeline.jobs[0].name)
+        run_id = _in_process(settings, job, Request(boot_from=folder)).run_id
         return whereabouts.of_run(connection, pipeline.name, run_id)
 
 
@@ -161,7 +219,7 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     run_id = f"adopt-{uuid.uuid4().hex[:8]}"
     adopted = 0
     with database.connect() as connection:
-        ledger.sync_datasets(connection, pipeline.name, pipeline.datasets)
+        pipeline.sync_datasets(connection, settings)
         await_settled(pipeline, settings, connection)
         scope = Scope(pipeline.name)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
@@ -183,38 +241,59 @@ def _judged(result: "dg.ExecuteInProcessResult") -> RunSummary:
     )
 
 
-def check_partition(pipeline: Pipeline, partition: str) -> None:
-    """Raise `ConfigurationError` for a partition that the pipeline cannot have."""
+def check_partition(pipeline: Pipeline, settings: Settings, partition: str) -> list[str]:
+    """The jobs that have a partition. Raises `ConfigurationError` for one that the pipeline cannot have."""
+    import dagster as dg
+
     from ingestion_dagster.definitions import defs
+    from ingestion_dagster.engine.dagster import open_instance
 
-    job = defs.resolve_job_def(pipeline.job)
-    if not (job.partitions_def and job.partitions_def.has_partition_key(partition)):
+    definitions = {job.name: defs.resolve_job_def(job.name).partitions_def for job in pipeline.jobs}
+    prepare_dagster_home(settings)
+    having = []
+    with open_instance() as instance:
+        for name, of in definitions.items():
+            if isinstance(of, dg.DynamicPartitionsDefinition):
+                known = instance.has_dynamic_partition(str(of.name), partition)
+            else:
+                known = of is not None and of.has_partition_key(partition)
+            if known:
+                having.append(name)
+    if not having:
         raise ConfigurationError(f"{pipeline.name} has no partition {partition}; 'ingestion status' lists those in use")
+    return having
 
 
-def _in_process(pipeline: Pipeline, settings: Settings, request: Request) -> "dg.ExecuteInProcessResult":
-    """One run of the pipeline's job."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A job to run: which, of what datasets (None: all), narrowed to which assets (none: all)."""
+
+    pipeline: str
+    name: str
+    datasets: frozenset[str] | None = None
+    assets: tuple[tuple[str, ...], ...] = ()
+
+
+def _in_process(settings: Settings, wanted: _Job, request: Request | None) -> "dg.ExecuteInProcessResult":
+    """One run of a job; without a request it is one that takes none."""
     import dagster as dg
 
     from ingestion_dagster.definitions import defs
     from ingestion_dagster.engine.dagster import LoadConfig, open_instance, run_tags
 
-    LoadConfig(as_of=request.as_of).clock()
-    job = defs.resolve_job_def(pipeline.job)
-    asset = pipeline.asset_of(request.dataset) if request.dataset else None
-    if request.partition is not None:
-        check_partition(pipeline, request.partition)
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+    job = defs.resolve_job_def(wanted.name)
+    if request is not None:
+        LoadConfig(as_of=request.as_of).clock()
+        config["ops"] = {node.name: {"config": request.config()} for node in job.nodes}
     with open_instance() as instance:
         result = job.execute_in_process(
             raise_on_error=False,
             instance=instance,
-            asset_selection=[dg.AssetKey(list(asset))] if asset else None,
-            partition_key=request.partition,
-            tags=run_tags(pipeline.name, settings),
-            run_config={
-                "ops": {node.name: {"config": request.config()} for node in job.nodes},
-                "loggers": {"console": {"config": {"log_level": "WARNING"}}},
-            },
+            asset_selection=[dg.AssetKey(list(asset)) for asset in wanted.assets] or None,
+            partition_key=request.partition if request else None,
+            tags=run_tags(wanted.pipeline, settings),
+            run_config=config,
         )
     if not result.success:
         raise RunFailed(f"run {result.run_id} failed: {_why(result)}")

@@ -53,6 +53,37 @@ class Settings(BaseSettings):
     metrics_drift_percent: float = Field(
         20, gt=0, description="The daily check fails if a topic has lost more than this share of its rows since the last one."
     )
+    cubic_landing_url: str | None = Field(None, description="Where cubic files arrive. Unset: cubic/incoming in the storage.")
+    cubic_archive_url: str | None = Field(None, description="Every loaded cubic file. Unset: cubic/archive in the storage.")
+    cubic_error_url: str | None = Field(None, description="Refused cubic files and their reports. Unset: cubic/error in the storage.")
+    cubic_springboard_url: str | None = Field(
+        None, description="Parquet of what was loaded, raw and typed. Unset: cubic/springboard in the storage."
+    )
+    cubic_current_url: str | None = Field(None, description="Delta tables of the newest state. Unset: cubic/current in the storage.")
+    cubic_tables: Path | None = Field(None, description="Registry of cubic tables, a YAML file. Unset: the one for source_data/cubic.")
+    cubic_glue_databases: str | None = Field(
+        None, description="Glue database for springboard tables and, after a comma, one for current tables. Unset: no Glue."
+    )
+    cubic_dmap_url: str | None = Field(None, description="Base URL of the DMAP feeds. Unset: the sandbox feed.")
+    cubic_dmap_public_key: str | None = Field(None, description="API key of the feeds below /datasetpublicusersapi.")
+    cubic_dmap_controlled_key: str | None = Field(None, description="API key of the feeds below /datasetcontrolleduserapi.")
+    cubic_kinesis_stream: str | None = Field(
+        None, description="Name or ARN of the Kinesis stream that 'ingestion cubic consume' reads. Unset: none."
+    )
+    cubic_consume_records: int = Field(10_000, ge=1, description="Records of a topic after which 'cubic consume' writes a file.")
+    cubic_consume_seconds: float = Field(3600, gt=0, description="Seconds after a file's first record when it is written at the latest.")
+    cubic_consume_bytes: int = Field(32 * 1024 * 1024, ge=1, description="Bytes of a topic after which 'cubic consume' writes a file.")
+    cubic_batch_files: int = Field(64, ge=1, description="Loads of one cubic table claimed at a time, at most; tables take turns.")
+    cubic_batch_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Bytes of one cubic table claimed at a time (one load always fits)."
+    )
+    cubic_rejected_rows: int = Field(1000, ge=0, description="A cubic file with more rejected rows than this is refused as a whole.")
+    cubic_rejected_percent: float = Field(0.1, ge=0, le=100, description="So is one with a larger share of rejected rows than this.")
+    cubic_fault_limit: int = Field(10, ge=1, description="Loads in a row that end in our own fault, after which their table is paused.")
+    cubic_metadata_seconds: float = Field(10, ge=0, description="How long an ods file waits for the .dfm that belongs to it.")
+    cubic_claimable_minutes: int = Field(
+        60, ge=1, description="A cubic file that could have been loaded and was not for this long raises an alert."
+    )
     slack_webhook_url: str | None = Field(
         None,
         validation_alias=AliasChoices("INGESTION_SLACK_WEBHOOK_URL", "SLACK_WEBHOOK"),

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG
+from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.engine.sensors import landing_sensor, sweep_sensor
 from ingestion_dagster.metrics.places import zone
@@ -203,7 +203,7 @@ def test_today_is_a_partition_from_its_first_second_and_tomorrow_is_not() -> Non
 
 
 def test_runs_of_the_job_hold_the_slot_of_their_pipeline() -> None:
-    assert METRICS_JOB.tags == {PIPELINE_TAG: "metrics"}
+    assert METRICS_JOB.tags == {PIPELINE_TAG: "metrics", QUEUE_TAG: "metrics"}
     assert defs.resolve_job_def("metrics_load").executor_def is dg.in_process_executor
 
 

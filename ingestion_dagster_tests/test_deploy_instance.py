@@ -36,7 +36,7 @@ def greeting() -> dg.MaterializeResult:
 
 @dg.sensor(target=greeting, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=1)
 def once_sensor():
-    return dg.RunRequest(run_key="once", tags={"ingestion/pipeline": "trial"})
+    return dg.RunRequest(run_key="once", tags={"ingestion/queue": "trial"})
 
 
 defs = dg.Definitions(assets=[greeting], sensors=[once_sensor])
@@ -133,7 +133,7 @@ def test_production_instance_ticks_queues_materializes_and_keeps_the_log(instanc
 
     run = _wait(finished, daemon)
     assert run.status is DagsterRunStatus.SUCCESS, daemon.read_text()[-5000:]
-    assert run.tags["ingestion/pipeline"] == "trial"
+    assert run.tags["ingestion/queue"] == "trial"
 
     materialization = instance.get_latest_materialization_event(dg.AssetKey("greeting"))
     assert materialization is not None

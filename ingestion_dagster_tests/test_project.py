@@ -265,7 +265,7 @@ def test_embedded_instance_queues_monitors_and_retries_lost_runs_only(tmp_path: 
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
         assert queue.tag_concurrency_limits == [
-            {"key": "ingestion/pipeline", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+            {"key": "ingestion/queue", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
         ]
         assert instance.run_monitoring_enabled
         assert instance.run_retries_max_retries == 2

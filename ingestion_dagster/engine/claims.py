@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import psycopg
@@ -61,9 +61,7 @@ class Claims:
     def batches(self, connection: Connection) -> Iterator[list[Load]]:
         """Batches of claimed loads, until none is claimable or the run's time is up."""
         started = self._clock()
-        # A run that falls asleep inside a transaction must not hold its locks for longer than its leases: its successor waits for them.
-        timeout = {"milliseconds": str(int(self.limits.lease_seconds * 1000))}
-        connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)", timeout)
+        self._bound_idleness(connection)
         while self._clock() - started < self.limits.run_seconds:
             batch = ledger.claim(
                 connection,
@@ -78,6 +76,29 @@ class Claims:
             self._in_hand = batch
             yield batch
             self._in_hand = []
+
+    def rounds(self, connection: Connection, *, count: int, size: int) -> Iterator[list[Load]]:
+        """Batches of one dataset each, so small that the datasets take turns, until none is claimable or the run's time is up."""
+        started = self._clock()
+        self._bound_idleness(connection)
+        claimed = True
+        while claimed:
+            claimed = False
+            for dataset in ledger.claimable_datasets(connection, self.scope):
+                if self._clock() - started >= self.limits.run_seconds:
+                    return
+                scope = replace(self.scope, datasets=frozenset({dataset}))
+                lease = self.limits.lease_seconds
+                self._in_hand = ledger.claim(connection, scope, self.run_id, count=count, size=size, lease_seconds=lease)
+                if self._in_hand:
+                    claimed = True
+                    yield self._in_hand
+                    self._in_hand = []
+
+    def _bound_idleness(self, connection: Connection) -> None:
+        """A run that falls asleep inside a transaction must not hold its locks for longer than its leases: its successor waits for them."""
+        timeout = {"milliseconds": str(int(self.limits.lease_seconds * 1000))}
+        connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)", timeout)
 
     def _renew(self) -> None:
         while not self._stopped.wait(self.limits.lease_seconds / 3):

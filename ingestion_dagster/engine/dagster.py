@@ -18,6 +18,9 @@ from ingestion_dagster.settings import Settings, current
 
 PIPELINE_TAG = "ingestion/pipeline"
 ENVIRONMENT_TAG = "ingestion/environment"
+QUEUE_TAG = "ingestion/queue"
+"""Runs with one value of it take turns (dagster.yaml): a pipeline, or one of its jobs that must not wait for another."""
+
 OWNERS = ["team:data-engineering"]
 
 LANDING_DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
@@ -150,6 +153,6 @@ def open_instance() -> dg.DagsterInstance:
         return instance
 
 
-def run_tags(pipeline: str, settings: Settings) -> dict[str, str]:
+def run_tags(pipeline: str, settings: Settings, queue: str | None = None) -> dict[str, str]:
     """The tags every run of a pipeline carries: queue limits and alerts go by them."""
-    return {PIPELINE_TAG: pipeline, ENVIRONMENT_TAG: settings.environment}
+    return {PIPELINE_TAG: pipeline, ENVIRONMENT_TAG: settings.environment, QUEUE_TAG: queue or pipeline}

@@ -14,7 +14,7 @@ from typing import TypeVar
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import MOVED, MOVING, Load, Status, Step
+from ingestion_dagster.engine.ledger import MOVED, MOVING, Arrival, Load, Status, Step
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, open_store
 from ingestion_dagster.engine.postgres import Connection
 
@@ -54,6 +54,14 @@ class Zone:
     archive_targets: Callable[[Load], Sequence[Target]]
     error_targets: Callable[[Load], Sequence[Target]]
     settle_seconds: float = 2.0
+    arrival: Callable[[StoredObject], Arrival | None] = Arrival
+    """What an object is, by its key; None: no load (it belongs to another object)."""
+    complete: Callable[[StoredObject, datetime], bool] = lambda _seen, _now: True
+    """Whether all that belongs to an object has arrived, or is not awaited any longer."""
+    assign: Callable[[Connection], None] = lambda _connection: None
+    """Decide about loads that wait for others, after some have arrived."""
+    companions: Callable[[str], tuple[str, ...]] = lambda _key: ()
+    """Keys of the objects that travel with the one of this key."""
 
     def targets(self, load: Load) -> Sequence[Target]:
         """Where this load's object belongs, by its status."""
@@ -90,17 +98,24 @@ def discover(
     listed_at = ledger.now(connection)
     listing = islice(zone.landing.list(), skip, None)
     while page := list(islice(listing, _PAGE)):
-        settled = [seen for seen in page if zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=datetime.now(UTC))]
+        settled = [seen for seen in page if _has_settled(zone, seen)]
+        arrivals = [arrival for arrival in map(zone.arrival, settled) if arrival is not None]
         found.seen += len(page)
         found.settling += len(page) - len(settled)
-        if settled:
+        if arrivals:
             with connection.transaction():
-                found.new += ledger.discover(connection, zone.pipeline, zone.landing.url, settled, now, run_id)
-                found.came_back += _come_back(connection, zone, settled, listed_at)
+                found.new += ledger.discover(connection, zone.pipeline, zone.landing.url, arrivals, now, run_id)
+                found.came_back += _come_back(connection, zone, [arrival.object for arrival in arrivals], listed_at)
         if seconds is not None and time.monotonic() - started > seconds:
             found.complete = False
             break
+    zone.assign(connection)
     return found
+
+
+def _has_settled(zone: Zone, seen: StoredObject) -> bool:
+    now = datetime.now(UTC)
+    return zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=now) and zone.complete(seen, now)
 
 
 def _come_back(connection: Connection, zone: Zone, settled: Sequence[StoredObject], listed_at: datetime) -> int:
@@ -120,6 +135,22 @@ def read(zone: Zone, load: Load) -> bytes:
     """
     store, seen = _source(zone, load)
     return store.read(seen)
+
+
+def stream(zone: Zone, load: Load) -> Iterator[bytes]:
+    """The bytes of a load in chunks; as `read`, but what it raises may come after the last chunk."""
+    store, seen = _source(zone, load)
+    yield from store.stream(seen)
+
+
+def read_companion(zone: Zone, load: Load) -> bytes | None:
+    """The first object that travels with a load's; None if it is not there. Raises `Missing`, `Changed` or `Transient`."""
+    store, seen = _source(zone, load)
+    for key in zone.companions(seen.key):
+        found = store.find(key)
+        if found is not None:
+            return store.read(found)
+    return None
 
 
 def read_ahead(zone: Zone, loads: Sequence[Load]) -> Iterator[tuple[Load, bytes | Exception]]:
@@ -198,6 +229,7 @@ class _Copy:
     load: Load
     targets: Sequence[Target]
     source: tuple[ObjectStore, StoredObject] | None = None
+    companions: Sequence[StoredObject] = ()
     location: str | None = None
     why: str | None = None
     failed: bool = False
@@ -249,11 +281,30 @@ def _copied(zone: Zone, load: Load, targets: Sequence[Target]) -> _Copy:
                 impossible = True
     except Missing:
         if all(target.store.find(target.key) for target in targets):
-            return _Copy(load, targets, None, location)
-        return _Copy(load, targets, None, None, "the object was gone before it could be moved")
+            return _Copy(load, targets, location=location)
+        return _Copy(load, targets, why="the object was gone before it could be moved")
     except Changed:
-        return _Copy(load, targets, None, None, "the object was overwritten before it could be moved")
-    return _Copy(load, targets, (store, seen), location, "its key is a folder among the processed objects" if impossible else None)
+        return _Copy(load, targets, why="the object was overwritten before it could be moved")
+    why = "its key is a folder among the processed objects" if impossible else None
+    return _Copy(load, targets, (store, seen), _companions_copied(zone, store, seen, targets), location, why)
+
+
+def _companions_copied(zone: Zone, store: ObjectStore, seen: StoredObject, targets: Sequence[Target]) -> list[StoredObject]:
+    """What travels with an object, copied beside each of its copies."""
+    found = []
+    for position, key in enumerate(zone.companions(seen.key)):
+        companion = store.find(key)
+        if companion is None:
+            continue
+        try:
+            for target in targets:
+                beside = zone.companions(target.key)[position]
+                if (target.store.url, beside) != (store.url, key):
+                    store.copy(companion, target.store, beside)
+        except (Missing, Changed):
+            raise Transient("object_changed", "what travels with an object was overwritten while it was copied") from None
+        found.append(companion)
+    return found
 
 
 def _flushed(copies: Sequence[_Copy]) -> bool:
@@ -277,6 +328,9 @@ def _remove(copied: _Copy) -> Step | None:
             try:
                 if copied.load.location is not None:
                     _remove_report(store, seen.key)
+                # Last the object itself: as long as it stands, a repeated move finds what is left to do.
+                for companion in copied.companions:
+                    store.remove(companion)
                 store.remove(seen)
             except (Transient, ConfigurationError) as error:
                 log.warning("load_id=%s error=%s: its object is copied, the source stays for now", copied.load.id, _kind(error))

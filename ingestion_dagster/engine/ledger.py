@@ -54,6 +54,9 @@ MOVING = {Status.READY_FOR_ARCHIVING: Status.ARCHIVING, Status.READY_FOR_ERRORIN
 MOVED = {Status.ARCHIVING: Status.ARCHIVED, Status.ERRORING: Status.ERRORED}
 
 
+AWAITED = "upload"
+"""The version, and what it waits for, of a load whose object is yet to be put."""
+
 SUPERSEDED = Problem(
     "superseded", "the whole file", "overwritten before it was read; the newer version is a load of its own", severity="warning"
 )
@@ -91,6 +94,8 @@ class Load:
     rows_written: int = 0
     rows_unchanged: int = 0
     rows_rejected: int = 0
+    snapshot: str | None = None
+    """The snapshot it belongs to, as `20220101T204950Z`; None where there are none."""
 
     @property
     def stored_object(self) -> StoredObject:
@@ -135,6 +140,8 @@ class Verdict:
     duplicate_of: int | None = None
     problems: tuple[Problem, ...] = ()
     charged: bool = False
+    waiting_for: str | None = None
+    """What a load that is given back waits for; None: it can be claimed again."""
 
     @property
     def rows_unchanged(self) -> int:
@@ -155,18 +162,33 @@ class Previous:
     content_hash: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An object that is a load: of which dataset, if its key tells; in which partition (None: today's); what it has to wait for."""
+
+    object: StoredObject
+    dataset: str | None = None
+    partition: str | None = None
+    waiting_for: str | None = None
+
+
 def sync_datasets(connection: Connection, pipeline: str, names: Iterable[str]) -> None:
     """Enter the datasets a pipeline's registry knows; those already there keep their pause and activity."""
     connection.execute(sql.SYNC_DATASETS, {"pipeline": pipeline, "names": sorted(names)})
 
 
 def discover(
-    connection: Connection, pipeline: str, landing_zone: str, objects: Sequence[StoredObject], now: datetime, run_id: str | None = None
+    connection: Connection, pipeline: str, landing_zone: str, arrivals: Sequence[Arrival], now: datetime, run_id: str | None = None
 ) -> int:
-    """Enter objects seen in a landing zone as `ready` loads of today's partition; known ones are left alone.
+    """Enter what was seen in a landing zone as `ready` loads; known ones are left alone, awaited ones (`expect`) are filled in.
 
     Returns how many were new.
     """
+    objects = [arrival.object for arrival in arrivals]
+    if not objects:
+        return 0
+    filled = uploaded(connection, pipeline, landing_zone, objects)
+    today = partition_of_day(now)
     new = connection.execute(
         sql.DISCOVER,
         {
@@ -176,12 +198,54 @@ def discover(
             "versions": [seen.version for seen in objects],
             "sizes": [seen.size for seen in objects],
             "modified": [seen.modified for seen in objects],
-            "partition": now.astimezone(UTC).strftime("%Y-%m-%d"),
+            "datasets": [arrival.dataset for arrival in arrivals],
+            "partitions": [arrival.partition or today for arrival in arrivals],
+            "waiting": [arrival.waiting_for for arrival in arrivals],
             "now": now,
             "run_id": run_id,
         },
     )
-    return new.rowcount
+    return new.rowcount + filled
+
+
+def partition_of_day(now: datetime) -> str:
+    """The partition of what is discovered now: its day, UTC."""
+    return now.astimezone(UTC).strftime("%Y-%m-%d")
+
+
+def expect(connection: Connection, pipeline: str, landing_zone: str, key: str, *, dataset: str, modified: datetime, now: datetime) -> int:
+    """Enter a load whose object is yet to be put under `key`: it waits for its upload, whose version it takes on. Returns its id.
+
+    A key that is awaited already, or has been uploaded, is the same load again.
+    """
+    row = connection.execute(
+        sql.EXPECT,
+        {
+            "pipeline": pipeline,
+            "landing_zone": landing_zone,
+            "key": key,
+            "version": AWAITED,
+            "dataset": dataset,
+            "modified": modified,
+            "partition": partition_of_day(now),
+            "now": now,
+        },
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def uploaded(connection: Connection, pipeline: str, landing_zone: str, objects: Sequence[StoredObject]) -> int:
+    """Fill in the versions of loads that waited for these objects to be put. Returns how many there were."""
+    parameters = {
+        "pipeline": pipeline,
+        "landing_zone": landing_zone,
+        "keys": [seen.key for seen in objects],
+        "versions": [seen.version for seen in objects],
+        "sizes": [seen.size for seen in objects],
+        "modified": [seen.modified for seen in objects],
+    }
+    return connection.execute(sql.UPLOADED, parameters).rowcount
 
 
 def now(connection: Connection) -> datetime:
@@ -252,6 +316,21 @@ def claimable(connection: Connection, scope: Scope) -> tuple[int, datetime | Non
     row = connection.execute(sql.CLAIMABLE, scope.as_parameters()).fetchone()
     assert row is not None
     return int(row[0]), row[1]
+
+
+def claimable_datasets(connection: Connection, scope: Scope) -> list[str]:
+    """Datasets with loads that a run of this scope could claim now; the one whose oldest load has waited longest first."""
+    return [row[0] for row in connection.execute(sql.CLAIMABLE_DATASETS, scope.as_parameters())]
+
+
+def hold(connection: Connection, loads_in_hand: Sequence[Load]) -> None:
+    """Keep these loads ours until the caller's transaction ends, whatever their leases say: their results are about to be published.
+
+    Raises `ClaimLost` if one is no longer ours.
+    """
+    parameters = {"ids": [load.id for load in loads_in_hand], "claims": [load.claim for load in loads_in_hand]}
+    if len(connection.execute(sql.HOLD, parameters).fetchall()) != len(loads_in_hand):
+        raise ClaimLost
 
 
 def waiting_since(connection: Connection, scope: Scope) -> datetime | None:
@@ -424,6 +503,13 @@ def pause(connection: Connection, pipeline: str, dataset: str, why: str) -> bool
     return connection.execute(sql.PAUSE, {"pipeline": pipeline, "dataset": dataset, "why": why}).fetchone() is not None
 
 
+def pause_faulty(connection: Connection, pipeline: str, codes: Iterable[str], limit: int) -> list[str]:
+    """Pause the datasets of which the last `limit` loads in a row ended with one of these codes. Returns which."""
+    why = f"the last {limit} loads in a row ended in a fault of ours; mend it, then 'ingestion resume {pipeline} DATASET'"
+    rows = connection.execute(sql.PAUSE_FAULTY, {"pipeline": pipeline, "codes": sorted(codes), "limit": limit, "why": why})
+    return [row[0] for row in rows]
+
+
 def resume(connection: Connection, pipeline: str, dataset: str) -> bool:
     """Claim a paused dataset's loads again. False if there is no such dataset."""
     return connection.execute(sql.RESUME, {"pipeline": pipeline, "dataset": dataset}).fetchone() is not None
@@ -453,6 +539,7 @@ def _as_record(verdict: Verdict) -> dict[str, Any]:
         "error_message": f"{error.place}: {error.message}" if error else None,
         "problems": [problem.as_dict() for problem in verdict.problems] or None,
         "charged": verdict.charged,
+        "waiting_for": verdict.waiting_for,
     }
 
 
@@ -478,4 +565,5 @@ def _load(row: tuple[Any, ...]) -> Load:
         rows_written=row[16],
         rows_unchanged=row[17],
         rows_rejected=row[18],
+        snapshot=row[19],
     )

@@ -34,12 +34,14 @@ ON CONFLICT (pipeline, name) DO NOTHING
 
 DISCOVER = """
 WITH seen AS (
-    SELECT * FROM unnest(%(keys)s::text[], %(versions)s::text[], %(sizes)s::bigint[], %(modified)s::timestamptz[])
-        AS seen (key, version, size, modified)
+    SELECT * FROM unnest(%(keys)s::text[], %(versions)s::text[], %(sizes)s::bigint[], %(modified)s::timestamptz[], %(datasets)s::text[],
+                         %(partitions)s::text[], %(waiting)s::text[])
+        AS seen (key, version, size, modified, dataset, partition, waiting_for)
 ), added AS (
-    INSERT INTO ledger.loads (pipeline, landing_zone, key, version, size, modified, partition, discovered_at)
-    SELECT %(pipeline)s, %(landing_zone)s, key, version, size, modified, %(partition)s, %(now)s
+    INSERT INTO ledger.loads (pipeline, dataset_id, landing_zone, key, version, size, modified, partition, waiting_for, discovered_at)
+    SELECT %(pipeline)s, d.id, %(landing_zone)s, key, version, size, modified, partition, waiting_for, %(now)s
     FROM seen
+    LEFT JOIN ledger.datasets AS d ON d.pipeline = %(pipeline)s AND d.name = seen.dataset
     WHERE NOT EXISTS (
         SELECT FROM ledger.loads AS l
         WHERE l.landing_zone = %(landing_zone)s AND l.key = seen.key AND l.version = seen.version)
@@ -49,6 +51,33 @@ WITH seen AS (
 )
 INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
 SELECT id, NULL, 'ready', %(run_id)s, 'discovered' FROM added
+"""
+
+EXPECT = """
+WITH known AS (
+    SELECT id FROM ledger.loads WHERE landing_zone = %(landing_zone)s AND key = %(key)s
+), added AS (
+    INSERT INTO ledger.loads (pipeline, dataset_id, landing_zone, key, version, size, modified, partition, waiting_for, discovered_at)
+    SELECT %(pipeline)s, (SELECT id FROM ledger.datasets WHERE pipeline = %(pipeline)s AND name = %(dataset)s), %(landing_zone)s, %(key)s,
+           %(version)s, 0, %(modified)s, %(partition)s, 'upload', %(now)s
+    WHERE NOT EXISTS (SELECT FROM known)
+    RETURNING id
+), told AS (
+    INSERT INTO ledger.load_events (load_id, from_status, to_status, why) SELECT id, NULL, 'ready', 'expected' FROM added
+)
+SELECT id FROM added UNION ALL SELECT min(id) FROM known HAVING min(id) IS NOT NULL
+"""
+
+UPLOADED = """
+UPDATE ledger.loads AS l
+SET version = seen.version, size = seen.size, modified = seen.modified,
+    waiting_for = CASE WHEN d.id IS NULL OR d.name = 'unclassified' THEN 'dataset' END
+FROM unnest(%(keys)s::text[], %(versions)s::text[], %(sizes)s::bigint[], %(modified)s::timestamptz[])
+         AS seen (key, version, size, modified),
+     ledger.loads AS awaited
+LEFT JOIN ledger.datasets AS d ON d.id = awaited.dataset_id
+WHERE l.id = awaited.id AND awaited.pipeline = %(pipeline)s AND awaited.waiting_for = 'upload' AND awaited.key = seen.key
+  AND awaited.landing_zone = %(landing_zone)s
 """
 
 COME_BACK = """
@@ -99,9 +128,11 @@ SELECT id FROM claimed
 
 LOADS = """
 SELECT l.id, l.pipeline, d.name, l.landing_zone, l.key, l.version, l.size, l.modified, l.partition, l.status, l.claim, l.attempts,
-       l.alone, l.problems, CASE WHEN NOT l.came_back THEN l.location END, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected
+       l.alone, l.problems, CASE WHEN NOT l.came_back THEN l.location END, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected,
+       to_char(s.snapshot AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"')
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+LEFT JOIN ledger.snapshots AS s ON s.id = l.snapshot_id
 """
 
 PREVIOUS = """
@@ -137,7 +168,7 @@ WITH verdicts AS (
     SELECT * FROM jsonb_to_recordset(%(verdicts)s::jsonb) AS v (
         id bigint, from_status text, claim bigint, to_status text, why text, dataset text, rows_in bigint, rows_written bigint,
         rows_unchanged bigint, rows_rejected bigint, bytes bigint, content_hash text, duplicate_of bigint, error_code text,
-        error_message text, problems jsonb, charged boolean)
+        error_message text, problems jsonb, charged boolean, waiting_for text)
 ), settled AS (
     UPDATE ledger.loads AS l
     SET status = v.to_status,
@@ -146,6 +177,7 @@ WITH verdicts AS (
         bytes = v.bytes, content_hash = v.content_hash, duplicate_of = v.duplicate_of,
         error_code = v.error_code, error_message = v.error_message, problems = v.problems,
         attempts = l.attempts + v.charged::int,
+        waiting_for = v.waiting_for,
         committed_at = CASE WHEN v.to_status <> 'ready' THEN now() END,
         claim = CASE WHEN v.to_status <> 'ready' THEN l.claim END,
         lease_until = CASE WHEN v.to_status <> 'ready' THEN l.lease_until END
@@ -238,16 +270,18 @@ WITH stranded AS (
 SELECT id, expired FROM taken
 """
 
-# A key may have been landed in another zone since: by a boot, or after one.
+# A key may have been landed in another zone since: by a boot, or after one. What belongs to different snapshots does not supersede.
 AGAIN = """
 WITH wanted AS (
     SELECT l.id, l.status AS from_status, coalesce(l.error_code = 'superseded', false) OR EXISTS (
         SELECT FROM ledger.loads AS newer
         WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND (newer.modified, newer.id) > (l.modified, l.id)
+          AND newer.snapshot_id IS NOT DISTINCT FROM l.snapshot_id
     ) OR EXISTS (
         SELECT FROM ledger.loads AS newer
         WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.landing_zone <> l.landing_zone
           AND newer.status = 'archived' AND newer.discovered_at > l.discovered_at
+          AND newer.snapshot_id IS NOT DISTINCT FROM l.snapshot_id
     ) AS superseded
     FROM ledger.loads AS l
     LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
@@ -284,7 +318,21 @@ PAUSE = (
     "UPDATE ledger.datasets SET paused_at = now(), paused_why = %(why)s WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
 )
 
-RESUME = "UPDATE ledger.datasets SET paused_at = NULL, paused_why = NULL WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
+RESUME = """
+UPDATE ledger.datasets SET paused_at = NULL, paused_why = NULL, resumed_at = clock_timestamp()
+WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id
+"""
+
+PAUSE_FAULTY = """
+UPDATE ledger.datasets AS d SET paused_at = clock_timestamp(), paused_why = %(why)s
+WHERE d.pipeline = %(pipeline)s AND d.paused_at IS NULL AND (
+    SELECT count(*) FILTER (WHERE last.error_code = ANY(%(codes)s) AND last.status = 'errored')
+    FROM (
+        SELECT l.error_code, l.status FROM ledger.loads AS l
+        WHERE l.dataset_id = d.id AND l.finished_at IS NOT NULL AND (d.resumed_at IS NULL OR l.finished_at > d.resumed_at)
+        ORDER BY l.finished_at DESC, l.id DESC LIMIT %(limit)s) AS last) >= %(limit)s
+RETURNING d.name
+"""
 
 UNAVAILABLE = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND (NOT is_active OR paused_at IS NOT NULL)"
 
@@ -295,6 +343,22 @@ SELECT count(*), min(l.discovered_at)
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE {_CLAIMABLE}
+"""
+
+CLAIMABLE_DATASETS = f"""
+SELECT d.name
+FROM ledger.loads AS l
+JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE {_CLAIMABLE}
+GROUP BY d.name ORDER BY min(l.modified), d.name
+"""
+
+HOLD = """
+SELECT l.id FROM ledger.loads AS l
+JOIN unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS ours (id, claim) ON ours.id = l.id
+WHERE l.status = 'ingesting' AND l.claim = ours.claim
+ORDER BY l.id
+FOR UPDATE OF l
 """
 
 WAITING_SINCE = f"""

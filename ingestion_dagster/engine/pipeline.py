@@ -3,10 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadJob:
+    """A Dagster job that loads files: its name, and of which datasets."""
+
+    name: str
+    datasets: Callable[[], frozenset[str] | None] = lambda: None
+    """None: of all."""
+
+    def loads(self, dataset: str) -> bool:
+        """Whether a dataset is among them."""
+        of = self.datasets()
+        return of is None or dataset in of
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +29,13 @@ class Pipeline:
     """A pipeline by its parts: the datasets it knows, where its files land, how one is checked, and the Dagster job that loads them."""
 
     name: str
-    datasets: tuple[str, ...]
+    known: Callable[[], tuple[str, ...]]
+    """The datasets that may arrive, as the registry names them now."""
     zone: Callable[[Settings], Zone]
     check: Callable[[str, bytes], tuple[Problem, ...]]
     """Every problem of one file, given its landing key and content; warnings too."""
-    job: str
+    jobs: tuple[LoadJob, ...]
+    """What loads its files: one job for each definition of partitions."""
     asset_of: Callable[[str], tuple[str, ...] | None]
     """The asset key of a dataset; None if it has none of its own and comes with any run."""
     places: Callable[[Settings], tuple[tuple[str, str], ...]]
@@ -27,5 +44,24 @@ class Pipeline:
     """The tables a run fills, as a person would query them."""
     prefix_of: Callable[[str], str] = lambda _dataset: ""
     """Under which prefix of the landing zone the files of a dataset arrive."""
+    sync: Callable[[Connection, Settings], None] | None = None
+    """Enter the datasets into the ledger; None: their names are all there is to enter."""
+    dynamic_partitions: Callable[[Connection], tuple[str, list[str]]] | None = None
+    """Partitions that are known only from what has arrived: the name of their definition in Dagster, and their keys."""
+    behind: Callable[[Connection, Settings], list[tuple[str, ...]]] | None = None
+    """Keys of assets that lag behind what has been loaded; `follow_job` materializes them."""
+    follow_job: str | None = None
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()
     """Take over another system's tables in the database, or (True) only say what would be; lines that tell of it, none if none is there."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets that may arrive."""
+        return self.known()
+
+    def sync_datasets(self, connection: Connection, settings: Settings) -> None:
+        """Enter the datasets into the ledger."""
+        if self.sync is None:
+            ledger.sync_datasets(connection, self.name, self.datasets)
+        else:
+            self.sync(connection, settings)

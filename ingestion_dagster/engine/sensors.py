@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -24,21 +25,59 @@ _IN_FLIGHT = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.Da
 _LONGEST_BACK_OFF = timedelta(minutes=15)
 
 
-def landing_sensor(name: str, pipeline: str, place: Callable[[Settings], Zone], job: dg.job) -> dg.SensorDefinition:  # type: ignore[valid-type]
-    """A sensor that watches a landing zone: enters what it sees into the ledger, and asks for a run if anything is claimable."""
+@dataclass(frozen=True, slots=True)
+class LoadingJob:
+    """A job that loads what a landing zone holds: of which datasets (None: all)."""
+
+    job: Any
+    """What `define_asset_job` returned; Dagster does not export its type."""
+    datasets: Callable[[], frozenset[str] | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What a pipeline's ledger needs besides, at each tick: before the listing, and, after it, the partitions that have come up."""
+
+    before: Callable[[Connection, Settings], None] = lambda _connection, _settings: None
+    partitions: Callable[[Connection], list[str]] = lambda _connection: []
+    definition: dg.DynamicPartitionsDefinition | None = None
+
+    def requests(self, context: dg.SensorEvaluationContext, connection: Connection) -> list[dg.AddDynamicPartitionsRequest]:
+        """What Dagster is to add to its dynamic partitions."""
+        if self.definition is None:
+            return []
+        known = set(self.definition.get_partition_keys(dynamic_partitions_store=context.instance))
+        new = [key for key in self.partitions(connection) if key not in known]
+        return [self.definition.build_add_request(new)] if new else []
+
+
+NO_UPKEEP = Upkeep()
+
+
+def landing_sensor(
+    name: str, pipeline: str, place: Callable[[Settings], Zone], jobs: Sequence[LoadingJob], upkeep: Upkeep = NO_UPKEEP
+) -> dg.SensorDefinition:
+    """A sensor that watches a landing zone: enters what it sees into the ledger, and asks for runs of the jobs that could claim of it."""
     settings = current()
 
     @dg.sensor(
         name=name,
-        job=job,
+        jobs=[each.job for each in jobs],
         minimum_interval_seconds=settings.sensor_seconds,
         default_status=_default_status(settings),
-        description=f"Watches the landing zone of {pipeline}. Asks for one run when loads are claimable and none is in flight.",
+        description=f"Watches the landing zone of {pipeline}. Asks for one run of a job when it could claim loads and none is in flight.",
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
         settings = ingestion.settings()
         with ingestion.database().connect() as connection:
-            return _discover_and_ask(context, connection, settings, place(settings), landing.LISTING_SECONDS)
+            upkeep.before(connection, settings)
+            result = _discover_and_ask(context, connection, settings, place(settings), jobs, landing.LISTING_SECONDS)
+            partitions = upkeep.requests(context, connection)
+        if not partitions:
+            return result
+        if isinstance(result, dg.SkipReason):
+            return dg.SensorResult(skip_reason=result, dynamic_partitions_requests=partitions)
+        return dg.SensorResult(run_requests=result.run_requests, dynamic_partitions_requests=partitions)
 
     return watch
 
@@ -60,14 +99,14 @@ def stream_sensor(
     pipeline: str,
     place: Callable[[Settings], Zone],
     source: StreamSource,
-    job: dg.job,  # type: ignore[valid-type]
+    jobs: Sequence[LoadingJob],
 ) -> dg.SensorDefinition:
     """A sensor that brings a stream's records to the landing zone, and then does what `landing_sensor` does. Idle without a stream."""
     settings = current()
 
     @dg.sensor(
         name=name,
-        job=job,
+        jobs=[each.job for each in jobs],
         minimum_interval_seconds=settings.sensor_seconds,
         default_status=_default_status(settings) if source.stream(settings) else dg.DefaultSensorStatus.STOPPED,
         description=f"Writes the records of a stream to the landing zone of {pipeline}, and watches that. Set {source.variable}.",
@@ -85,7 +124,7 @@ def stream_sensor(
                 # What was written by then is asked for all the same.
                 saw, gave_way = f"the stream was left for now ({error.code})", error
             left = landing.LISTING_SECONDS - (time.monotonic() - started)
-            result = _discover_and_ask(context, connection, settings, place(settings), left, saw)
+            result = _discover_and_ask(context, connection, settings, place(settings), jobs, left, saw)
         if gave_way is not None and isinstance(result, dg.SkipReason):
             raise gave_way
         return result
@@ -94,9 +133,18 @@ def stream_sensor(
 
 
 def _discover_and_ask(
-    context: dg.SensorEvaluationContext, connection: Connection, settings: Settings, zone: Zone, seconds: float, saw: str | None = None
+    context: dg.SensorEvaluationContext,
+    connection: Connection,
+    settings: Settings,
+    zone: Zone,
+    jobs: Sequence[LoadingJob],
+    seconds: float,
+    saw: str | None = None,
 ) -> dg.SensorResult | dg.SkipReason:
-    """List a landing zone for so long, and ask for a run if anything is claimable and none is in flight. `saw` leads what is said of it."""
+    """List a landing zone for so long, and ask for a run of each job that could claim something and of which none is in flight.
+
+    `saw` leads what is said of it.
+    """
     skip = _read_cursor(context)
     found = landing.discover(connection, zone, datetime.now(UTC), skip=skip, seconds=seconds)
     claimable, oldest = ledger.claimable(connection, Scope(zone.pipeline))
@@ -107,10 +155,21 @@ def _discover_and_ask(
     saw = f"{saw}; {seen}" if saw else seen
     if not claimable:
         return dg.SkipReason(saw)
-    if reason := _not_now(context.instance, zone.pipeline, settings.runs_per_pipeline, datetime.now(UTC)):
-        return dg.SkipReason(f"{saw}; {reason}")
+    requests = []
+    reasons = []
+    for each in jobs:
+        if not ledger.claimable(connection, Scope(zone.pipeline, each.datasets()))[0]:
+            continue
+        reason = _not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC))
+        if reason:
+            reasons.append(reason)
+        else:
+            queue = zone.pipeline if len(jobs) == 1 else each.job.name
+            requests.append(dg.RunRequest(job_name=each.job.name, tags=run_tags(zone.pipeline, settings, queue)))
+    if not requests:
+        return dg.SkipReason("; ".join([saw, *reasons]))
     context.log.info("%s, the oldest since %s", saw, oldest)
-    return dg.SensorResult(run_requests=[dg.RunRequest(tags=run_tags(zone.pipeline, settings))])
+    return dg.SensorResult(run_requests=requests)
 
 
 def _default_status(settings: Settings) -> dg.DefaultSensorStatus:
@@ -143,15 +202,15 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
     return sweep
 
 
-def _not_now(instance: dg.DagsterInstance, pipeline: str, limit: int, now: datetime) -> str | None:
-    """Why a sensor should not ask for a run yet: enough in flight, or the last ones failed a moment ago."""
+def _not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime) -> str | None:
+    """Why a sensor should not ask for a run of a job yet: enough in flight, or the last ones failed a moment ago."""
     tags = {PIPELINE_TAG: pipeline}
-    in_flight = instance.get_runs(dg.RunsFilter(tags=tags, statuses=_IN_FLIGHT), limit=limit)
+    in_flight = instance.get_runs(dg.RunsFilter(job_name=job, tags=tags, statuses=_IN_FLIGHT), limit=limit)
     if len(in_flight) >= limit:
         return f"run {in_flight[0].run_id[:8]} is {in_flight[0].status.value.lower()}"
     failures = 0
     last_failure: datetime | None = None
-    for record in instance.get_run_records(dg.RunsFilter(tags=tags), limit=8):
+    for record in instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags), limit=8):
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
         failures += 1

@@ -56,10 +56,10 @@ FROM ledger.loads WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s GROUP BY
 
 HELD_BACK = """
 SELECT coalesce(d.name, 'unknown'), CASE WHEN d.paused_at IS NOT NULL THEN 'paused: ' || coalesce(d.paused_why, '')
-            ELSE 'waiting for ' || l.waiting_for END, count(*)
+            WHEN l.waiting_for IS NOT NULL THEN 'waiting for ' || l.waiting_for ELSE 'not active' END, count(*)
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND l.status = 'ready' AND (d.paused_at IS NOT NULL OR l.waiting_for IS NOT NULL)
+WHERE l.pipeline = %(pipeline)s AND l.status = 'ready' AND (d.paused_at IS NOT NULL OR l.waiting_for IS NOT NULL OR NOT d.is_active)
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 

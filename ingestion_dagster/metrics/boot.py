@@ -14,7 +14,7 @@ from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Load, Scope, Status
+from ingestion_dagster.engine.ledger import Arrival, Load, Scope, Status
 from ingestion_dagster.engine.local_files import read_file
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, is_key
 from ingestion_dagster.engine.outcome import Outcome
@@ -55,7 +55,7 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
         landed = [_land(job.zone.landing, key, path) for key, path in named.items()]
         fault_point("metrics.boot.landed")
         with connection.transaction():
-            ledger.discover(connection, job.zone.pipeline, job.zone.landing.url, landed, datetime.now(UTC), run_id)
+            ledger.discover(connection, job.zone.pipeline, job.zone.landing.url, list(map(Arrival, landed)), datetime.now(UTC), run_id)
             settled = _replace_facts(connection, database, job, run_id, limits, outcome)
             _refuse_to_lose(settled, landed)
             _renew(connection, settled, limits)

@@ -1,6 +1,6 @@
 """The metrics pipeline as the command line sees it."""
 
-from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.pipeline import LoadJob, Pipeline
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.adoption import adopt_tables, describe
 from ingestion_dagster.metrics.load import check_file
@@ -16,10 +16,10 @@ def take_over(database: Database, dry_run: bool) -> tuple[str, ...]:
 
 METRICS = Pipeline(
     name=PIPELINE,
-    datasets=DATASETS,
+    known=lambda: DATASETS,
     zone=zone,
     check=check_file,
-    job="metrics_load",
+    jobs=(LoadJob("metrics_load"),),
     asset_of=lambda dataset: (PIPELINE, dataset) if dataset in FILE_TYPES else None,
     places=lambda settings: (
         ("loaded", settings.zone(PIPELINE, "processed", "metrics/processed")),

@@ -3,9 +3,9 @@
 import dagster as dg
 
 from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
-from ingestion_dagster.engine.dagster import PIPELINE_TAG
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import StreamSource, landing_sensor, stream_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, StreamSource, landing_sensor, stream_sensor, sweep_sensor
 from ingestion_dagster.metrics.assets import metrics_files
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
@@ -14,11 +14,11 @@ METRICS_JOB = dg.define_asset_job(
     "metrics_load",
     selection=dg.AssetSelection.assets(metrics_files),
     description="Load every claimable metric file.",
-    tags={PIPELINE_TAG: PIPELINE},
+    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
     executor_def=dg.in_process_executor,
 )
 
-metrics_s3_sensor = landing_sensor("metrics_s3_sensor", PIPELINE, zone, METRICS_JOB)
+metrics_s3_sensor = landing_sensor("metrics_s3_sensor", PIPELINE, zone, [LoadingJob(METRICS_JOB)])
 
 
 def _take_records(connection: Connection, settings: Settings, seconds: float) -> str:
@@ -30,7 +30,7 @@ def _take_records(connection: Connection, settings: Settings, seconds: float) ->
 
 KINESIS = StreamSource("INGESTION_METRICS_KINESIS_STREAM", lambda settings: settings.metrics_kinesis_stream, _take_records)
 
-metrics_kinesis_sensor = stream_sensor("metrics_kinesis_sensor", PIPELINE, zone, KINESIS, METRICS_JOB)
+metrics_kinesis_sensor = stream_sensor("metrics_kinesis_sensor", PIPELINE, zone, KINESIS, [LoadingJob(METRICS_JOB)])
 metrics_sweep_sensor = sweep_sensor(PIPELINE, zone)
 metrics_failure_sensor = failure_sensor(PIPELINE)
 

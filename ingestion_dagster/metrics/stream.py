@@ -20,7 +20,7 @@ from ingestion_dagster.engine import landing, ledger, streams, whereabouts
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.ledger import Load, Scope, Status, Verdict
+from ingestion_dagster.engine.ledger import Arrival, Load, Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing, StoredObject, is_key
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.streams import Drained, Record, Stream
@@ -229,7 +229,7 @@ class Taker:
         fault_point("metrics.stream.landing.before")
         written = self.zone.landing.write(delivery.key, delivery.raw, new=True)
         fault_point("metrics.stream.landing.after")
-        ledger.discover(connection, self.zone.pipeline, self.zone.landing.url, [written], datetime.now(UTC), self._origin(record))
+        ledger.discover(connection, self.zone.pipeline, self.zone.landing.url, [Arrival(written)], datetime.now(UTC), self._origin(record))
         return _Fate.WRITTEN
 
     def _was_loaded(self, connection: Connection, record: Record, delivery: Delivery, versions: Sequence[Version]) -> bool:
@@ -281,7 +281,7 @@ class Taker:
         location = self._keep(seen, record.data)
         fault_point("metrics.stream.poison.after")
         with connection.transaction():
-            ledger.discover(connection, self.zone.pipeline, self.stream.url, [seen], datetime.now(UTC), self._origin(record))
+            ledger.discover(connection, self.zone.pipeline, self.stream.url, [Arrival(seen)], datetime.now(UTC), self._origin(record))
             found = self._load_of(connection, seen)
             scope = Scope(self.zone.pipeline, ids=frozenset() if found is None else frozenset({found}))
             for load in ledger.claim(connection, scope, self.run_id, count=1, size=seen.size, lease_seconds=60):

@@ -11,7 +11,7 @@ from typing import Any
 from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.errors import Problem, Transient
 from ingestion_dagster.engine.landing import Discovery, Target, Zone, versioned
-from ingestion_dagster.engine.ledger import Load, Scope, Status, Verdict
+from ingestion_dagster.engine.ledger import Arrival, Load, Scope, Status, Verdict
 from ingestion_dagster.engine.local_store import LocalStore
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, open_store
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -113,7 +113,7 @@ class Scene:
 
     def enter(self, *objects: StoredObject, now: datetime = NOON) -> int:
         """Enter objects that stand nowhere; returns how many are new loads."""
-        return ledger.discover(self.connection, PIPELINE, ZONE, objects, now)
+        return ledger.discover(self.connection, PIPELINE, ZONE, list(map(Arrival, objects)), now)
 
     def claim(self, run_id: str = "run", *, count: int = 1000, size: int = 1 << 40, lease: float = 60, **scope: Any) -> list[Load]:
         """Claim a batch; a lease below zero has run out already."""

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from ingestion_dagster.engine import ledger, ledger_sql, whereabouts
-from ingestion_dagster.engine.ledger import LEGAL_MOVES, ClaimLost, IllegalMove, Load, Scope, Status, Step, Verdict
+from ingestion_dagster.engine.ledger import LEGAL_MOVES, Arrival, ClaimLost, IllegalMove, Load, Scope, Status, Step, Verdict
 from ingestion_dagster.engine.object_store import LONGEST_KEY, StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.engine.scene import BAD, NOON, PIPELINE, ZONE, Scene, scene_in, seen
@@ -139,7 +139,7 @@ def test_the_longest_key_and_version_there_are_can_be_entered(scene: Scene) -> N
 
 def test_the_same_key_in_another_landing_zone_is_another_load(scene: Scene) -> None:
     scene.enter(seen("a", "v1"))
-    assert ledger.discover(scene.connection, PIPELINE, "file:///elsewhere", [seen("a", "v1")], NOON) == 1
+    assert ledger.discover(scene.connection, PIPELINE, "file:///elsewhere", [Arrival(seen("a", "v1"))], NOON) == 1
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,8 @@ from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster_tests.engine.scene import NOON, seen
 with Database.at(sys.argv[1]).connect() as connection:
-    print(ledger.discover(connection, {PIPELINE!r}, {ZONE!r}, [seen(f"{{n:03}}", "v1") for n in reversed(range(50))], NOON))
+    arrivals = [ledger.Arrival(seen(f"{{n:03}}", "v1")) for n in reversed(range(50))]
+    print(ledger.discover(connection, {PIPELINE!r}, {ZONE!r}, arrivals, NOON))
 """
 
 
@@ -373,7 +374,7 @@ def test_a_scope_is_kept_to_by_partition_ids_and_time(scene: Scene) -> None:
 
 
 def test_another_pipelines_loads_are_not_claimed(scene: Scene) -> None:
-    ledger.discover(scene.connection, "other", ZONE, [seen("a")], NOON)
+    ledger.discover(scene.connection, "other", ZONE, [Arrival(seen("a"))], NOON)
     assert scene.claim() == []
     assert scene.expire() == 0
 

@@ -1,0 +1,1 @@
+"""Transit data (Cubic): ODS, DMAP and Kafka files to Parquet, a catalogue and current tables."""
