@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ingestion_dagster import runs
+from ingestion_dagster.cli_cubic import cubic_commands
 from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
@@ -38,6 +39,9 @@ database_commands = typer.Typer(no_args_is_help=True, help="The database: migrat
 app.add_typer(database_commands, name="db")
 metrics_commands = typer.Typer(no_args_is_help=True, help="What only metrics has: boot.")
 app.add_typer(metrics_commands, name="metrics")
+app.add_typer(cubic_commands, name="cubic")
+sandbox_commands = typer.Typer(no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed.")
+app.add_typer(sandbox_commands, name="sandbox")
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -60,10 +64,10 @@ def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
         raise typer.BadParameter(f"a run cannot be narrowed to '{dataset}': what belongs there comes with any run")
 
 
-PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics")]
+PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics or cubic")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
-Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (metrics: a metric group, such as cases).")]
-Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only loads of this partition (metrics: day of discovery, UTC).")]
+Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (metrics: a metric group, such as cases; cubic: a table).")]
+Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only loads of this partition (day of discovery, UTC; cubic ods tables: snapshot).")]
 AsOf = Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge what would be loaded; claim and write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -163,7 +167,7 @@ def retry(
 @app.command(epilog="Example: ingestion replay metrics --partition 2026-01-31 --dataset cases")
 def replay(
     pipeline: PipelineName,
-    partition: Annotated[str, typer.Option("--partition", "-p", help="Loads of this partition (metrics: day of discovery, UTC).")],
+    partition: Annotated[str, typer.Option("--partition", "-p", help="Loads of this partition (day of discovery, UTC; cubic ods tables: snapshot).")],
     dataset: Dataset = None,
 ) -> None:
     """Load archived files again, from the archive. Only the newest version of a key. Safe to repeat."""
@@ -289,9 +293,16 @@ def _land(pipeline: Pipeline, settings: Settings, paths: list[Path], dataset: st
 def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_json: bool = False) -> int:
     """Validate files and print what is wrong with them; the exit code."""
     refused = False
+    settings = current()
+    files = list(local_files(paths, pipeline.prefix_of(dataset) if dataset else ""))
+    by_key = dict(files)
+
+    def beside(key: str) -> bytes | None:
+        return read_file(by_key[key]) if key in by_key else None
+
     reports: list[dict[str, Any]] = []
-    for key, path in local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
-        problems = (*(() if is_key(key) else (UNUSABLE_NAME,)), *pipeline.check(key, read_file(path)))
+    for key, path in files:
+        problems = (*(() if is_key(key) else (UNUSABLE_NAME,)), *pipeline.check(settings, key, read_file(path), beside))
         ok = not any(problem.severity == "error" for problem in problems)
         refused = refused or not ok
         reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})

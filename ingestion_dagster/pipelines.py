@@ -1,6 +1,7 @@
 """The pipelines by name, as the command line sees them. A new one is an entry here and a line in `definitions.py`."""
 
+from ingestion_dagster.cubic.pipeline import CUBIC
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.metrics.pipeline import METRICS
 
-PIPELINES: dict[str, Pipeline] = {METRICS.name: METRICS}
+PIPELINES: dict[str, Pipeline] = {pipeline.name: pipeline for pipeline in (METRICS, CUBIC)}

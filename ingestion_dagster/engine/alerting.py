@@ -65,6 +65,15 @@ def failed_checks_alert(connection: Connection, settings: Settings, pipeline: st
             notifications.deliver(connection, through)
 
 
+def state_alert(connection: Connection, settings: Settings, pipeline: str, key: str, title: str, *details: str) -> None:
+    """Alert to a state that a run has brought about, once per `key`. What hinders this does not fail the run."""
+    with _no_hindrance(title, "what is not in the outbox by now nobody alerts to; 'ingestion status' shows it"):
+        through = notifications.channels(settings)
+        alert = Alert(key, settings.environment, pipeline, title, details=details, link=notifications.overview_link(settings))
+        if notifications.raise_alert(connection, through, alert):
+            notifications.deliver(connection, through)
+
+
 @contextmanager
 def _no_hindrance(subject: str, later: str) -> Iterator[None]:
     """Log what keeps an alert from being raised or sent, and what is done about it `later`; the run has done its work."""

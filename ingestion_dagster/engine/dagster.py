@@ -4,16 +4,19 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import postgres
+from ingestion_dagster.engine import landing, ledger, postgres
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.outcome import Tally
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.outcome import Outcome, Tally
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
 
 PIPELINE_TAG = "ingestion/pipeline"
@@ -74,6 +77,29 @@ def partitions_asked_for(context: dg.AssetExecutionContext) -> frozenset[str] | 
     if context.has_partition_key or context.has_partition_key_range:
         return frozenset(context.partition_keys)
     return None
+
+
+def narrowed(connection: Connection, scope: Scope, zone: Zone, config: LoadConfig, run_id: str | None = None) -> Scope:
+    """What a run may claim: its scope, with what has arrived by now entered, or with what is archived put back; or what was errored."""
+    if config.only_errored:
+        return replace(scope, ids=frozenset(ledger.retry(connection, scope, run_id=run_id).ready))
+    if config.replay:
+        ledger.replay(connection, scope, run_id)
+        return scope  # and what an attempt that failed has put back before
+    landing.discover(connection, zone, datetime.now(UTC), run_id)
+    return scope
+
+
+def summary(outcome: Outcome) -> str:
+    """A run in one line: numbers and codes only."""
+    total = outcome.total()
+    codes = ", ".join(f"{count} {code}" for code, count in sorted(outcome.codes.items()))
+    return (
+        f"{total.loads_archived} loads archived ({total.loads_duplicate} duplicate, {total.loads_late} late), {total.loads_errored} errored"
+        f"{f' ({codes})' if codes else ''}; {total.rows_in} rows in, {total.rows_written} written, {total.rows_unchanged} unchanged, "
+        f"{total.rows_rejected} rejected, {outcome.rows_withdrawn} withdrawn; "
+        f"{outcome.moves_pending} moves pending; {outcome.seconds:.1f} s"
+    )
 
 
 RETRY_STEP = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote
 
@@ -96,6 +97,14 @@ class ObjectStore(ABC):
     @abstractmethod
     def receive(self, source: "ObjectStore", obj: StoredObject, key: str) -> StoredObject:
         """The target's half of `copy`."""
+
+    @abstractmethod
+    def take(self, file: Path, key: str) -> None:
+        """Make a finished file of `scratch` the object under `key`, at once and in place of what stood there; durable after `flush`."""
+
+    @abstractmethod
+    def scratch(self) -> Path:
+        """A folder for unfinished files from which `take` is cheap. What is left in it by a crash is nobody's."""
 
     @abstractmethod
     def flush(self) -> None:

@@ -32,8 +32,9 @@ class Pipeline:
     known: Callable[[], tuple[str, ...]]
     """The datasets that may arrive, as the registry names them now."""
     zone: Callable[[Settings], Zone]
-    check: Callable[[str, bytes], tuple[Problem, ...]]
-    """Every problem of one file, given its landing key and content; warnings too."""
+    check: Callable[[Settings, str, bytes, Callable[[str], bytes | None]], tuple[Problem, ...]]
+    """Every problem of one file, warnings too, given its landing key and content, and what reads the file that lies beside it under
+    another key."""
     jobs: tuple[LoadJob, ...]
     """What loads its files: one job for each definition of partitions."""
     asset_of: Callable[[str], tuple[str, ...] | None]

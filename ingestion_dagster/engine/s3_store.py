@@ -8,11 +8,13 @@ boto3's default chain.
 import hashlib
 import logging
 import re
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import boto3
@@ -130,6 +132,17 @@ class S3Store(ObjectStore):
             if obj.size <= _SINGLE_PUT:
                 return self._put(key, source.read(obj), obj.size)
             return self._put(key, source.stream(obj), obj.size)
+
+    def take(self, file: Path, key: str) -> None:
+        """See ObjectStore."""
+        with self._faults(), file.open("rb") as content:
+            size = file.stat().st_size
+            self._put(key, content.read() if size <= _SINGLE_PUT else iter(lambda: content.read(_CHUNK), b""), size)
+        file.unlink()
+
+    def scratch(self) -> Path:
+        """See ObjectStore: the machine's folder for temporary files."""
+        return Path(tempfile.gettempdir())
 
     def flush(self) -> None:
         """See ObjectStore. S3 answers a write when it is durable."""

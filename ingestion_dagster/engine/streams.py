@@ -1,4 +1,8 @@
-"""Kinesis streams: read shard by shard from checkpoints in the ledger, each record in its shard's order and at least once."""
+"""Kinesis streams: read shard by shard from checkpoints in the ledger, each record in its shard's order and at least once.
+
+`drain` reads what is new and ends, for handlers that put each record where it belongs. A `Tail` is read on and on, by readers who gather
+records and say later how far their checkpoints may go.
+"""
 
 import logging
 import random
@@ -181,7 +185,16 @@ def drain(
 
     Raises `Transient` (`stream_unavailable`), `ConfigurationError`, and what the handler raises; what was checkpointed by then stays.
     """
-    reader = _Reader(connection, stream, handler, client or connect(stream), clock() + seconds, records, clock, sleep)
+    reader = _Reader(
+        connection=connection,
+        stream=stream,
+        client=client or connect(stream),
+        handler=handler,
+        deadline=clock() + seconds,
+        records=records,
+        clock=clock,
+        sleep=sleep,
+    )
     try:
         with _faults(stream):
             reader.read()
@@ -197,6 +210,8 @@ class _Shard:
     id: str
     end: int | None
     checkpoint: str | None
+    position: str | None
+    """The last record that was read; behind a checkpoint that waits for its reader."""
     iterator: str | None = None
     fetched: deque[Record] = field(default_factory=deque)
     at_end: bool = False
@@ -205,21 +220,129 @@ class _Shard:
     pauses: int = 0
 
 
-@dataclass(slots=True)
-class _Reader:
-    """One drain."""
+@dataclass(slots=True, kw_only=True)
+class _Shards:
+    """The shards of a stream: who may read them, from where, and what they hold."""
 
     connection: Connection
     stream: Stream
-    handler: Handler
     client: Any
+    in_hand: dict[str, _Shard] = field(default_factory=dict)
+    locked: set[str] = field(default_factory=set)
+
+    def release(self) -> None:
+        """Let others read what this reader had in hand."""
+        for shard in sorted(self.locked):
+            self._unlock(shard)
+
+    def _listed(self) -> Iterator[Mapping[str, Any]]:
+        """All shards that the stream still knows, closed ones too, page by page."""
+        request: dict[str, Any] = dict(self.stream.arguments)
+        while True:
+            page = self._listing(request)
+            if page is None:
+                continue
+            yield from page["Shards"]
+            if not page.get("NextToken"):
+                return
+            request = dict(self.stream.more_arguments, NextToken=page["NextToken"])
+
+    def _listing(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """A page of the listing; None if it is to be asked for again."""
+        page: Mapping[str, Any] = self.client.list_shards(**request)
+        return page
+
+    def _unread(self, listed: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Of these shards those not read to their end; the ones that have waited longest come first."""
+        known = {row[0]: row[1:] for row in self.connection.execute(_CHECKPOINTS, {"stream": self.stream.name})}
+        unread = {name for name, shard in listed.items() if not _finished(shard, *known.get(name, (None, False))[:2])}
+        return sorted(unread, key=lambda name: (name in known, known[name][2] if name in known else None, name))
+
+    def _try_lock(self, shard: str) -> bool:
+        """Keep other readers out of a shard. False if one is in."""
+        row = self.connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%(lock)s, 0))", {"lock": self._lock(shard)}).fetchone()
+        if row is None or not row[0]:
+            return False
+        self.locked.add(shard)
+        return True
+
+    def _unlock(self, shard: str) -> None:
+        self.locked.discard(shard)
+        if not self.connection.broken and not self.connection.closed:
+            self.connection.execute("SELECT pg_advisory_unlock(hashtextextended(%(lock)s, 0))", {"lock": self._lock(shard)})
+
+    def _begin(self, listed: Mapping[str, Any]) -> bool:
+        """Take a locked shard in hand, where its checkpoint stands. False if it has been read to its end meanwhile."""
+        name: str = listed["ShardId"]
+        place = {"stream": self.stream.name, "shard": name}
+        self.connection.execute(_BEGIN, place)
+        checkpoint = self.connection.execute(_CHECKPOINT, place).fetchone()
+        if checkpoint is None or _finished(listed, *checkpoint):
+            return False
+        self.in_hand[name] = _Shard(name, _end(listed), checkpoint[0], checkpoint[0])
+        return True
+
+    def _get(self, shard: _Shard, limit: int) -> tuple[list[Record], float]:
+        """The next records of a shard, and how many seconds they are from its tip."""
+        shard.iterator = shard.iterator or self._iterator(shard)
+        answer = self.client.get_records(ShardIterator=shard.iterator, Limit=limit, **self.stream.more_arguments)
+        shard.pauses = 0
+        shard.iterator = answer.get("NextShardIterator")
+        behind = answer.get("MillisBehindLatest") or 0
+        nothing_left = not answer["Records"] and not behind
+        # Kinesis ends a closed shard with no iterator; a stand-in may go on for ever with nothing.
+        shard.at_end = not shard.iterator or (nothing_left and shard.end is not None)
+        shard.caught_up = nothing_left
+        return [_record(shard.id, found) for found in answer["Records"]], behind / 1000
+
+    def _iterator(self, shard: _Shard, kind: str = "AFTER_SEQUENCE_NUMBER") -> str:
+        request = dict(self.stream.arguments, ShardId=shard.id)
+        if shard.position is not None:
+            try:
+                after = self.client.get_shard_iterator(**request, ShardIteratorType=kind, StartingSequenceNumber=shard.position)
+                return str(after["ShardIterator"])
+            except ClientError as error:
+                if _code(error) not in {"InvalidArgumentException", "ValidationException"}:
+                    raise
+            log.warning("%s: the place to read %s from is older than what is kept, or of another stream", self.stream.url, shard.id)
+        return str(self.client.get_shard_iterator(**request, ShardIteratorType="TRIM_HORIZON")["ShardIterator"])
+
+    def _stands(self, shard: _Shard) -> bool:
+        """Whether a shard is still listed: its records may have expired since it was. A stream that is gone is told of here."""
+        return any(listed["ShardId"] == shard.id for listed in self._listed())
+
+    def _advance(self, shard: _Shard, to: str | None, *, finished: bool = False) -> bool:
+        """Move a checkpoint on. False if it is not where this reader left it: somebody else reads the shard, or it was lost."""
+        place = {"stream": self.stream.name, "shard": shard.id, "was": shard.checkpoint, "to": to, "finished": finished}
+        fault_point("streams.checkpoint.before")
+        moved = self.connection.execute(_ADVANCE, place).rowcount == 1
+        fault_point("streams.checkpoint.after")
+        if moved:
+            shard.checkpoint = to
+        else:
+            log.warning("%s: the checkpoint of %s was changed by somebody else; leaving the shard to them", self.stream.url, shard.id)
+        return moved
+
+    def _advance_to_end(self, shard: _Shard) -> bool:
+        """Note that a closed shard is read to its end: under its last number, so that one that went on after all is seen to have."""
+        numbers = [int(shard.checkpoint)] if shard.checkpoint else []
+        numbers += [shard.end] if shard.end is not None else []
+        return self._advance(shard, str(max(numbers)) if numbers else None, finished=True)
+
+    def _lock(self, shard: str) -> str:
+        return f"{self.stream.url}/{shard}"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reader(_Shards):
+    """One drain."""
+
+    handler: Handler
     deadline: float
     records: int
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     drained: Drained = field(default_factory=Drained)
-    in_hand: dict[str, _Shard] = field(default_factory=dict)
-    locked: set[str] = field(default_factory=set)
     done_with: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
 
@@ -237,36 +360,15 @@ class _Reader:
                     self._turn(shard)
                 self._pause()
 
-    def release(self) -> None:
-        """Let others read what this drain had in hand."""
-        if not self.connection.broken and not self.connection.closed:
-            for shard in sorted(self.locked):
-                self.connection.execute("SELECT pg_advisory_unlock(hashtextextended(%(lock)s, 0))", {"lock": self._lock(shard)})
-
     def _admit(self) -> None:
         listed = {shard["ShardId"]: shard for shard in self._listed()}
-        known = {row[0]: row[1:] for row in self.connection.execute(_CHECKPOINTS, {"stream": self.stream.name})}
-        unread = {name for name, shard in listed.items() if not _finished(shard, *known.get(name, (None, False))[:2])}
-        self.seen |= unread
+        unread = self._unread(listed)
+        self.seen.update(unread)
         self.drained.shards = len(self.seen)
-        # Those that have waited longest come first: time may be up before each has had a turn.
-        for name in sorted(unread - self.done_with, key=lambda name: (name in known, known[name][2] if name in known else None, name)):
-            shard = listed[name]
-            if {shard.get("ParentShardId"), shard.get("AdjacentParentShardId")} & unread:
-                continue
-            self._take(shard)
-
-    def _listed(self) -> Iterator[Mapping[str, Any]]:
-        """All shards that the stream still knows, closed ones too, page by page."""
-        request: dict[str, Any] = dict(self.stream.arguments)
-        while True:
-            page = self._listing(request)
-            if page is None:
-                continue
-            yield from page["Shards"]
-            if not page.get("NextToken"):
-                return
-            request = dict(self.stream.more_arguments, NextToken=page["NextToken"])
+        # Time may be up before each has had a turn.
+        for name in unread:
+            if name not in self.done_with and _parents(listed[name]).isdisjoint(unread):
+                self._take(listed[name])
 
     def _listing(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """A page of the listing; None after a pause that the stream asked for. Raises `Transient` when there is no time for one."""
@@ -286,20 +388,11 @@ class _Reader:
     def _take(self, listed: Mapping[str, Any]) -> None:
         """Take a shard in hand, unless another reader has it."""
         name: str = listed["ShardId"]
-        place = {"stream": self.stream.name, "shard": name}
-        row = self.connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%(lock)s, 0))", {"lock": self._lock(name)}).fetchone()
-        if row is None or not row[0]:
+        if not self._try_lock(name):
             self.done_with.add(name)
             self.drained.busy += 1
-            return
-        self.locked.add(name)
-        self.connection.execute(_BEGIN, place)
-        checkpoint = self.connection.execute(_CHECKPOINT, place).fetchone()
-        if checkpoint is None or _finished(listed, *checkpoint):
+        elif not self._begin(listed):
             self.done_with.add(name)
-            return
-        end = _range(listed).get("EndingSequenceNumber")
-        self.in_hand[name] = _Shard(name, int(end) if end else None, checkpoint[0])
 
     def _turn(self, shard: _Shard) -> None:
         """One shard's turn: hand over some of what was fetched, or fetch."""
@@ -317,38 +410,11 @@ class _Reader:
 
     def _fetch(self, shard: _Shard) -> None:
         try:
-            shard.iterator = shard.iterator or self._iterator(shard)
-            limit = min(_FETCHED, self.records - self.drained.records)
-            answer = self.client.get_records(ShardIterator=shard.iterator, Limit=limit, **self.stream.more_arguments)
+            records, self.drained.behind[shard.id] = self._get(shard, min(_FETCHED, self.records - self.drained.records))
         except ClientError as error:
             self._not_fetched(shard, error)
-            return
-        shard.pauses = 0
-        shard.iterator = answer.get("NextShardIterator")
-        behind = answer.get("MillisBehindLatest") or 0
-        self.drained.behind[shard.id] = behind / 1000
-        shard.fetched.extend(
-            Record(shard.id, found["SequenceNumber"], found["Data"], found["ApproximateArrivalTimestamp"].astimezone(UTC))
-            for found in answer["Records"]
-        )
-        nothing_left = not answer["Records"] and not behind
-        # Kinesis ends a closed shard with no iterator; a stand-in may go on for ever with nothing.
-        shard.at_end = not shard.iterator or (nothing_left and shard.end is not None)
-        shard.caught_up = nothing_left
-
-    def _iterator(self, shard: _Shard) -> str:
-        request = dict(self.stream.arguments, ShardId=shard.id)
-        if shard.checkpoint is not None:
-            try:
-                after = self.client.get_shard_iterator(
-                    **request, ShardIteratorType="AFTER_SEQUENCE_NUMBER", StartingSequenceNumber=shard.checkpoint
-                )
-                return str(after["ShardIterator"])
-            except ClientError as error:
-                if _code(error) not in {"InvalidArgumentException", "ValidationException"}:
-                    raise
-            log.warning("%s: the checkpoint of %s is older than what is kept, or of another stream; reading all", self.stream.url, shard.id)
-        return str(self.client.get_shard_iterator(**request, ShardIteratorType="TRIM_HORIZON")["ShardIterator"])
+        else:
+            shard.fetched.extend(records)
 
     def _not_fetched(self, shard: _Shard, error: ClientError) -> None:
         """Go on with the other shards, if waiting or a new iterator can help. Raises the error otherwise."""
@@ -365,16 +431,13 @@ class _Reader:
         shard.pauses += 1
         shard.not_before = self.clock() + _pause_after(shard.pauses)
 
-    def _stands(self, shard: _Shard) -> bool:
-        """Whether a shard is still listed: its records may have expired since it was. A stream that is gone is told of here."""
-        return any(listed["ShardId"] == shard.id for listed in self._listed())
-
     def _hand_over(self, shard: _Shard) -> None:
         batch = list(islice(shard.fetched, min(_HANDED_OVER, self.records - self.drained.records)))
         taken = self.handler(self.connection, batch)
         if taken and not self._advance(shard, batch[taken - 1].sequence_number):
             self._drop(shard)
             return
+        shard.position = shard.checkpoint
         self.drained.records += taken
         for _ in range(taken):
             shard.fetched.popleft()
@@ -383,24 +446,9 @@ class _Reader:
             self._drop(shard)
 
     def _finish(self, shard: _Shard) -> None:
-        """Note that a closed shard is read to its end: under its last number, so that one that went on after all is seen to have."""
-        numbers = [int(shard.checkpoint)] if shard.checkpoint else []
-        numbers += [shard.end] if shard.end is not None else []
-        if self._advance(shard, str(max(numbers)) if numbers else None, finished=True):
+        if self._advance_to_end(shard):
             self.drained.finished += 1
         self._drop(shard)
-
-    def _advance(self, shard: _Shard, to: str | None, *, finished: bool = False) -> bool:
-        """Move a checkpoint on. False if it is not where this reader left it: somebody else reads the shard, or it was lost."""
-        place = {"stream": self.stream.name, "shard": shard.id, "was": shard.checkpoint, "to": to, "finished": finished}
-        fault_point("streams.checkpoint.before")
-        moved = self.connection.execute(_ADVANCE, place).rowcount == 1
-        fault_point("streams.checkpoint.after")
-        if moved:
-            shard.checkpoint = to
-        else:
-            log.warning("%s: the checkpoint of %s was changed by somebody else; leaving the shard to them", self.stream.url, shard.id)
-        return moved
 
     def _drop(self, shard: _Shard) -> None:
         self.in_hand.pop(shard.id, None)
@@ -417,14 +465,132 @@ class _Reader:
     def _over(self) -> bool:
         return self.clock() >= self.deadline or self.drained.records >= self.records
 
-    def _lock(self, shard: str) -> str:
-        return f"{self.stream.url}/{shard}"
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one read of a shard gave: its next records, how many seconds these are from its tip, and whether it ends with them."""
+
+    records: Sequence[Record]
+    behind: float
+    at_end: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Tail(_Shards):
+    """A stream that is read for as long as its reader likes. Each shard goes on where it was read last; its checkpoint waits to be told.
+
+    Every method that asks the stream raises `Transient` (`stream_unavailable`: throttled too) or `ConfigurationError`, and may be
+    called again. For one reader at a time, over one connection, on which it holds the locks of its shards.
+    """
+
+    listed: frozenset[str] = frozenset()
+    """The shards that the stream knew when it was asked last."""
+
+    def admit(self) -> list[str]:
+        """Take in hand what can be read and nobody reads: shards not read to their end whose parents are. Those that are new in hand."""
+        with _faults(self.stream):
+            listed = {shard["ShardId"]: shard for shard in self._listed()}
+        self.listed = frozenset(listed)
+        for name in self.in_hand.keys() & listed.keys():
+            self.in_hand[name].end = _end(listed[name])
+        unread = self._unread(listed)
+        admitted = []
+        for name in unread:
+            if name not in self.in_hand and _parents(listed[name]).isdisjoint(unread) and self._try_lock(name):
+                if self._begin(listed[name]):
+                    admitted.append(name)
+                else:
+                    self._unlock(name)
+        return admitted
+
+    def read(self, name: str, limit: int = _FETCHED) -> Page:
+        """The next records of a shard in hand, at most `limit`. A shard whose records have all expired is at its end."""
+        shard = self.in_hand[name]
+        with _faults(self.stream):
+            try:
+                try:
+                    records, behind = self._get(shard, limit)
+                except ClientError as error:
+                    if _code(error) != "ExpiredIteratorException":
+                        raise
+                    shard.iterator = None
+                    records, behind = self._get(shard, limit)
+            except ClientError as error:
+                if _code(error) == "ResourceNotFoundException" and not self._stands(shard):
+                    return Page((), 0.0, at_end=True)
+                raise
+        shard.position = records[-1].sequence_number if records else shard.position
+        return Page(records, behind, shard.at_end)
+
+    def reread(self, name: str, first: str, last: str) -> Iterator[list[Record]]:
+        """The records of a shard between two numbers, both included, page by page: those that are still kept."""
+        shard = _Shard(name, None, None, first)
+        with _faults(self.stream):
+            try:
+                shard.iterator = self._iterator(shard, "AT_SEQUENCE_NUMBER")
+                while shard.iterator and not shard.caught_up:
+                    records, _ = self._get(shard, _FETCHED)
+                    yield [record for record in records if int(first) <= int(record.sequence_number) <= int(last)]
+                    if records and int(records[-1].sequence_number) >= int(last):
+                        return
+            except ClientError as error:
+                if _code(error) != "ResourceNotFoundException" or self._stands(shard):
+                    raise
+
+    def advance(self, name: str, to: str | None) -> bool:
+        """Move the checkpoint of a shard in hand on. False if somebody else has moved it, or it was lost: then `drop` the shard."""
+        shard = self.in_hand[name]
+        return to == shard.checkpoint or self._advance(shard, to)
+
+    def finish(self, name: str) -> bool:
+        """Note that a shard in hand is read to its end and all of it done with, and let go of it. False as with `advance`."""
+        shard = self.in_hand[name]
+        if shard.end is None:
+            with _faults(self.stream):
+                shard.end = next((_end(listed) for listed in self._listed() if listed["ShardId"] == name), None)
+        finished = self._advance_to_end(shard)
+        self.drop(name)
+        return finished
+
+    def drop(self, name: str) -> None:
+        """Let go of a shard: whoever takes it next reads it from its checkpoint."""
+        self.in_hand.pop(name, None)
+        self._unlock(name)
+
+    def hold(self, name: str) -> bool:
+        """Keep readers out of a shard that need not be listed any more. False if one is in."""
+        return name not in self.locked and self._try_lock(name)
+
+    def reconnect(self, connection: Connection) -> None:
+        """Go on over another connection: shards in hand stay so if nobody has come in between, and are dropped otherwise."""
+        self.connection, self.locked = connection, set()
+        for name, shard in list(self.in_hand.items()):
+            row = None
+            if self._try_lock(name):
+                row = connection.execute(_CHECKPOINT, {"stream": self.stream.name, "shard": name}).fetchone()
+            if row is None or row[0] != shard.checkpoint:
+                self.in_hand.pop(name)
+                if name in self.locked:
+                    self._unlock(name)
 
 
 def _finished(listed: Mapping[str, Any], sequence_number: str | None, finished: bool) -> bool:
     """Whether a shard is read to the end that it has now. One that is open, or ends later, is another under the same name."""
+    end = _end(listed)
+    return bool(finished and end is not None and (sequence_number is None or end <= int(sequence_number)))
+
+
+def _end(listed: Mapping[str, Any]) -> int | None:
     end = _range(listed).get("EndingSequenceNumber")
-    return bool(finished and end and (sequence_number is None or int(end) <= int(sequence_number)))
+    return int(end) if end else None
+
+
+def _parents(listed: Mapping[str, Any]) -> set[str]:
+    return {parent for name in ("ParentShardId", "AdjacentParentShardId") if (parent := listed.get(name))}
+
+
+def _record(shard: str, found: Mapping[str, Any]) -> Record:
+    return Record(shard, found["SequenceNumber"], found["Data"], found["ApproximateArrivalTimestamp"].astimezone(UTC))
 
 
 def _range(listed: Mapping[str, Any]) -> Mapping[str, str]:

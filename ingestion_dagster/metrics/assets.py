@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import psycopg
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
+from ingestion_dagster.engine.checks import evaluated, failed_names
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
@@ -23,8 +24,10 @@ from ingestion_dagster.engine.dagster import (
     column_schema,
     error_table,
     load_metadata,
+    narrowed,
     no_retry_of_mistakes,
     partitions_asked_for,
+    summary,
 )
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
@@ -33,7 +36,7 @@ from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.metrics.boot import boot
-from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results, failed_names
+from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
@@ -191,7 +194,7 @@ def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestio
                 files = distinct([Path(config.boot_from)])
                 outcome = boot(database, booting, open_store(boot_folder(settings)), files, run_id, limits)
             else:
-                with Claims(database, narrowed(connection, scope, job, config, run_id), run_id, limits) as claims:
+                with Claims(database, narrowed(connection, scope, job.zone, config, run_id), run_id, limits) as claims:
                     load_metrics(claims, job, connection, outcome)
         except Exception:
             yield from committed(context, database, outcome, settings)
@@ -230,7 +233,7 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
     """Judge what a run would load, as an observation of the landing zone. What has to be entered to see it is rolled back."""
     with connection.transaction(force_rollback=True):
         ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        loads = ledger.claimable_loads(connection, narrowed(connection, scope, job, config))
+        loads = ledger.claimable_loads(connection, narrowed(connection, scope, job.zone, config))
     outcome = judge_loads(job, loads)
     total = outcome.total()
     yield dg.AssetObservation(
@@ -243,17 +246,6 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
             "rows_rejected": total.rows_rejected,
         },
     )
-
-
-def narrowed(connection: Connection, scope: Scope, job: Job, config: LoadConfig, run_id: str | None = None) -> Scope:
-    """What this run may claim: its scope, with what has arrived by now entered, or with what is archived put back; or what was errored."""
-    if config.only_errored:
-        return replace(scope, ids=frozenset(ledger.retry(connection, scope, run_id=run_id).ready))
-    if config.replay:
-        ledger.replay(connection, scope, run_id)
-        return scope  # and what an attempt that failed has put back before
-    landing.discover(connection, job.zone, datetime.now(UTC), run_id)
-    return scope
 
 
 def datasets_selected(keys: Any) -> frozenset[str]:
@@ -324,32 +316,3 @@ def _metadata(
         "rows_withdrawn": outcome.rows_withdrawn,
         "rows_restored": outcome.rows_restored,
     }
-
-
-def evaluated(result: dg.AssetCheckResult) -> Iterator[Any]:
-    """A check result as Dagster would break it down: the event, and the output that says the check was not left out.
-
-    Without one partition key, Dagster cannot tell which materialization a yielded result is about, and fails.
-    """
-    assert result.asset_key is not None
-    assert result.check_name is not None
-    yield dg.AssetCheckEvaluation(
-        asset_key=result.asset_key,
-        check_name=result.check_name,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-    )
-    yield dg.Output(None, output_name=dg.AssetCheckSpec(result.check_name, asset=result.asset_key).get_python_identifier())
-
-
-def summary(outcome: Outcome) -> str:
-    """A run in one line: numbers and codes only."""
-    total = outcome.total()
-    codes = ", ".join(f"{count} {code}" for code, count in sorted(outcome.codes.items()))
-    return (
-        f"{total.loads_archived} loads archived ({total.loads_duplicate} duplicate, {total.loads_late} late), {total.loads_errored} errored"
-        f"{f' ({codes})' if codes else ''}; {total.rows_in} rows in, {total.rows_written} written, {total.rows_unchanged} unchanged, "
-        f"{total.rows_rejected} rejected, {outcome.rows_withdrawn} withdrawn; "
-        f"{outcome.moves_pending} moves pending; {outcome.seconds:.1f} s"
-    )

@@ -1,26 +1,34 @@
 """What is checked of metrics: after each load, by the load step itself, and once a day, whatever has been loaded."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.alerting import failed_checks_alert
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, error_table
-from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.checks import (
+    CLAIMED_IN_TIME,
+    NOTHING_ERRORED,
+    NOTHING_LEFT_ERRORED,
+    ROWS_ADD_UP,
+    Finding,
+    claimed_in_time,
+    failed_names,
+    nothing_errored,
+    nothing_left_errored,
+    result,
+    rows_add_up,
+    table,
+)
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
 from ingestion_dagster.metrics.places import PIPELINE
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster.settings import Settings, current
 
-ROWS_ADD_UP = "rows_add_up"
-NOTHING_ERRORED = "nothing_errored"
 PUBLIC_FLAG_HOLDS = "public_flag_holds"
-NOTHING_LEFT_ERRORED = "nothing_left_errored"
-CLAIMED_IN_TIME = "claimed_in_time"
 CORE_AND_API_AGREE = "core_and_api_agree"
 TOPICS_ARE_FRESH = "topics_are_fresh"
 ROW_COUNTS_HOLD = "row_counts_hold"
@@ -31,8 +39,6 @@ DASHBOARD_KEY = dg.AssetKey([PIPELINE, "dashboard"])
 
 DAYS_BETWEEN_HEADLINES = 7
 """Headlines carry no frequency; most are weekly."""
-
-_NAMED = 20
 
 CHECK_SPECS = [
     *(
@@ -72,21 +78,9 @@ def metrics_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) 
         ledger.sync_datasets(connection, PIPELINE, FILE_TYPES)
         results = []
         for check in sorted(context.selected_asset_check_keys):
-            passed, severity, metadata = DAILY[check.name](connection, settings)
-            results.append(
-                dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
-            )
+            results.append(result(check, DAILY[check.name](connection, settings)))
             yield results[-1]
         failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
-
-
-def failed_names(results: Iterable[dg.AssetCheckResult], *, warnings: bool = False) -> list[str]:
-    """The checks that failed, for an alert; those that only warn if asked for."""
-    return [
-        f"{result.check_name} of {result.asset_key.to_user_string()}"
-        for result in results
-        if result.asset_key and not result.passed and (warnings or result.severity == dg.AssetCheckSeverity.ERROR)
-    ]
 
 
 METRICS_CHECKS_JOB = dg.define_asset_job(
@@ -116,28 +110,10 @@ def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection, 
 def _result(check: dg.AssetCheckKey, connection: Connection, run_id: str) -> dg.AssetCheckResult:
     dataset = check.asset_key.path[-1]
     if check.name == NOTHING_ERRORED:
-        codes = {code: count for code, _, count in whereabouts.errors(connection, PIPELINE, [dataset])}
-        return dg.AssetCheckResult(
-            asset_key=check.asset_key,
-            check_name=check.name,
-            passed=not codes,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"loads_errored": sum(codes.values()), **codes},
-        )
+        return result(check, nothing_errored(connection, PIPELINE, dataset))
     if check.name == ROWS_ADD_UP:
-        passed, severity, metadata = accounted(whereabouts.unaccounted(connection, PIPELINE, dataset, run_id))
-    else:
-        passed, severity, metadata = public_flag(connection)
-    return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
-
-
-Finding = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
-"""Whether a check passed, how bad it is if not, and what it saw."""
-
-
-def accounted(loads: list[int]) -> Finding:
-    """No load's rows are unaccounted for; else which loads, by their ids in `ledger.loads`, the first ones."""
-    return not loads, dg.AssetCheckSeverity.ERROR, {"found": len(loads), "load_ids": loads[:_NAMED]}
+        return result(check, rows_add_up(connection, PIPELINE, dataset, run_id))
+    return result(check, public_flag(connection))
 
 
 def public_flag(connection: Connection) -> Finding:
@@ -147,21 +123,15 @@ def public_flag(connection: Connection) -> Finding:
 
 
 def _rows_add_up(connection: Connection, _settings: Settings) -> Finding:
-    return accounted(whereabouts.unaccounted(connection, PIPELINE))
+    return rows_add_up(connection, PIPELINE)
 
 
 def _nothing_left_errored(connection: Connection, _settings: Settings) -> Finding:
-    errors = whereabouts.errors(connection, PIPELINE)
-    metadata = {"loads_errored": sum(count for _, _, count in errors), "load_errors": error_table(errors)}
-    return not errors, dg.AssetCheckSeverity.WARN, metadata
+    return nothing_left_errored(connection, PIPELINE)
 
 
 def _claimed_in_time(connection: Connection, settings: Settings) -> Finding:
-    waiting, _ = ledger.claimable(connection, Scope(PIPELINE))
-    since = ledger.waiting_since(connection, Scope(PIPELINE))
-    age = (ledger.now(connection) - since) / timedelta(minutes=1) if since else 0
-    metadata = {"loads_claimable": waiting, "oldest_minutes": round(age, 1), "limit_minutes": settings.metrics_claimable_minutes}
-    return age <= settings.metrics_claimable_minutes, dg.AssetCheckSeverity.ERROR, metadata
+    return claimed_in_time(connection, PIPELINE, settings.metrics_claimable_minutes)
 
 
 def _public_flag_holds(connection: Connection, _settings: Settings) -> Finding:
@@ -177,12 +147,6 @@ def _core_and_api_agree(connection: Connection, _settings: Settings) -> Finding:
         "topics": table(columns, ((*key, *counts) for key, counts in topics.items())),
     }
     return not topics, dg.AssetCheckSeverity.ERROR, metadata
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
-    """Rows as a table for the UI."""
-    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in columns])
-    return dg.TableMetadataValue(records=[dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows], schema=schema)
 
 
 def _topics_are_fresh(connection: Connection, _settings: Settings) -> Finding:

@@ -13,10 +13,10 @@ from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.ledger import SUPERSEDED, Load, Previous, Status, Verdict
-from ingestion_dagster.engine.object_store import Changed, Missing
+from ingestion_dagster.engine.ledger import Load, Previous, Status, Verdict
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.verdicts import charge, internal_error, kind_of, superseded, unread
 from ingestion_dagster.metrics import files
 from ingestion_dagster.metrics.interface import Merged, MetricsAPIInterface, Unresolved
 from ingestion_dagster.metrics.problems import Code
@@ -28,7 +28,6 @@ REHOMED = Problem(
     "metric",
     "this metric is known under another topic or metric group; deliver it under a new name, or move its row in metrics.metric first",
 )
-GONE = Problem("object_missing", "the whole file", "the file was removed before it was read; deliver it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _attempt(connection: Connection, job: Job, claims: Claims, batch: Sequence[L
             ledger.settle(connection, verdicts)
     except (psycopg.Error, Unresolved) as error:
         may_pass = isinstance(error, psycopg.OperationalError | Unresolved)
-        gave_way = _GaveWay(_kind(error), getattr(error, "sqlstate", None), may_pass)
+        gave_way = _GaveWay(kind_of(error), getattr(error, "sqlstate", None), may_pass)
     else:
         outcome.rows_superseded += merged.superseded
         outcome.rows_withdrawn += sum(merged.withdrawn.values())
@@ -152,7 +151,7 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
     previous = ledger.previous_versions(connection, batch)
     available = ledger.available_datasets(connection, job.zone.pipeline) & job.datasets
     overtaken = ledger.overtaken(connection, batch) if job.zone.landing.dated_by_arrival else frozenset()
-    verdicts = [_superseded(load) for load in batch if load.id in overtaken]
+    verdicts = [superseded(load) for load in batch if load.id in overtaken]
     verdicts += [_too_large(load) for load in batch if load.size > job.max_load_bytes and load.id not in overtaken]
     readable = [load for load in batch if load.size <= job.max_load_bytes and load.id not in overtaken]
     staged: dict[int, Verdict] = {}
@@ -194,7 +193,7 @@ def _judge(
 ) -> "_Judged | Verdict":
     """What a file is worth, as far as can be told without the tables."""
     if isinstance(raw, Exception):
-        return _unread(load, raw, max_attempts)
+        return unread(load, raw, max_attempts)
     accepted = Verdict(load, Status.READY_FOR_ARCHIVING, bytes=len(raw))
     try:
         payload = files.decode(raw)
@@ -214,8 +213,8 @@ def _judge(
         return _refuse(accepted, refused.problems, _points_in(payload))
     except Exception as error:  # noqa: BLE001 - see below
         # A defect of ours must not take a file's neighbours down; frames are logged, the message (it may quote a value) is not.
-        log.error("load_id=%s dataset=%s error=%s\n%s", load.id, dataset, _kind(error), "".join(traceback.format_tb(error.__traceback__)))
-        return _refuse(accepted, (Problem("internal_error", "the whole file", f"the parser failed with {_kind(error)}; report it"),))
+        log.error("load_id=%s dataset=%s error=%s\n%s", load.id, dataset, kind_of(error), "".join(traceback.format_tb(error.__traceback__)))
+        return _refuse(accepted, (internal_error(error),))
     return _Judged(file, replace(accepted, rows_in=len(file.points) + file.duplicates, problems=file.warnings))
 
 
@@ -228,36 +227,14 @@ def _too_large(load: Load) -> Verdict:
     return Verdict(load, Status.READY_FOR_ERRORING, dataset=files.UNCLASSIFIED, bytes=load.size, problems=(problem,))
 
 
-def _superseded(load: Load) -> Verdict:
-    return Verdict(load, Status.READY_FOR_ARCHIVING, problems=(SUPERSEDED,), why="overwritten before it was read")
-
-
-def _unread(load: Load, error: Exception, max_attempts: int) -> Verdict:
-    """A load whose object could not be read: gone, overwritten, or the store did not answer (charged)."""
-    if isinstance(error, Changed):
-        return _superseded(load)
-    if isinstance(error, Missing):
-        return Verdict(load, Status.READY_FOR_ERRORING, problems=(GONE,))
-    code = error.code if isinstance(error, Transient) else _kind(error)
-    return _charge(
-        load, Problem("transient_exhausted", "the whole file", f"could not be read in {max_attempts} attempts ({code})"), max_attempts
-    )
-
-
 def _refused_by_database(load: Load, gave_way: _GaveWay, max_attempts: int) -> Verdict:
     """One file that the database refused by itself: its own fault, unless the database says that it may work later."""
     if gave_way.may_pass:
         exhausted = Problem("transient_exhausted", "the whole file", f"the database gave way {max_attempts} times ({gave_way.kind})")
-        return _charge(load, exhausted, max_attempts)
+        return charge(load, exhausted, max_attempts)
     state = gave_way.sqlstate or "no SQLSTATE"
     problem = Problem("database_refused", "the whole file", f"the database refused its rows (SQLSTATE {state}); report it with the file")
     return Verdict(load, Status.READY_FOR_ERRORING, problems=(problem,), charged=True)
-
-
-def _charge(load: Load, exhausted: Problem, max_attempts: int) -> Verdict:
-    if load.attempts + 1 >= max_attempts:
-        return Verdict(load, Status.READY_FOR_ERRORING, problems=(exhausted,), charged=True)
-    return Verdict(load, Status.READY, why="to be tried again", charged=True)
 
 
 def _points_in(payload: dict[str, object]) -> int:
@@ -270,10 +247,6 @@ def _tell(verdict: Verdict) -> None:
     if verdict.to == Status.READY_FOR_ERRORING:
         codes = ",".join(sorted({problem.code for problem in verdict.problems}))
         log.warning("load_id=%s dataset=%s status=%s codes=%s", verdict.load.id, verdict.dataset or "unclassified", verdict.to, codes)
-
-
-def _kind(error: BaseException) -> str:
-    return type(error).__name__
 
 
 def check_file(key: str, raw: bytes) -> tuple[Problem, ...]:

@@ -26,11 +26,15 @@ CREATE TABLE cubic.schemas (
     version    integer NOT NULL,
     columns    jsonb NOT NULL,
     key        text[] NOT NULL,
+    registered boolean NOT NULL,
+    since      timestamptz,
     load_id    bigint REFERENCES ledger.loads,
     at         timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (dataset_id, version)
 );
 COMMENT ON TABLE cubic.schemas IS 'columns a table was loaded with; the newest version is what the next file is compared with';
+COMMENT ON COLUMN cubic.schemas.registered IS 'it is what the registry says; otherwise a file brought it';
+COMMENT ON COLUMN cubic.schemas.since IS 'files modified before are of an older version; null: none is';
 COMMENT ON COLUMN cubic.schemas.columns IS 'list of [name, type], in the order in which they are written';
 """
 
@@ -48,6 +52,33 @@ COMMENT ON TABLE cubic.kafka_offsets IS 'which records each load has written, so
 """
 
 BATCHES = """
+CREATE TABLE cubic.batches (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    load_id        bigint UNIQUE REFERENCES ledger.loads,
+    stream         text NOT NULL,
+    shard          text NOT NULL,
+    topic          text,
+    first_sequence numeric NOT NULL,
+    last_sequence  numeric NOT NULL,
+    first_arrived  timestamptz NOT NULL,
+    last_arrived   timestamptz NOT NULL,
+    key            text NOT NULL,
+    records        integer NOT NULL,
+    bytes          bigint NOT NULL,
+    sha256         text NOT NULL,
+    lost           integer NOT NULL DEFAULT 0,
+    entered_at     timestamptz NOT NULL,
+    uploaded_at    timestamptz,
+    UNIQUE NULLS NOT DISTINCT (stream, shard, topic, first_sequence, first_arrived),
+    CHECK ((topic IS NULL) = (load_id IS NULL)),
+    CHECK (first_sequence <= last_sequence AND lost <= records)
+);
+CREATE INDEX batches_of_topic ON cubic.batches (stream, shard, topic, id);
+CREATE INDEX batches_unfinished ON cubic.batches (stream, shard) WHERE uploaded_at IS NULL;
+COMMENT ON TABLE cubic.batches IS 'files written of a stream: entered before they are put, so that whoever comes after a crash writes the same one';
+COMMENT ON COLUMN cubic.batches.topic IS 'whose records between the two numbers of the shard are meant; null: those that are no record of any topic';
+COMMENT ON COLUMN cubic.batches.sha256 IS 'of the lines, before they are compressed';
+COMMENT ON COLUMN cubic.batches.lost IS 'records that the stream no longer kept when the file had to be made again; all of them: there is no file';
 """
 
 CURRENT = """
@@ -90,9 +121,82 @@ COMMENT ON TABLE cubic.catalogue_entries IS 'tables as they were last published 
 """
 
 DMAP = """
+CREATE TABLE cubic.dmap_datasets (
+    feed         text NOT NULL,
+    dataset_id   text NOT NULL,
+    last_updated timestamptz NOT NULL,
+    start_date   date,
+    end_date     date,
+    seen_at      timestamptz NOT NULL,
+    code         text,
+    key          text,
+    bytes        bigint,
+    sha256       text,
+    fetched_at   timestamptz,
+    PRIMARY KEY (feed, dataset_id, last_updated),
+    CHECK (fetched_at IS NULL OR (key IS NOT NULL AND bytes IS NOT NULL AND sha256 IS NOT NULL))
+);
+CREATE INDEX dmap_datasets_fetched ON cubic.dmap_datasets (feed, last_updated) WHERE fetched_at IS NOT NULL;
+CREATE INDEX dmap_datasets_missing ON cubic.dmap_datasets (feed, last_updated) WHERE fetched_at IS NULL;
+COMMENT ON TABLE cubic.dmap_datasets IS
+    'each issue of a dataset that a DMAP feed has listed; where the next listing of the feed begins follows from it';
+COMMENT ON COLUMN cubic.dmap_datasets.feed IS 'path of the feed below the base URL';
+COMMENT ON COLUMN cubic.dmap_datasets.seen_at IS 'when it was listed first';
+COMMENT ON COLUMN cubic.dmap_datasets.code IS 'why it has not been fetched, as far as it was tried';
+COMMENT ON COLUMN cubic.dmap_datasets.key IS 'where it was put in the landing zone';
+COMMENT ON COLUMN cubic.dmap_datasets.fetched_at IS 'when it stood there durably; null: it is still missing';
 """
 
 ADOPTION = """
+CREATE TABLE cubic.adopted_loads (
+    original_id bigint PRIMARY KEY,
+    load_id     bigint NOT NULL UNIQUE REFERENCES ledger.loads
+);
+COMMENT ON TABLE cubic.adopted_loads IS 'loads of the metadata database that was taken over, by their ids there';
+
+-- What is asked for by the names of before is read only: OFFSET keeps Postgres from writing through the plainest of the views.
+CREATE VIEW ledger.cubic_tables AS
+SELECT d.id, d.name, d.landing_prefix AS s3_prefix, (d.entry ->> 'raw')::boolean AS is_raw, d.is_active,
+       NULL::timestamp AS deleted_at, NULL::timestamp AS inserted_at, NULL::timestamp AS updated_at
+FROM ledger.datasets AS d
+WHERE d.pipeline = 'cubic'
+OFFSET 0;
+
+CREATE VIEW ledger.cubic_loads AS
+SELECT l.id, l.dataset_id AS table_id, l.status, l.key AS s3_key,
+       date_trunc('second', l.modified AT TIME ZONE 'UTC') AS s3_modified, l.size AS s3_size,
+       (d.entry ->> 'raw')::boolean AS is_raw, NULL::timestamp AS deleted_at,
+       date_trunc('second', l.discovered_at AT TIME ZONE 'UTC') AS inserted_at,
+       date_trunc('second', greatest(l.discovered_at, l.claimed_at, l.committed_at, l.finished_at) AT TIME ZONE 'UTC') AS updated_at
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = 'cubic';
+
+CREATE VIEW ledger.cubic_table_ods_snapshots AS
+SELECT d.id, d.id AS table_id, newest.snapshot AT TIME ZONE 'UTC' AS snapshot,
+       coalesce(newest.marker_key, d.entry ->> 'marker') AS snapshot_s3_key,
+       NULL::timestamp AS deleted_at, NULL::timestamp AS inserted_at, NULL::timestamp AS updated_at
+FROM ledger.datasets AS d
+LEFT JOIN ledger.datasets AS base ON base.pipeline = d.pipeline AND base.name = coalesce(d.entry ->> 'base', d.name)
+LEFT JOIN LATERAL (
+    SELECT s.snapshot, s.marker_key FROM ledger.snapshots AS s
+    WHERE s.dataset_id = base.id
+    ORDER BY s.snapshot DESC LIMIT 1) AS newest ON true
+WHERE d.pipeline = 'cubic' AND d.entry ->> 'kind' = 'ods';
+
+CREATE VIEW ledger.cubic_load_ods_snapshots AS
+SELECT l.id, l.id AS load_id, s.snapshot AT TIME ZONE 'UTC' AS snapshot,
+       NULL::timestamp AS deleted_at, date_trunc('second', l.discovered_at AT TIME ZONE 'UTC') AS inserted_at,
+       date_trunc('second', l.discovered_at AT TIME ZONE 'UTC') AS updated_at
+FROM ledger.loads AS l
+JOIN ledger.datasets AS d ON d.id = l.dataset_id
+LEFT JOIN ledger.snapshots AS s ON s.id = l.snapshot_id
+WHERE l.pipeline = 'cubic' AND d.entry ->> 'kind' = 'ods';
+
+COMMENT ON VIEW ledger.cubic_tables IS 'tables of cubic, change tables among them, as the first metadata database named their columns';
+COMMENT ON VIEW ledger.cubic_loads IS 'loads of cubic, as the first metadata database named their columns; times are UTC, in whole seconds';
+COMMENT ON VIEW ledger.cubic_table_ods_snapshots IS 'the newest snapshot of each ods table, and the key whose arrival starts the next one';
+COMMENT ON VIEW ledger.cubic_load_ods_snapshots IS 'the snapshot each load of an ods table belongs to; null: none yet';
 """
 
 

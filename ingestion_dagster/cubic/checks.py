@@ -1,0 +1,162 @@
+"""What is checked of cubic files: after each load, by the load step itself, and every night, whatever has been loaded."""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ingestion_dagster.cubic import discovery, schemas, waiting
+from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, CubicTable, Registry, registry
+from ingestion_dagster.cubic.zone import zone
+from ingestion_dagster.engine import whereabouts
+from ingestion_dagster.engine.alerting import failed_checks_alert
+from ingestion_dagster.engine.checks import (
+    CLAIMED_IN_TIME,
+    NOTHING_ERRORED,
+    NOTHING_LEFT_ERRORED,
+    ROWS_ADD_UP,
+    Finding,
+    claimed_in_time,
+    failed_names,
+    nothing_errored,
+    nothing_left_errored,
+    result,
+    rows_add_up,
+    table,
+)
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.settings import Settings, current
+
+NOTHING_UNCLASSIFIED = "nothing_unclassified"
+NOTHING_WAITS = "nothing_waits_for_a_decision"
+ALL_SEEN = "all_of_incoming_is_in_the_ledger"
+ARCHIVE_READABLE = "archive_is_readable"
+
+LANDING_ZONE_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
+ARCHIVE_KEY = dg.AssetKey([PIPELINE, "archive"])
+
+
+def check_specs(tables: Iterable[CubicTable]) -> list[dg.AssetCheckSpec]:
+    """What a load step checks at the end of each of its runs."""
+    specs = []
+    for each in tables:
+        asset = list(each.asset)
+        specs += [
+            dg.AssetCheckSpec(ROWS_ADD_UP, asset=asset, description="Every row that came in was written, unchanged or rejected."),
+            dg.AssetCheckSpec(NOTHING_ERRORED, asset=asset, description="No file of this table stands refused."),
+        ]
+    return specs
+
+
+def check_results(
+    selected: Iterable[dg.AssetCheckKey], tables: Iterable[CubicTable], connection: Connection, run_id: str
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the selected checks of a load step, for what this run has loaded."""
+    names = {dg.AssetKey(list(each.asset)): each.name for each in tables}
+    for check in sorted(selected):
+        dataset = names[check.asset_key]
+        if check.name == NOTHING_ERRORED:
+            yield result(check, nothing_errored(connection, PIPELINE, dataset))
+        else:
+            yield result(check, rows_add_up(connection, PIPELINE, dataset, run_id))
+
+
+NIGHTLY_SPECS = [
+    dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_ZONE_KEY, description="For every load there has been, no row is unaccounted for."),
+    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_ZONE_KEY, description="No file stands refused, of whatever table."),
+    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_ZONE_KEY, description="No file that could be loaded has waited beyond the limit."),
+    dg.AssetCheckSpec(NOTHING_UNCLASSIFIED, asset=LANDING_ZONE_KEY, description="Every file lies below the prefix of a registered table."),
+    dg.AssetCheckSpec(NOTHING_WAITS, asset=LANDING_ZONE_KEY, description="No table waits for a decision about its columns."),
+    dg.AssetCheckSpec(ALL_SEEN, asset=LANDING_ZONE_KEY, description="Every object of the landing zone is a load, or travels with one."),
+    dg.AssetCheckSpec(ARCHIVE_READABLE, asset=ARCHIVE_KEY, description="Every archived file stands where the ledger says, whole."),
+]
+"""Standing: evaluated by a run of their own."""
+
+
+@dg.multi_asset_check(name="cubic_nightly_checks", specs=NIGHTLY_SPECS, can_subset=True)
+def cubic_nightly(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
+    """What must hold whatever was loaded today; what crashes have left behind is tidied up first."""
+    from ingestion_dagster.cubic import reconciliation
+    settings = ingestion.settings()
+    tables = registry(settings)
+    with ingestion.database().connect() as connection:
+        discovery.sync(connection, tables)
+        reconciliation.clear_leftovers(settings, datetime.now(UTC))
+        reconciliation.tidy(connection, settings, tables, zone(settings, tables))
+        results = []
+        for check in sorted(context.selected_asset_check_keys):
+            results.append(result(check, NIGHTLY[check.name](connection, settings, tables)))
+            yield results[-1]
+        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
+
+
+CUBIC_CHECKS_JOB = dg.define_asset_job(
+    "cubic_checks",
+    selection=dg.AssetSelection.checks(cubic_nightly),
+    description="Check what must hold whatever was loaded today: all of incoming is in the ledger, all that is archived can be read.",
+    tags={PIPELINE_TAG: PIPELINE},
+    executor_def=dg.in_process_executor,
+)
+
+cubic_nightly_schedule = dg.ScheduleDefinition(
+    name="cubic_nightly_schedule",
+    job=CUBIC_CHECKS_JOB,
+    cron_schedule="0 3 * * *",
+    execution_timezone="America/New_York",
+    description="Checks every night what must hold whatever was loaded.",
+    default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+)
+
+
+def _rows_add_up(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
+    return rows_add_up(connection, PIPELINE)
+
+
+def _nothing_left_errored(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
+    return nothing_left_errored(connection, PIPELINE)
+
+
+def _claimed_in_time(connection: Connection, settings: Settings, _registry: Registry) -> Finding:
+    return claimed_in_time(connection, PIPELINE, settings.cubic_claimable_minutes)
+
+
+def _nothing_unclassified(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
+    loads = sum(count for dataset, _, count in whereabouts.held_back(connection, PIPELINE) if dataset == UNCLASSIFIED)
+    prefixes = waiting.unregistered(connection)
+    metadata = {"loads": loads, "prefixes": table(("prefix", "loads"), prefixes)}
+    return not loads, dg.AssetCheckSeverity.WARN, metadata
+
+
+def _nothing_waits(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
+    waits = [
+        (dataset, count)
+        for dataset, why, count in whereabouts.held_back(connection, PIPELINE)
+        if why.endswith(f" {schemas.WAITS_FOR}") or why.startswith("paused")
+    ]
+    return not waits, dg.AssetCheckSeverity.ERROR, {"tables": table(("table", "loads"), waits)}
+
+
+def _all_seen(connection: Connection, settings: Settings, tables: Registry) -> Finding:
+    from ingestion_dagster.cubic import reconciliation
+    found = reconciliation.unseen(connection, settings, tables, zone(settings, tables))
+    passed = not (found.unseen or found.orphans)
+    return passed, dg.AssetCheckSeverity.ERROR, {"objects": found.objects, "unseen": found.unseen, "orphans": found.orphans}
+
+
+def _archive_readable(connection: Connection, settings: Settings, tables: Registry) -> Finding:
+    from ingestion_dagster.cubic import reconciliation
+    found = reconciliation.unreadable(connection, settings, tables, zone(settings, tables))
+    metadata = {"checked": found.checked, "missing": found.missing, "differing": found.differing}
+    return not (found.missing or found.differing), dg.AssetCheckSeverity.ERROR, metadata
+
+
+NIGHTLY: dict[str, Callable[[Connection, Settings, Registry], Finding]] = {
+    ROWS_ADD_UP: _rows_add_up,
+    NOTHING_LEFT_ERRORED: _nothing_left_errored,
+    CLAIMED_IN_TIME: _claimed_in_time,
+    NOTHING_UNCLASSIFIED: _nothing_unclassified,
+    NOTHING_WAITS: _nothing_waits,
+    ALL_SEEN: _all_seen,
+    ARCHIVE_READABLE: _archive_readable,
+}

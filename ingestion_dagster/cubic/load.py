@@ -1,0 +1,334 @@
+"""The way of a cubic file: claim, read, convert, publish, settle, move. No Dagster in here."""
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psycopg
+
+from ingestion_dagster.cubic import offsets, publication, schemas
+from ingestion_dagster.cubic.convert import Outputs, Tolerance
+from ingestion_dagster.cubic.kinds import KINDS
+from ingestion_dagster.cubic.places import springboard
+from ingestion_dagster.cubic.publication import Part, Publication
+from ingestion_dagster.cubic.registry import CubicTable, Registry
+from ingestion_dagster.cubic.schemas import Fit, Held, Offer
+from ingestion_dagster.cubic.stream_kind import Offsets, Reading, Source, StreamKind
+from ingestion_dagster.cubic.zone import zone
+from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine.claims import Claims
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Load, Previous, Status, Verdict
+from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.verdicts import OUR_FAULT, internal_error, kind_of, superseded, unread
+from ingestion_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EMPTY = Problem("empty_file", "the whole file", "it has no byte; deliver it again")
+UNKNOWN_TYPE = "unknown_file_type"
+WAITS_FOR_SCHEMA = schemas.WAITS_FOR
+
+_UNBOUNDED = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run has been asked for: where from and to, by which registry, and how much at a time."""
+
+    zone: Zone
+    registry: Registry
+    springboard: ObjectStore
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    batch_files: int = 64
+    batch_bytes: int = 256 * 1024 * 1024
+    workers: int = 2
+    """How many files of a table are converted side by side."""
+    fault_limit: int = 10
+
+    @classmethod
+    def of(cls, settings: Settings, registry: Registry, *, whole: bool = False) -> "Job":
+        """What the settings ask for; `whole`: all files of a table at once, so that they are published together."""
+        return cls(
+            zone=zone(settings, registry),
+            registry=registry,
+            springboard=springboard(settings),
+            tolerance=Tolerance(settings.cubic_rejected_rows, settings.cubic_rejected_percent / 100),
+            batch_files=_UNBOUNDED if whole else settings.cubic_batch_files,
+            batch_bytes=_UNBOUNDED if whole else settings.cubic_batch_bytes,
+            workers=min(4, os.cpu_count() or 1),
+            fault_limit=settings.cubic_fault_limit,
+        )
+
+
+@dataclass(slots=True)
+class CubicOutcome(Outcome):
+    """A run's counts, and what a person has to know of: tables that were paused, files that wait for a decision about columns."""
+
+    paused: list[str] = field(default_factory=list)
+    held: dict[str, Problem] = field(default_factory=dict)
+
+
+def load_cubic(claims: Claims, job: Job, connection: Connection, outcome: CubicOutcome | None = None) -> CubicOutcome:
+    """Load every claimable file, a batch of one table after a batch of another, until none is left or time is up.
+
+    What a load has written is published and its status committed in one breath; a file that is refused has published nothing. Raises
+    `Transient` when a store or the database gives way as a whole; batches committed by then stay.
+    """
+    outcome = CubicOutcome() if outcome is None else outcome
+    started = time.monotonic()
+    for batch in claims.rounds(connection, count=job.batch_files, size=job.batch_bytes):
+        settled = load_batch(connection, job, claims, batch, outcome)
+        pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+        outcome.moves_pending += len(pending)
+        job.zone.assign(connection)
+        if any(problem.code in OUR_FAULT for load in settled for problem in load.problems):
+            outcome.paused += ledger.pause_faulty(connection, job.zone.pipeline, OUR_FAULT, job.fault_limit)
+        outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load], outcome: CubicOutcome) -> list[Load]:
+    """Convert, publish and settle a claimed batch of one table; the loads as they are now to be moved. Raises `Transient`."""
+    table = job.registry.tables.get(batch[0].dataset or "")
+    if table is None:
+        # The registry that this run goes by is older, or newer, than the one by which the files were entered.
+        verdicts = [Verdict(load, Status.READY, why="not in this run's registry", waiting_for="dataset") for load in batch]
+        _settle(connection, verdicts)
+        outcome.count(verdicts)
+        return []
+    with publication.scratch(job.springboard) as folder, _turn(connection, table) as ours:
+        if not ours:
+            raise Transient("topic_in_use", f"another run decides at this moment what of {table.name} is new")
+        batch_in_hand = _Batch(connection, job, table, folder, batch, claims.limits.max_attempts)
+        try:
+            done = batch_in_hand.convert()
+            verdicts = batch_in_hand.publish(done)
+        except ledger.ClaimLost:
+            log.warning("loads=%s: their leases ran out and another run took them; nothing of them was kept here", len(batch))
+            return []
+        except psycopg.Error as error:
+            # What the database says may quote a row.
+            failure = kind_of(error)
+        else:
+            failure = ""
+        if failure:
+            raise Transient("database_gave_way", failure)
+    for verdict in verdicts:
+        _tell(verdict)
+        if verdict.waiting_for == WAITS_FOR_SCHEMA:
+            outcome.held.setdefault(table.name, verdict.problems[0])
+    outcome.count(verdicts)
+    return [
+        replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected)
+        for v in verdicts
+        if v.to != Status.READY
+    ]
+
+
+def judge_loads(job: Job, connection: Connection, loads: Sequence[Load]) -> CubicOutcome:
+    """Judge loads that nobody has claimed, and publish nothing."""
+    outcome = CubicOutcome()
+    started = time.monotonic()
+    by_table: dict[str, list[Load]] = {}
+    for load in loads:
+        by_table.setdefault(load.dataset or "", []).append(load)
+    for name, of_table in by_table.items():
+        table = job.registry.tables.get(name)
+        if table is not None:
+            with publication.scratch(job.springboard) as folder:
+                done = _Batch(connection, job, table, folder, of_table, 1).convert()
+            outcome.count([each.verdict for each in done])
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One load's verdict, and what is to be published and noted with it."""
+
+    verdict: Verdict
+    parts: tuple[Part, ...] = ()
+    fit: Fit | None = None
+    offsets: Offsets = field(default_factory=dict)
+
+
+class _Batch:
+    """Loads of one table, from claim to settlement."""
+
+    def __init__(self, connection: Connection, job: Job, table: CubicTable, folder: Path, loads: Sequence[Load], max_attempts: int) -> None:
+        self._connection = connection
+        self._job = job
+        self._table = table
+        self._kind = KINDS[table.kind]
+        self._folder = folder
+        self._loads = loads
+        self._max_attempts = max_attempts
+        self._versions = schemas.versions_of(connection, table.name)
+        self._held_since = schemas.held_since(connection, table.name)
+        self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads) if self._kind.repeats(table) else {}
+        self._offsets: dict[tuple[str, int], set[int]] = {}
+        dated = job.zone.landing.dated_by_arrival and table.kind != "ods"
+        self._overtaken = ledger.overtaken(connection, loads) if dated else frozenset()
+
+    def convert(self) -> list[_Done]:
+        """Convert each load aside, some side by side. Raises `Transient` if nothing at all can be read."""
+        # Files that may change the table's columns are read in order, so that what they bring comes in the same order every time.
+        in_order = self._kind.one_by_one or not self._table.strict or not self._versions
+        workers = 1 if in_order else min(self._job.workers, len(self._loads))
+        if workers == 1:
+            done = [self._one(load) for load in self._loads]
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                done = list(pool.map(self._one, self._loads))
+        unreadable = [each for each in done if isinstance(each, Exception)]
+        if unreadable and len(unreadable) == len(done) and not any(load.alone for load in self._loads):
+            # That is the store's trouble, no file's. A load that is claimed by itself is charged all the same.
+            raise unreadable[0]
+        return [
+            _Done(unread(load, each, self._max_attempts)) if isinstance(each, Exception) else each
+            for load, each in zip(self._loads, done, strict=True)
+        ]
+
+    def publish(self, done: Sequence[_Done]) -> list[Verdict]:
+        """Publish what was converted and settle the loads, in one transaction. Raises `ClaimLost`, and then nothing is published."""
+        publication_ = Publication(self._job.springboard, [part for each in done for part in each.parts])
+        try:
+            publication_.stage()
+            with self._connection.transaction():
+                ledger.hold(self._connection, self._loads)
+                publication_.publish()
+                self._note(done)
+                ledger.settle(self._connection, [each.verdict for each in done])
+        finally:
+            publication_.clear()
+        return [each.verdict for each in done]
+
+    def _note(self, done: Sequence[_Done]) -> None:
+        """Enter new versions of the table's columns and the records written; remove rejects of an earlier reading."""
+        if any(each.fit is not None and each.fit.is_new for each in done):
+            schemas.lock(self._connection, self._table.name)
+            known = schemas.versions_of(self._connection, self._table.name)
+            for each in done:
+                if each.fit is not None and each.fit.is_new and (not known or known[-1].columns != each.fit.version.columns):
+                    schemas.add(self._connection, self._table.name, each.fit.version, load_id=each.verdict.load.id)
+                    known.append(each.fit.version)
+        for each in done:
+            load = each.verdict.load
+            if each.offsets:
+                offsets.enter(self._connection, self._table.name, load.id, each.offsets)
+            if each.parts and not each.verdict.rows_rejected and (load.attempts or load.location is not None):
+                publication.remove_old_rejects(self._job.springboard, self._table, load)
+
+    def _one(self, load: Load) -> "_Done | Exception":
+        """What one file is worth; an exception if it could not be read."""
+        if load.id in self._overtaken:
+            return _Done(superseded(load))
+        if problem := refused_on_sight(self._kind, load.key, load.size):
+            return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=(problem,), bytes=load.size))
+        if not (self._table.raw or self._table.typed):
+            return _Done(Verdict(load, Status.READY_FOR_ARCHIVING, bytes=load.size, why="archived only, as the registry says"))
+        if self._held_since is not None and load.modified >= self._held_since:
+            return _Done(_waiting(load, Problem(schemas.SCHEMA_CHANGED, "the table", "an earlier file waits for a decision")))
+        written = publication.outputs(self._folder, self._table, load)
+        try:
+            reading = self._read(load, written)
+        except Refused as refused:
+            # What was counted before a file turned out to be broken is no fact.
+            return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=refused.problems, bytes=load.size))
+        except Held as held:
+            self._held_since = load.modified
+            return _Done(_waiting(load, held.problem))
+        except (Missing, Changed, Transient, ConfigurationError) as error:
+            return error
+        except psycopg.Error:
+            raise
+        except OSError as error:
+            # Not of this file: there is no room, or no access, where converted files are written.
+            raise Transient("scratch_unusable", f"{self._job.springboard.scratch()}: {error.strerror or kind_of(error)}") from None
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not take a file's neighbours down
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("load_id=%s dataset=%s error=%s\n%s", load.id, self._table.name, kind_of(error), frames)
+            return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=(internal_error(error),), bytes=load.size))
+        return self._accepted(load, reading, written)
+
+    def _read(self, load: Load, written: Outputs) -> Reading:
+        def accept(offer: Offer) -> Fit:
+            return schemas.fit(self._table, self._versions, offer, load.modified)
+
+        def others(asked: Offsets) -> Mapping[tuple[str, int], set[int]]:
+            found = offsets.written(self._connection, self._table.name, load.id, asked)
+            # Of those before it in this batch the database does not know yet.
+            for record, numbers in self._offsets.items():
+                if record in asked:
+                    found.setdefault(record, set()).update(numbers)
+            return found
+
+        companion = landing.read_companion(self._job.zone, load) if self._kind.companions(load.key) else None
+        source = Source(load.key, landing.stream(self._job.zone, load), companion, others)
+        return self._kind.read(source, accept, self._table.columns, written, self._job.tolerance)
+
+    def _accepted(self, load: Load, reading: Reading, written: Outputs) -> _Done:
+        converted = reading.converted
+        verdict = Verdict(load, Status.READY_FOR_ARCHIVING, bytes=converted.bytes_read, content_hash=converted.content_hash)
+        previous = self._previous.get(load.id)
+        if previous is not None and previous.content_hash == converted.content_hash:
+            return _Done(replace(verdict, duplicate_of=previous.load_id, why="the same content as the version before"))
+        fit = reading.fit
+        if self._kind.one_by_one:
+            fit = replace(fit, is_new=not self._versions or self._versions[-1].columns != fit.version.columns)
+        if fit.is_new:
+            self._versions.append(fit.version)
+        for record, numbers in reading.offsets.items():
+            self._offsets.setdefault(record, set()).update(numbers)
+        verdict = replace(
+            verdict,
+            rows_in=converted.rows_in,
+            rows_written=converted.rows_written,
+            rows_rejected=converted.rows_rejected,
+            problems=(*converted.problems, *reading.warnings),
+        )
+        return _Done(verdict, tuple(publication.parts(self._table, load, written)), fit, reading.offsets)
+
+
+def refused_on_sight(kind: StreamKind, key: str, size: int) -> Problem | None:
+    """What can be told of a file without reading it."""
+    if size == 0:
+        return EMPTY
+    if not kind.is_data(key):
+        return Problem(UNKNOWN_TYPE, "file name", f"a file of this kind ends with {' or '.join(kind.suffixes)}; rename it, or take it away")
+    return None
+
+
+def _waiting(load: Load, problem: Problem) -> Verdict:
+    return Verdict(load, Status.READY, why="its columns are to be decided about", waiting_for=WAITS_FOR_SCHEMA, problems=(problem,))
+
+
+@contextmanager
+def _turn(connection: Connection, table: CubicTable) -> Iterator[bool]:
+    """Take the table for oneself where its kind asks for that."""
+    if not KINDS[table.kind].one_by_one:
+        yield True
+        return
+    with offsets.alone(connection, table.name) as ours:
+        yield ours
+
+
+def _tell(verdict: Verdict) -> None:
+    if verdict.to == Status.READY_FOR_ERRORING or verdict.waiting_for:
+        codes = ",".join(sorted({problem.code for problem in verdict.problems}))
+        log.warning("load_id=%s dataset=%s status=%s codes=%s", verdict.load.id, verdict.load.dataset, verdict.to, codes)
+
+
+def _settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
+    with connection.transaction():
+        ledger.settle(connection, verdicts)

@@ -1,0 +1,138 @@
+"""Cuts a file's bytes into blocks that end where a record ends, so that each can be parsed for itself and none is held longer than needed."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ingestion_dagster.cubic.dfm import Dialect
+from ingestion_dagster.engine.errors import Problem, Refused
+
+BLOCK = 1 << 23
+LONGEST = 1 << 25
+"""Bytes of the longest record that is accepted."""
+
+_TAIL = 1 << 16
+_FEED, _RETURN = b"\n\r"
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+_Positions = np.ndarray[Any, np.dtype[np.int64]]
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole records, and the number of the line on which the first of them begins (from 1)."""
+
+    content: memoryview
+    line: int
+
+    def after(self, size: int) -> "Block":
+        """The block without its first bytes."""
+        return Block(self.content[size:], self.line + line_feeds(self.content[:size]))
+
+
+def blocks(pieces: Iterator[bytes], dialect: Dialect, size: int = BLOCK) -> Iterator[Block]:
+    """The records of a file in blocks of about `size` bytes, the same however the pieces are cut. A byte order mark is left out.
+
+    Raises Refused `record_too_long` when a record is longer than 32 MB (a quote that is never closed makes one).
+    """
+    line = 1
+    begun = False
+    wanted = size
+    parts: list[bytes] = []
+    held = 0
+    for piece in pieces:
+        parts.append(piece)
+        held += len(piece)
+        while held >= wanted:
+            content = b"".join(parts)
+            start = 0 if begun or not content.startswith(_BYTE_ORDER_MARK) else len(_BYTE_ORDER_MARK)
+            block = memoryview(content)[start:wanted]
+            end = start + last_end(block, dialect)
+            if end > start:
+                block = memoryview(content)[start:end]
+                yield Block(block, line)
+                line += line_feeds(block)
+                content, begun, wanted = content[end:], True, size
+            elif wanted >= LONGEST:
+                raise Refused(Problem("record_too_long", f"line {line}", "a record is longer than 32 MB; is a quote never closed?"))
+            else:
+                wanted *= 2
+            parts, held = [content], len(content)
+    content = b"".join(parts)
+    block = memoryview(content if begun else content.removeprefix(_BYTE_ORDER_MARK))
+    if block:
+        yield Block(block, line)
+
+
+def line_feeds(content: memoryview) -> int:
+    """How many there are."""
+    return int(np.count_nonzero(np.frombuffer(content, np.uint8) == _FEED))
+
+
+def last_end(content: memoryview, dialect: Dialect) -> int:
+    """Where the last record that ends within `content` ends, which begins with a record; 0: none does."""
+    quotes = _quotes(content, dialect)
+    if quotes is not None:
+        for start in (max(0, len(content) - _TAIL), 0):
+            ends = _even(content[start:], quotes - start)
+            if len(ends):
+                return start + int(ends[-1])
+        return 0
+    ends = record_ends(content, dialect)
+    return int(ends[-1]) if len(ends) else 0
+
+
+def record_ends(content: memoryview, dialect: Dialect) -> _Positions:
+    """Where each record ends in `content`, line end included; a last one without a line end is left out."""
+    quotes = _quotes(content, dialect)
+    if quotes is not None:
+        return _even(content, quotes)
+    return np.fromiter((found.end() for found in _record(dialect).finditer(content)), np.int64)
+
+
+def _even(content: memoryview, quotes: _Positions) -> _Positions:
+    """Behind the line feeds that have an even number of quotes before them."""
+    feeds = np.flatnonzero(np.frombuffer(content, np.uint8) == _FEED)
+    return (feeds[np.searchsorted(quotes, feeds) % 2 == 0] if len(quotes) else feeds) + 1
+
+
+def _quotes(content: memoryview, dialect: Dialect) -> _Positions | None:
+    """Where the quotes are, if counting them is enough to know what is quoted.
+
+    It is where quotes stand only at the start and the end of a field, or doubled within. None: one stands elsewhere.
+    """
+    if dialect.escape:
+        return None
+    if not dialect.quote:
+        return np.empty(0, np.int64)
+    view = np.frombuffer(content, np.uint8)
+    quotes = np.flatnonzero(view == ord(dialect.quote))
+    opening, closing = quotes[0::2], quotes[1::2]
+    follows = closing[: len(opening) - 1] + 1
+    if not _around(view, opening[1:] - 1, dialect, opening[1:] == follows) or not _around(view, opening[:1] - 1, dialect, opening[:1] == 0):
+        return None
+    inner = closing[closing < len(view) - 1]
+    return quotes if _around(view, inner + 1, dialect, view[inner + 1] == ord(dialect.quote)) else None
+
+
+def _around(view: _Bytes, positions: _Positions, dialect: Dialect, otherwise: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+    """Whether there is a delimiter or the end of a line at each position, unless it is fine otherwise."""
+    there = view[positions]
+    return bool(((there == ord(dialect.delimiter)) | (there == _FEED) | (there == _RETURN) | otherwise).all())
+
+
+@lru_cache
+def _record(dialect: Dialect) -> re.Pattern[bytes]:
+    """A record as the parser reads it: a quote that does not stand at the start of a field is a character like any other."""
+    delimiter, quote, escape = (re.escape(mark.encode()) for mark in (dialect.delimiter, dialect.quote, dialect.escape))
+    escaped = rb"|" + escape + rb"(?s:.)" if escape else b""
+    plain = rb"(?:[^" + delimiter + escape + rb"\r\n]" + escaped + rb")*+"
+    quoted = quote + rb"(?:[^" + quote + escape + rb"]|" + quote + quote + escaped + rb")*+" + quote if quote else b"(?!)"
+    field = rb"(?:" + quoted + plain + rb"|(?!" + (quote or b"(?!)") + rb")" + plain + rb")"
+    return re.compile(field + rb"(?:" + delimiter + field + rb")*+(?:\r\n|\n|\r)")

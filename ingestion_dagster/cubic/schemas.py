@@ -1,0 +1,231 @@
+"""The columns a table has had: what a file is compared with, and what becomes of one that differs."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column, is_wider
+from ingestion_dagster.cubic.registry import CubicTable, Registry
+from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.engine.postgres import Connection
+
+SCHEMA_CHANGED = "schema_changed"
+WAITS_FOR = "schema"
+"""What a load waits for whose table a person has to decide about."""
+
+VERSIONS = """
+SELECT s.version, s.columns, s.key, s.since, s.registered
+FROM cubic.schemas AS s JOIN ledger.datasets AS d ON d.id = s.dataset_id
+WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s ORDER BY s.version
+"""
+
+REGISTERED = """
+SELECT DISTINCT ON (d.name) d.name, s.columns, s.key
+FROM cubic.schemas AS s JOIN ledger.datasets AS d ON d.id = s.dataset_id
+WHERE d.pipeline = 'cubic' AND s.registered ORDER BY d.name, s.version DESC
+"""
+
+ADD = """
+INSERT INTO cubic.schemas (dataset_id, version, columns, key, registered, since, load_id)
+SELECT d.id, coalesce(max(s.version), 0) + 1, %(columns)s, %(key)s, %(registered)s,
+       CASE WHEN max(s.version) IS NOT NULL THEN coalesce(%(since)s, clock_timestamp()) END, %(load_id)s
+FROM ledger.datasets AS d LEFT JOIN cubic.schemas AS s ON s.dataset_id = d.id
+WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s
+GROUP BY d.id
+"""
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('cubic schemas ' || %(dataset)s, 0))"
+
+HELD_SINCE = """
+SELECT min(l.modified) FROM ledger.loads AS l JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s AND l.waiting_for = 'schema'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The columns and key of a table from some time on; `since` None: from the first file on."""
+
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    since: datetime | None = None
+    registered: bool = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of its columns."""
+        return frozenset(column.name for column in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a file says of itself: the names in its header, and types and key if a `.dfm` came with it."""
+
+    header: tuple[str, ...]
+    types: Mapping[str, str] | None = None
+    key: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Its columns; what has no type is text."""
+        return tuple(Column(name, (self.types or {}).get(name, "string")) for name in self.header)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a file is written: its columns in order; `version` is new if the table has gained something by it."""
+
+    version: Version
+    is_new: bool = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns to write, in order."""
+        return self.version.columns
+
+
+Accept = Callable[[Offer], Fit]
+"""Decides how a file is written, by what it says of itself; raises `Refused` or `Held`."""
+
+
+class Held(Exception):
+    """A table that may gain columns has lost one, or changed in another way that a person has to decide about."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+
+
+def fit(table: CubicTable, versions: Sequence[Version], offer: Offer, modified: datetime) -> Fit:
+    """How a file fits the versions of its table (oldest first).
+
+    A file that was written before a version came up may be of an older one. Raises `Refused` (`schema_changed`) for a table that is
+    strict; `Held` for one that is not, if columns are gone, a type is narrower or the key is another.
+    """
+    if not versions:
+        return Fit(Version(offer.columns, table.key or offer.key), is_new=True)
+    newest = versions[-1]
+    then = next(version for version in reversed(versions) if version.since is None or version.since <= modified or version is versions[0])
+    for version in (newest, then):
+        if version.names == set(offer.header) and not _changes(table, version, offer):
+            return Fit(version)
+    added = tuple(column for column in offer.columns if column.name not in newest.names)
+    dropped = [column.name for column in newest.columns if column.name not in offer.header]
+    changes = _changes(table, newest, offer)
+    narrower = [change for change in changes if not change.wider]
+    problem = _problem(table, offer, added, dropped, [change.what for change in changes])
+    if table.strict:
+        raise Refused(problem)
+    if dropped or narrower:
+        raise Held(problem)
+    wider = {change.name: change.type for change in changes}
+    columns = (*(Column(column.name, wider.get(column.name, column.type)) for column in newest.columns), *added)
+    return Fit(Version(columns, newest.key, since=modified), is_new=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    name: str
+    type: str
+    what: str
+    wider: bool
+
+
+def _changes(table: CubicTable, version: Version, offer: Offer) -> list[_Change]:
+    """Types and key that differ from a version's, as far as the file says and the registry does not decide."""
+    changes = []
+    decided = {column.name for column in table.columns or ()}
+    for column in version.columns:
+        offered = (offer.types or {}).get(column.name)
+        if offered is not None and column.name not in decided and offered != column.type:
+            what = f"column '{column.name}' is {offered}, was {column.type}"
+            changes.append(_Change(column.name, offered, what, is_wider(offered, column.type)))
+    if offer.types is not None and not table.key and offer.key != version.key:
+        was, now = (", ".join(key) or "none" for key in (version.key, offer.key))
+        changes.append(_Change("", "", f"the key is {now}, was {was}", wider=False))
+    return changes
+
+
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$#]{0,127}")
+
+
+def _problem(table: CubicTable, offer: Offer, added: Sequence[Column], dropped: Sequence[str], changes: Sequence[str]) -> Problem:
+    """What is different, in names; a header field that no `.dfm` vouches for may be a value, and is shown by its position."""
+    vouched = offer.types or {}
+    news = [
+        f"'{column.name}' is new"
+        if column.name in vouched and _PLAIN_NAME.fullmatch(column.name)
+        else f"column {offer.header.index(column.name) + 1} is new"
+        for column in added
+    ]
+    what = "; ".join([*news, *(f"'{name}' is gone" for name in dropped), *changes])
+    step = "correct the file, or change the table's entry in the registry ('ingestion cubic propose' writes one from a .dfm)"
+    return Problem(SCHEMA_CHANGED, "header", f"{what}: {step}, then 'ingestion retry cubic --dataset {table.name}'")
+
+
+def versions_of(connection: Connection, dataset: str) -> list[Version]:
+    """The versions of a table, oldest first."""
+    return [
+        Version(tuple(Column(name, kind) for name, kind in columns), tuple(key), since, registered)
+        for _, columns, key, since, registered in connection.execute(VERSIONS, {"dataset": dataset})
+    ]
+
+
+def add(connection: Connection, dataset: str, version: Version, *, load_id: int | None = None) -> None:
+    """Enter a new version of a table; in the caller's transaction."""
+    connection.execute(
+        ADD,
+        {
+            "dataset": dataset,
+            "columns": Jsonb([[column.name, column.type] for column in version.columns]),
+            "key": list(version.key),
+            "registered": version.registered,
+            "since": version.since,
+            "load_id": load_id,
+        },
+    )
+
+
+def lock(connection: Connection, dataset: str) -> None:
+    """Let nobody else enter versions of this table until the transaction ends."""
+    connection.execute(LOCK, {"dataset": dataset})
+
+
+def sync(connection: Connection, registry: Registry) -> None:
+    """Enter what the registry says of columns, where it says something else than it did. The datasets must be in the ledger."""
+    known = {name: (columns, tuple(key)) for name, columns, key in connection.execute(REGISTERED)}
+    for table in registry.tables.values():
+        if table.columns is None:
+            continue
+        if known.get(table.name) == ([[column.name, column.type] for column in table.columns], table.key):
+            continue
+        with connection.transaction():
+            lock(connection, table.name)
+            registered = [version for version in versions_of(connection, table.name) if version.registered]
+            if not registered or (registered[-1].columns, registered[-1].key) != (table.columns, table.key):
+                add(connection, table.name, Version(table.columns, table.key, registered=True))
+
+
+def held_since(connection: Connection, dataset: str) -> datetime | None:
+    """When the oldest file was modified that waits for a decision about its table's columns."""
+    row = connection.execute(HELD_SINCE, {"dataset": dataset}).fetchone()
+    return row[0] if row else None
+
+
+def described(columns: Sequence[Column]) -> list[tuple[str, str, str]]:
+    """Columns as metadata of an asset shows them: name, type, meaning."""
+    meanings: dict[str, str] = {
+        CHANGE_COLUMNS[0].name: "order of the change, 35 digits",
+        CHANGE_COLUMNS[1].name: "I insert, U update, D delete, B before-image",
+        CHANGE_COLUMNS[2].name: "when the source committed it",
+    }
+    return [(column.name, column.type, meanings.get(column.name, "")) for column in columns]
+
+
+def as_json(version: Version) -> dict[str, Any]:
+    """A version as alerts and commands show it."""
+    return {"columns": {column.name: column.type for column in version.columns}, "key": list(version.key)}

@@ -1,0 +1,92 @@
+"""What is checked of every pipeline's loads, and how a check's result is told."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine.dagster import error_table
+from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.postgres import Connection
+
+ROWS_ADD_UP = "rows_add_up"
+NOTHING_ERRORED = "nothing_errored"
+NOTHING_LEFT_ERRORED = "nothing_left_errored"
+CLAIMED_IN_TIME = "claimed_in_time"
+
+_NAMED = 20
+
+Finding = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
+"""Whether a check passed, how bad it is if not, and what it saw."""
+
+
+def result(check: dg.AssetCheckKey, finding: Finding) -> dg.AssetCheckResult:
+    """A finding as the result of a check."""
+    passed, severity, metadata = finding
+    return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, severity=severity, metadata=metadata)
+
+
+def accounted(loads: list[int]) -> Finding:
+    """No load's rows are unaccounted for; else which loads, by their ids in `ledger.loads`, the first ones."""
+    return not loads, dg.AssetCheckSeverity.ERROR, {"found": len(loads), "load_ids": loads[:_NAMED]}
+
+
+def rows_add_up(connection: Connection, pipeline: str, dataset: str | None = None, run_id: str | None = None) -> Finding:
+    """Every row that came in was written, unchanged or rejected."""
+    return accounted(whereabouts.unaccounted(connection, pipeline, dataset, run_id))
+
+
+def nothing_errored(connection: Connection, pipeline: str, dataset: str) -> Finding:
+    """No file of a dataset stands refused."""
+    codes = {code: count for code, _, count in whereabouts.errors(connection, pipeline, [dataset])}
+    return not codes, dg.AssetCheckSeverity.WARN, {"loads_errored": sum(codes.values()), **codes}
+
+
+def nothing_left_errored(connection: Connection, pipeline: str) -> Finding:
+    """No file of a pipeline stands refused."""
+    errors = whereabouts.errors(connection, pipeline)
+    metadata = {"loads_errored": sum(count for _, _, count in errors), "load_errors": error_table(errors)}
+    return not errors, dg.AssetCheckSeverity.WARN, metadata
+
+
+def claimed_in_time(connection: Connection, pipeline: str, limit_minutes: int) -> Finding:
+    """No file that could be loaded has waited beyond the limit."""
+    waiting, _ = ledger.claimable(connection, Scope(pipeline))
+    since = ledger.waiting_since(connection, Scope(pipeline))
+    age = (ledger.now(connection) - since) / timedelta(minutes=1) if since else 0
+    metadata = {"loads_claimable": waiting, "oldest_minutes": round(age, 1), "limit_minutes": limit_minutes}
+    return age <= limit_minutes, dg.AssetCheckSeverity.ERROR, metadata
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
+    """Rows as a table for the UI."""
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in columns])
+    return dg.TableMetadataValue(records=[dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows], schema=schema)
+
+
+def failed_names(results: Iterable[dg.AssetCheckResult], *, warnings: bool = False) -> list[str]:
+    """The checks that failed, for an alert; those that only warn if asked for."""
+    return [
+        f"{result.check_name} of {result.asset_key.to_user_string()}"
+        for result in results
+        if result.asset_key and not result.passed and (warnings or result.severity == dg.AssetCheckSeverity.ERROR)
+    ]
+
+
+def evaluated(result: dg.AssetCheckResult) -> Iterator[Any]:
+    """A check result as Dagster would break it down: the event, and the output that says the check was not left out.
+
+    Without one partition key, Dagster cannot tell which materialization a yielded result is about, and fails.
+    """
+    assert result.asset_key is not None
+    assert result.check_name is not None
+    yield dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+    )
+    yield dg.Output(None, output_name=dg.AssetCheckSpec(result.check_name, asset=result.asset_key).get_python_identifier())

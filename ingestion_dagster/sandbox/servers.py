@@ -1,0 +1,141 @@
+"""Starting and stopping the sandbox's servers: processes of their own on loopback, known by an address file below the home."""
+
+import fcntl
+import http.client
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ingestion_dagster.engine import stand_ins
+from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.stand_ins import StandIn, address_file, recorded
+
+SERVERS = {"dmap": "ingestion_dagster.sandbox.dmap_feed"}
+"""The module of each server. It is run with its address file, which it writes once it answers, and with the word it is known by."""
+
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+
+def up(home: Path, environment: str = "local") -> dict[str, str]:
+    """Start what does not run yet, and wait until it answers; the URL of each server by its name.
+
+    Raises `ConfigurationError` in production, where nothing stands in for anything, and if a server does not start.
+    """
+    if environment == "production":
+        raise ConfigurationError("production has no sandbox: set the URLs of what it stands in for")
+    with _locked(home):
+        return {name: _started(home, name, module) for name, module in SERVERS.items()}
+
+
+def down(home: Path) -> list[str]:
+    """Stop the servers that `up` has started for this home; their names. Other processes are left alone, whatever an address file says."""
+    if not (home / "sandbox").is_dir():
+        return []
+    with _locked(home):
+        return [name for name in SERVERS if _stopped(home, name)]
+
+
+def url(home: Path, name: str) -> str | None:
+    """Where a server answers; None if it does not run."""
+    return stand_ins.url(home, name)
+
+
+def _started(home: Path, name: str, module: str) -> str:
+    running = recorded(home, name)
+    if running:
+        if _answers(running):
+            return running.url
+        _end(running)
+        running.file.unlink(missing_ok=True)
+    file = address_file(home, name)
+    token = secrets.token_hex(16)
+    pid = _spawn([sys.executable, "-m", module, str(file), "--token", token], file.with_suffix(".log"))
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        found = recorded(home, name)
+        if found and found.pid == pid and _answers(found):
+            return found.url
+        if _is_over(pid):
+            break
+        time.sleep(0.05)
+    else:
+        _end(StandIn(file, pid, "", token))
+    raise ConfigurationError(f"the sandbox's server '{name}' did not start; {file.with_suffix('.log')} tells why")
+
+
+def _stopped(home: Path, name: str) -> bool:
+    running = recorded(home, name)
+    if running is None:
+        return False
+    ended = _end(running)
+    running.file.unlink(missing_ok=True)
+    return ended
+
+
+def _spawn(command: list[str], log: Path) -> int:
+    """A process in a session of its own, which outlives this one; its id."""
+    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
+    return os.posix_spawn(command[0], command, environment, file_actions=files, setsid=True)
+
+
+def _end(server: StandIn) -> bool:
+    """End a server and wait for that: at first it is asked. False if the process is gone, or another's by now."""
+    if not server.runs() or not (stand_ins.LOOKS_AT_PROCESSES or _answers(server)):
+        return False
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            if _is_over(server.pid) or not server.runs():
+                return True
+            time.sleep(0.02)
+    return not server.runs()
+
+
+def _is_over(pid: int) -> bool:
+    """Whether a process that this one has started has ended; it is taken note of, so that it leaves nothing behind."""
+    with suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    return False
+
+
+def _answers(server: StandIn) -> bool:
+    """Whether that very server answers there: ports, too, are given to others."""
+    parts = urlsplit(server.url)
+    with suppress(OSError, ValueError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
+        try:
+            connection.request("GET", "/healthz")
+            answer = json.loads(connection.getresponse().read())
+            return isinstance(answer, dict) and answer.get("token") == server.token
+        finally:
+            connection.close()
+    return False
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    folder = home.absolute() / "sandbox"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a", encoding="ascii")
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be used ({error.strerror}): correct that, or set INGESTION_HOME") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
