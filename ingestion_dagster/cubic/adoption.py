@@ -6,10 +6,11 @@ It is one transaction, this project's migrations included. The tables of the sys
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from ingestion_dagster.cubic import adoption_sql, discovery
 from ingestion_dagster.cubic.places import PENDING
@@ -247,9 +248,9 @@ def _adopt(transaction: UpgradeTransaction, theirs: _Theirs, settings: Settings,
     _listed(connection, settings, registry)
     fault_point("cubic.adopt.listed")
     with _step("entering the loads"):
-        counts, found_since, snapshots = _entered(connection, settings)
+        adopted = _entered(connection, settings)
     fault_point("cubic.adopt.entered")
-    return Adopted(*counts, found_since=found_since, snapshots=snapshots, unknown=unknown, other_markers=other_markers)
+    return replace(adopted, unknown=unknown, other_markers=other_markers)
 
 
 def _matched(connection: Connection, theirs: _Theirs, registry: Registry) -> list[_TheirTable]:
@@ -331,18 +332,13 @@ def _listed(connection: Connection, settings: Settings, registry: Registry) -> N
         connection.execute("ANALYZE adoption_objects")
 
 
-def _entered(connection: Connection, settings: Settings) -> tuple[Sequence[int], int, int]:
-    """Decide about every load and enter what is new: the counts, how many of an earlier adoption have been found since, new snapshots."""
+def _entered(connection: Connection, settings: Settings) -> Adopted:
+    """Decide about every load and enter what is new."""
     urls = {
         "landing": open_store(settings.zone(PIPELINE, "landing", "cubic/incoming")).url,
         "archive": open_store(settings.zone(PIPELINE, "archive", "cubic/archive")).url,
         "error": open_store(settings.zone(PIPELINE, "error", "cubic/error")).url,
     }
-    connection.execute(adoption_sql.PLAN, urls)
-    counts = connection.execute(adoption_sql.COUNTS).fetchone()
-    assert counts is not None
-    connection.execute(adoption_sql.NUMBERED)
-    snapshots = connection.execute(adoption_sql.SNAPSHOTS).rowcount
     codes = {"lost": LOST_BEFORE.code, "refused": REFUSED_BEFORE.code}
     problems = (LOST_BEFORE, REFUSED_BEFORE)
     reasons = {
@@ -350,12 +346,16 @@ def _entered(connection: Connection, settings: Settings) -> tuple[Sequence[int],
         "messages": [_message(problem) for problem in problems],
         "problems": [json.dumps([problem.as_dict()]) for problem in problems],
     }
+    of_refused = {"message": _message(REFUSED_BEFORE), "problems": json.dumps([REFUSED_BEFORE.as_dict()])}
+    connection.execute(adoption_sql.PLAN, urls)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        counts = cursor.execute(adoption_sql.COUNTS).fetchone()
+    assert counts is not None
+    connection.execute(adoption_sql.NUMBERED)
+    snapshots = connection.execute(adoption_sql.SNAPSHOTS).rowcount
     connection.execute(adoption_sql.ENTER, {"pipeline": PIPELINE, "pending": PENDING, "landing": urls["landing"]} | codes | reasons)
-    found_since = connection.execute(
-        adoption_sql.FOUND_SINCE,
-        codes | {"message": _message(REFUSED_BEFORE), "problems": json.dumps([REFUSED_BEFORE.as_dict()])},
-    ).rowcount
-    return counts, found_since, snapshots
+    found_since = connection.execute(adoption_sql.FOUND_SINCE, codes | of_refused).rowcount
+    return Adopted(**counts, found_since=found_since, snapshots=snapshots)
 
 
 def _message(problem: Problem) -> str:

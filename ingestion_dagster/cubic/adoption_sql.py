@@ -37,7 +37,7 @@ CREATE TEMP TABLE adoption_snapshots ON COMMIT DROP AS
 SELECT DISTINCT a.base_id, date_trunc('second', s.snapshot::timestamptz) AS snapshot, s.snapshot_s3_key AS marker
 FROM {table_snapshots} AS s
 JOIN adoption_tables AS a ON a.table_id = s.{table} AND a.dataset_id = a.base_id AND a.is_ods
-WHERE s.snapshot IS NOT NULL AND {stands}
+WHERE {stands}
 """)
 
 # Workers of theirs went by the snapshot that was entered last for a load.
@@ -118,11 +118,11 @@ FROM (SELECT * FROM adoption_plan WHERE is_done AND adopted_as IS NULL AND NOT i
 
 SNAPSHOTS = """
 INSERT INTO ledger.snapshots (dataset_id, snapshot, marker_key)
-SELECT DISTINCT ON (base_id, snapshot) base_id, snapshot, marker
-FROM (SELECT base_id, snapshot, marker, 1 AS rank FROM adoption_snapshots
-      UNION ALL
-      SELECT base_id, snapshot, marker, 2 FROM adoption_new WHERE snapshot IS NOT NULL) AS known
-ORDER BY base_id, snapshot, rank
+SELECT base_id, snapshot, coalesce((SELECT min(s.marker) FROM adoption_snapshots AS s WHERE s.base_id = known.base_id), marker)
+FROM (SELECT base_id, snapshot, marker FROM adoption_new WHERE snapshot IS NOT NULL
+      UNION
+      SELECT base_id, snapshot, marker FROM adoption_snapshots WHERE snapshot IS NOT NULL) AS known
+ORDER BY base_id, snapshot
 ON CONFLICT (dataset_id, snapshot) DO NOTHING
 """
 
@@ -166,16 +166,16 @@ WHERE l.id = p.adopted_as AND p.location IS NOT NULL AND l.location IS NULL AND 
 """
 
 COUNTS = """
-SELECT count(*) FILTER (WHERE is_new AND goal = 'archived'),
-       count(*) FILTER (WHERE is_new AND goal = 'errored'),
-       count(*) FILTER (WHERE is_new AND location IS NOT NULL),
-       count(*) FILTER (WHERE is_new AND location IS NULL AND landed_version IS NULL),
-       count(*) FILTER (WHERE is_new AND landed_version IS NOT NULL),
-       count(*) FILTER (WHERE adopted_as IS NOT NULL),
-       count(*) FILTER (WHERE is_done AND is_known),
-       count(*) FILTER (WHERE NOT is_done AND adopted_as IS NULL AND is_landed),
-       count(*) FILTER (WHERE NOT is_done AND adopted_as IS NULL AND NOT is_landed),
-       count(DISTINCT dataset_id) FILTER (WHERE is_new)
+SELECT count(*) FILTER (WHERE is_new AND goal = 'archived') AS archived,
+       count(*) FILTER (WHERE is_new AND goal = 'errored') AS errored,
+       count(*) FILTER (WHERE is_new AND location IS NOT NULL) AS placed,
+       count(*) FILTER (WHERE is_new AND location IS NULL AND landed_version IS NULL) AS lost,
+       count(*) FILTER (WHERE is_new AND landed_version IS NOT NULL) AS landed,
+       count(*) FILTER (WHERE adopted_as IS NOT NULL) AS before,
+       count(*) FILTER (WHERE is_done AND is_known) AS known,
+       count(*) FILTER (WHERE NOT is_done AND adopted_as IS NULL AND is_landed) AS left_to_load,
+       count(*) FILTER (WHERE NOT is_done AND adopted_as IS NULL AND NOT is_landed AND NOT is_known) AS gone,
+       count(DISTINCT dataset_id) FILTER (WHERE is_new) AS datasets
 FROM (SELECT *, is_done AND adopted_as IS NULL AND NOT is_known AS is_new FROM adoption_plan) AS p
 """
 

@@ -142,7 +142,7 @@ def load(context: dg.AssetExecutionContext, config: CubicConfig, ingestion: Inge
     if config.replay and config.only_errored:
         raise ConfigurationError("replay loads what is archived, only_errored what is errored: ask for one of them")
     scope = Scope(PIPELINE, frozenset(table.name for table in selected), partitions, now if config.as_of else None)
-    job = Job.of(settings, registry(settings), whole=config.replay)
+    job = Job.of(settings, registry(settings))
     limits = Limits.of(settings)
     database = ingestion.database()
     with database.connect() as connection:

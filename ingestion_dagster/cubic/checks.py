@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from ingestion_dagster.cubic import discovery, schemas, waiting
+from ingestion_dagster.cubic import discovery, reconciliation, schemas, waiting
 from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, CubicTable, Registry, registry
 from ingestion_dagster.cubic.zone import zone
 from ingestion_dagster.engine import whereabouts
@@ -77,7 +77,6 @@ NIGHTLY_SPECS = [
 @dg.multi_asset_check(name="cubic_nightly_checks", specs=NIGHTLY_SPECS, can_subset=True)
 def cubic_nightly(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
     """What must hold whatever was loaded today; what crashes have left behind is tidied up first."""
-    from ingestion_dagster.cubic import reconciliation
     settings = ingestion.settings()
     tables = registry(settings)
     with ingestion.database().connect() as connection:
@@ -138,14 +137,12 @@ def _nothing_waits(connection: Connection, _settings: Settings, _registry: Regis
 
 
 def _all_seen(connection: Connection, settings: Settings, tables: Registry) -> Finding:
-    from ingestion_dagster.cubic import reconciliation
     found = reconciliation.unseen(connection, settings, tables, zone(settings, tables))
     passed = not (found.unseen or found.orphans)
     return passed, dg.AssetCheckSeverity.ERROR, {"objects": found.objects, "unseen": found.unseen, "orphans": found.orphans}
 
 
 def _archive_readable(connection: Connection, settings: Settings, tables: Registry) -> Finding:
-    from ingestion_dagster.cubic import reconciliation
     found = reconciliation.unreadable(connection, settings, tables, zone(settings, tables))
     metadata = {"checked": found.checked, "missing": found.missing, "differing": found.differing}
     return not (found.missing or found.differing), dg.AssetCheckSeverity.ERROR, metadata

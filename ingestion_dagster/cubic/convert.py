@@ -232,9 +232,9 @@ class Sink:
             return
         self.rows_written += rows
         if self._raw:
-            self._raw.write_table(pa.Table.from_arrays([_dense(each) for each in texts], schema=self._raw.schema))
+            self._raw.write_table(pa.Table.from_arrays(texts, schema=self._raw.schema))
         if self._typed:
-            self._typed.write_table(pa.Table.from_arrays([_dense(each) for each in typed], schema=self._typed.schema))
+            self._typed.write_table(pa.Table.from_arrays(typed, schema=self._typed.schema))
 
     def _open(self) -> None:
         repetitive = sorted(self.repetitive or ())
@@ -269,10 +269,6 @@ def _repeats(values: pa.Array) -> bool:
     return len(sample) >= 1000 and pc.count_distinct(sample).as_py() * 20 < len(sample)
 
 
-def _dense(values: pa.Array) -> pa.Array:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-
-
 def _writer(path: Path, schema: pa.Schema, repetitive: list[str]) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         path,
@@ -300,8 +296,11 @@ def _convert(pieces: Iterator[bytes], accept: Accept, dialect: Dialect, sink: Si
 
 def _header(block: Block, dialect: Dialect) -> tuple[tuple[str, ...], Block]:
     """The names of the columns in lower case, and the block without them."""
-    ends = record_ends(block.content[:_LONGEST_HEADER], dialect)
-    end = int(ends[0]) if len(ends) else len(block.content)
+    beginning = bytes(block.content[:_LONGEST_HEADER])
+    end = beginning.find(b"\n") + 1
+    if not end or dialect.escape or (dialect.quote and dialect.quote.encode() in beginning[:end]):
+        ends = record_ends(block.content[:_LONGEST_HEADER], dialect)
+        end = int(ends[0]) if len(ends) else len(block.content)
     try:
         text = str(block.content[:end], "utf-8").rstrip("\r\n")
         row = next(csv.reader([text], **_python_dialect(dialect)), [])
@@ -375,8 +374,12 @@ def _rows(block: Block, header: tuple[str, ...], dialect: Dialect, sink: Sink) -
     if wrong:
         sink.rejected.add([(line, None, "field_count") for line in lines.of_records(np.array(wrong) - 1)], len(wrong))
     nulls = pa.nulls(table.num_rows, pa.string())
-    texts = [table[column.name].combine_chunks() if column.name in present else nulls for column in sink.columns]
-    sink.write([each.chunk(0) if isinstance(each, pa.ChunkedArray) else each for each in texts], lines)
+    found = {name: _whole(values) for name, values in zip(wanted, table.itercolumns(), strict=True)}
+    sink.write([found.get(column.name, nulls) for column in sink.columns], lines)
+
+
+def _whole(values: pa.ChunkedArray) -> pa.Array:
+    return values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.string())
 
 
 def _unparsed(block: Block) -> Problem:

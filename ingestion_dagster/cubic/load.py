@@ -38,8 +38,6 @@ EMPTY = Problem("empty_file", "the whole file", "it has no byte; deliver it agai
 UNKNOWN_TYPE = "unknown_file_type"
 WAITS_FOR_SCHEMA = schemas.WAITS_FOR
 
-_UNBOUNDED = 2**31 - 1
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -56,15 +54,15 @@ class Job:
     fault_limit: int = 10
 
     @classmethod
-    def of(cls, settings: Settings, registry: Registry, *, whole: bool = False) -> "Job":
-        """What the settings ask for; `whole`: all files of a table at once, so that they are published together."""
+    def of(cls, settings: Settings, registry: Registry) -> "Job":
+        """What the settings ask for."""
         return cls(
             zone=zone(settings, registry),
             registry=registry,
             springboard=springboard(settings),
             tolerance=Tolerance(settings.cubic_rejected_rows, settings.cubic_rejected_percent / 100),
-            batch_files=_UNBOUNDED if whole else settings.cubic_batch_files,
-            batch_bytes=_UNBOUNDED if whole else settings.cubic_batch_bytes,
+            batch_files=settings.cubic_batch_files,
+            batch_bytes=settings.cubic_batch_bytes,
             workers=min(4, os.cpu_count() or 1),
             fault_limit=settings.cubic_fault_limit,
         )

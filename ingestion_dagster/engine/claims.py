@@ -18,6 +18,8 @@ from ingestion_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_ALL = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -78,18 +80,22 @@ class Claims:
             self._in_hand = []
 
     def rounds(self, connection: Connection, *, count: int, size: int) -> Iterator[list[Load]]:
-        """Batches of one dataset each, so small that the datasets take turns, until none is claimable or the run's time is up."""
+        """Batches of one dataset each, so small that the datasets take turns, until none is claimable or the run's time is up.
+
+        What is loaded again, from where it was moved to, comes in one batch, so that a replay can be published in one step.
+        """
         started = self._clock()
         self._bound_idleness(connection)
         claimed = True
         while claimed:
             claimed = False
-            for dataset in ledger.claimable_datasets(connection, self.scope):
+            for dataset, again in ledger.claimable_datasets(connection, self.scope).items():
                 if self._clock() - started >= self.limits.run_seconds:
                     return
                 scope = replace(self.scope, datasets=frozenset({dataset}))
                 lease = self.limits.lease_seconds
-                self._in_hand = ledger.claim(connection, scope, self.run_id, count=count, size=size, lease_seconds=lease)
+                most = {"count": _ALL, "size": _ALL} if again else {"count": count, "size": size}
+                self._in_hand = ledger.claim(connection, scope, self.run_id, **most, lease_seconds=lease)
                 if self._in_hand:
                     claimed = True
                     yield self._in_hand

@@ -318,9 +318,9 @@ def claimable(connection: Connection, scope: Scope) -> tuple[int, datetime | Non
     return int(row[0]), row[1]
 
 
-def claimable_datasets(connection: Connection, scope: Scope) -> list[str]:
-    """Datasets with loads that a run of this scope could claim now; the one whose oldest load has waited longest first."""
-    return [row[0] for row in connection.execute(sql.CLAIMABLE_DATASETS, scope.as_parameters())]
+def claimable_datasets(connection: Connection, scope: Scope) -> dict[str, bool]:
+    """Datasets with loads that a run of this scope could claim now, oldest `modified` first; True: some of them were moved before."""
+    return dict(connection.execute(sql.CLAIMABLE_DATASETS, scope.as_parameters()).fetchall())
 
 
 def hold(connection: Connection, loads_in_hand: Sequence[Load]) -> None:

@@ -346,7 +346,7 @@ WHERE {_CLAIMABLE}
 """
 
 CLAIMABLE_DATASETS = f"""
-SELECT d.name
+SELECT d.name, bool_or(l.location IS NOT NULL AND NOT l.came_back)
 FROM ledger.loads AS l
 JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE {_CLAIMABLE}

@@ -129,7 +129,7 @@ class LocalStore(ObjectStore):
         """See ObjectStore: a rename, or from another file system a copy."""
         *parents, name = checked_key(key).split("/")
         with self._faults(key):
-            folder = self._folder(parents, create=True)
+            folder = self._folder(parents, create=True, durable=False)
             assert folder is not None
             try:
                 found = file.stat()
@@ -180,13 +180,16 @@ class LocalStore(ObjectStore):
         """See ObjectStore. ctime decides: no write can leave it behind, while an mtime may have been set, even to a day to come."""
         return ctime_of(obj.version) <= _nanoseconds(now - timedelta(seconds=for_seconds))
 
-    def _folder(self, names: Sequence[str], *, create: bool = False) -> int | None:
-        """Descriptor of a folder below the root, for the caller to close; None if it is not there."""
+    def _folder(self, names: Sequence[str], *, create: bool = False, durable: bool = True) -> int | None:
+        """Descriptor of a folder below the root, for the caller to close; None if it is not there.
+
+        A new folder that is not `durable` at once is made so by `flush`.
+        """
         try:
             folder = self._root_folder(create=create)
             for name in names:
                 try:
-                    inner = _inner_folder(folder, name, create=create)
+                    inner = _inner_folder(folder, name, create=create, durable=durable)
                 finally:
                     os.close(folder)
                 folder = inner
@@ -308,6 +311,12 @@ class LocalStore(ObjectStore):
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        # A folder is durable when the one above it is.
+        for place in {deep[:depth] for deep in names for depth in range(len(deep))}:
+            folder = self._folder(place)
+            if folder is not None:
+                os.fsync(folder)
+                os.close(folder)
 
     def _faults(self, key: str | None = None) -> "_Faults":
         return _Faults(self.url, key)
@@ -355,7 +364,7 @@ class _Opened:
             os.close(self._file)
 
 
-def _inner_folder(folder: int, name: str, *, create: bool) -> int:
+def _inner_folder(folder: int, name: str, *, create: bool, durable: bool = True) -> int:
     try:
         return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
     except FileNotFoundError:
@@ -363,7 +372,8 @@ def _inner_folder(folder: int, name: str, *, create: bool) -> int:
             raise
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)
-        os.fsync(folder)
+        if durable:
+            os.fsync(folder)
     return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
 
 

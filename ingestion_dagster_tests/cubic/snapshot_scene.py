@@ -87,7 +87,7 @@ class SnapshotScene:
     def assign(self) -> discovery.Assigned:
         return discovery.assign(self.connection, self.registry)
 
-    def list(self) -> None:
+    def enter(self) -> None:
         """Enter what stands in the folder, and assign nothing."""
         landing.discover(self.connection, self.zone, datetime.now(UTC))
 
@@ -142,4 +142,4 @@ class SnapshotScene:
         return [partition if waiting is None else None for partition, waiting in self.places(key)]
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        return self.connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+        return self.connection.execute(statement, parameters).fetchall()

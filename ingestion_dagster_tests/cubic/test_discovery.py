@@ -371,7 +371,7 @@ def test_parts_of_three_restarts_each_before_its_marker_seen_at_once_keep_apart(
     for minutes in (60, 120):
         scene.land(PART, at(minutes))
         scene.land(MARKER, at(minutes, 5))
-        scene.list()
+        scene.enter()
     scene.discover()
     assert scene.snapshots_of(PART) == [snapshot(0), snapshot(60, 5), None], "the third, as the second is not loaded yet"
     scene.load_all()
@@ -462,7 +462,7 @@ def test_assigning_is_no_move_between_statuses_and_leaves_no_event(scene: Snapsh
 def test_assign_says_what_it_found_and_is_done_with_it(scene: SnapshotScene) -> None:
     scene.land(MARKER, at(0))
     scene.land(PART, at(1))
-    scene.list()
+    scene.enter()
 
     assert scene.assign() == discovery.Assigned(snapshots=1, loads=2)
     assert scene.assign() == discovery.Assigned()
@@ -473,7 +473,7 @@ def test_a_backlog_larger_than_a_transaction_is_assigned_whole(scene: SnapshotSc
     for number in range(2, 9):
         scene.land(f"{TAPS}LOAD{number:08}.csv.gz", at(1))
     scene.land(MARKER, at(0))
-    scene.list()
+    scene.enter()
 
     assert scene.assign() == discovery.Assigned(snapshots=1, loads=8)
 
@@ -491,7 +491,7 @@ def test_what_another_run_has_claimed_meanwhile_is_left_alone(scene: SnapshotSce
     scene.take(f"{TAPS}notes.txt")
     scene.arrives(MARKER, at(1))
 
-    assert scene.rows("SELECT status, snapshot_id FROM ledger.loads WHERE key LIKE '%txt'") == [("ingesting", None)]
+    assert scene.rows("SELECT status, snapshot_id FROM ledger.loads WHERE key LIKE %s", "%txt") == [("ingesting", None)]
 
 
 # The registry in the ledger

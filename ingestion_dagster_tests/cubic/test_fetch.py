@@ -177,7 +177,6 @@ def test_a_stale_listing_does_not_bring_an_older_issue_back(world: World):
 
 def test_1050_new_datasets_are_not_cut_at_ten_pages(world: World):
     datasets = world.listed(1050, first=date(2022, 1, 1))
-    world.connection.execute("SET synchronous_commit = off")
     memory = Path("/dev/shm")  # else that many are synced to the disk one by one
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as storage:
         world.settings = world.settings.model_copy(update={"storage_url": Path(storage).as_uri()})

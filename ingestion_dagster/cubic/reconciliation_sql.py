@@ -1,0 +1,59 @@
+"""What reconciliation asks of the ledger: pages of a listing against its loads, and its loads against a listing."""
+
+NOT_ENTERED = """
+SELECT seen.key, EXISTS (SELECT FROM ledger.loads AS l WHERE l.landing_zone = %(landing)s AND l.key = seen.key)
+FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)
+WHERE NOT EXISTS (
+    SELECT FROM ledger.loads AS l
+    WHERE l.landing_zone = %(landing)s AND l.key = seen.key AND l.version = seen.version)
+"""
+
+# Of each data file, its newest version decides: as long as that is to be loaded, what belongs to it is taken along.
+LOADS_OF = """
+SELECT DISTINCT ON (asked.key, l.key) asked.key, l.id, l.unfinished, CASE WHEN NOT l.came_back THEN l.location END, l.modified
+FROM unnest(%(metadata)s::text[], %(data)s::text[]) AS asked (key, data)
+JOIN ledger.loads AS l ON l.landing_zone = %(landing)s AND l.key = asked.data
+ORDER BY asked.key, l.key, l.modified DESC, l.id DESC
+"""
+
+STANDING = "CREATE TEMP TABLE reconciliation_standing (key text NOT NULL, size bigint NOT NULL)"
+COPY_STANDING = "COPY reconciliation_standing (key, size) FROM STDIN"
+NO_STANDING = "DROP TABLE IF EXISTS pg_temp.reconciliation_standing"
+
+# A load that finished after the listing began is not meant: the listing may have been past its place by then.
+_ARCHIVED = """
+    SELECT l.id, l.key, l.size, l.location, substr(l.location, length(%(archive)s) + 2) AS standing_key,
+           starts_with(l.location, %(archive)s || '/') AS is_here
+    FROM ledger.loads AS l
+    WHERE l.pipeline = %(pipeline)s AND l.status = 'archived' AND l.location IS NOT NULL AND l.finished_at < %(listed_at)s
+      AND (%(since)s::timestamptz IS NULL OR l.finished_at >= %(since)s::timestamptz)
+"""
+
+COUNTED = f"""
+WITH archived AS ({_ARCHIVED})
+SELECT count(*) FILTER (WHERE is_here), count(*) FILTER (WHERE NOT is_here) FROM archived
+"""  # noqa: S608 - a fragment of our own
+
+DIFFERING = f"""
+WITH archived AS ({_ARCHIVED})
+SELECT a.id, a.standing_key, a.size
+FROM archived AS a
+LEFT JOIN reconciliation_standing AS s ON s.key = a.standing_key
+WHERE a.is_here AND s.size IS DISTINCT FROM a.size
+ORDER BY a.id
+"""  # noqa: S608 - a fragment of our own
+
+# Ids are spread evenly over the days, and each day's share is another.
+SHARE = f"""
+WITH archived AS ({_ARCHIVED})
+SELECT a.id, a.standing_key, a.size
+FROM archived AS a
+WHERE a.is_here AND a.id %% %(days)s = %(day)s
+ORDER BY a.id
+"""  # noqa: S608 - a fragment of our own
+
+STILL = """
+SELECT l.id FROM ledger.loads AS l
+JOIN unnest(%(ids)s::bigint[], %(locations)s::text[]) AS found (id, location) ON found.id = l.id
+WHERE l.status = 'archived' AND l.location = found.location
+"""
