@@ -66,8 +66,10 @@ def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
 
 PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics or cubic")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
-Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (metrics: a metric group, such as cases; cubic: a table).")]
-Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only loads of this partition (day of discovery, UTC; cubic ods tables: snapshot).")]
+Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table).")]
+Partition = Annotated[
+    str | None, typer.Option("--partition", "-p", help="Only this partition (day of discovery, UTC; snapshot of an ods table).")
+]
 AsOf = Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge what would be loaded; claim and write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -167,7 +169,7 @@ def retry(
 @app.command(epilog="Example: ingestion replay metrics --partition 2026-01-31 --dataset cases")
 def replay(
     pipeline: PipelineName,
-    partition: Annotated[str, typer.Option("--partition", "-p", help="Loads of this partition (day of discovery, UTC; cubic ods tables: snapshot).")],
+    partition: Annotated[str, typer.Option("--partition", "-p", help="Day of discovery, UTC; snapshot of an ods table.")],
     dataset: Dataset = None,
 ) -> None:
     """Load archived files again, from the archive. Only the newest version of a key. Safe to repeat."""
@@ -231,6 +233,25 @@ def resume(pipeline: PipelineName, dataset: Annotated[str, typer.Argument(metava
         found.sync_datasets(connection, current())
         ledger.resume(connection, found.name, dataset)
     print(f"{found.name} {dataset} is active")
+
+
+@sandbox_commands.command("up", epilog="Example: ingestion sandbox up")
+def sandbox_up() -> None:
+    """Start the stand-ins that do not run yet, and print where they answer."""
+    from ingestion_dagster.sandbox import servers
+
+    settings = current()
+    for name, address in servers.up(settings.home_folder, settings.environment).items():
+        print(f"{name}: {address}")
+
+
+@sandbox_commands.command("down", epilog="Example: ingestion sandbox down")
+def sandbox_down() -> None:
+    """Stop the stand-ins of this home."""
+    from ingestion_dagster.sandbox import servers
+
+    for name in servers.down(current().home_folder) or ["nothing was running"]:
+        print(name)
 
 
 @app.command(epilog="Example: ingestion demo")

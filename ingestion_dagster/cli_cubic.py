@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ingestion_dagster.cubic import dfm
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError, Refused
@@ -25,6 +24,8 @@ cubic_commands = typer.Typer(no_args_is_help=True, help="What only cubic has: pr
 @cubic_commands.command(epilog="Example: ingestion cubic propose LOAD00000001.dfm >> tables.yaml")
 def propose(path: Annotated[Path, typer.Argument(metavar="PATH.dfm", exists=True, dir_okay=False, help="A .dfm of the table.")]) -> None:
     """Print an entry for the registry, with the columns, types and key that a .dfm names."""
+    from ingestion_dagster.cubic import dfm
+
     try:
         described = dfm.parse(path.read_bytes())
     except Refused as refused:
@@ -80,7 +81,8 @@ def fetch(
     wanted = known.feeds_of(registry(settings))
     unknown = sorted(set(feeds or ()) - {feed.type for feed in wanted})
     if unknown:
-        raise typer.BadParameter(f"no feed with a table: {', '.join(unknown)}; there are {', '.join(feed.type for feed in wanted) or 'none'}")
+        there = ", ".join(feed.type for feed in wanted) or "none"
+        raise typer.BadParameter(f"no feed with a table: {', '.join(unknown)}; there are: {there}")
     failed = False
     with postgres.ready(settings).connect() as connection:
         for feed in wanted:

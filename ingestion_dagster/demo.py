@@ -1,5 +1,6 @@
 """The demonstration: sample data of every pipeline, loaded for real, and what became of each file."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from psycopg import sql
 from ingestion_dagster import runs
 from ingestion_dagster.engine import postgres, whereabouts
 from ingestion_dagster.engine.home import project_file
-from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.pipeline import Delivery, Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings
@@ -26,29 +27,47 @@ class Surprise:
     status: str
     error_code: str | None
 
+    def __str__(self) -> str:
+        return f"{self.key} is {self.status} ({self.error_code}), expected {self.expected}"
+
 
 def run_demo(settings: Settings) -> bool:
     """Load `source_data/` through every pipeline; print what landed where. True if every file ended as expected."""
     as_expected = [_run(pipeline, settings, project_file("source_data") / pipeline.name) for pipeline in PIPELINES.values()]
+    print("see it: make dev, then http://localhost:3000 · where every load stands: .venv/bin/ingestion status")
     return all(as_expected)
 
 
 def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
-    print(f"{pipeline.name}: landing {folder}")
-    landed = runs.land(pipeline, settings, [folder])
-    summary = runs.run(pipeline, settings, runs.Request())
+    surprises: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for delivery in pipeline.samples(folder, Path(scratch)):
+            surprises += _deliver(pipeline, settings, delivery)
     with postgres.ready(settings).connect() as connection:
-        surprises = _surprises(connection, pipeline, {(seen.key, seen.version) for seen in landed.objects})
-        print(
-            f"{pipeline.name}: {len(landed.objects)} files landed, {summary.loads - summary.errored} loaded ({summary.duplicates} of them "
-            f"as before), {summary.errored} refused, {summary.rows_written} rows written"
-        )
         _show(connection, pipeline, settings)
     for surprise in surprises:
-        print(f"  NOT AS EXPECTED: {surprise.key} is {surprise.status} ({surprise.error_code}), expected {surprise.expected}")
+        print(f"  NOT AS EXPECTED: {surprise}")
     print(f"{pipeline.name}: {'every file ended as expected' if not surprises else f'{len(surprises)} files did not end as expected'}")
-    print("see it: make dev, then http://localhost:3000 · where every load stands: .venv/bin/ingestion status")
     return not surprises
+
+
+def _deliver(pipeline: Pipeline, settings: Settings, delivery: Delivery) -> list[str]:
+    """Land and load a delivery; what did not end as expected."""
+    with postgres.ready(settings).connect() as connection:
+        if delivery.is_known(connection):
+            print(f"{pipeline.name}: {delivery.name} has been landed before")
+            return delivery.surprises(connection) if delivery.surprises else []
+    print(f"{pipeline.name}: landing {delivery.name}")
+    landed = runs.land(pipeline, settings, [delivery.folder])
+    summary = runs.run(pipeline, settings, runs.Request())
+    print(
+        f"{pipeline.name}: {len(landed.objects)} files landed, {summary.loads - summary.errored} loaded ({summary.duplicates} of them "
+        f"as before), {summary.errored} refused, {summary.rows_written} rows written"
+    )
+    with postgres.ready(settings).connect() as connection:
+        if delivery.surprises is not None:
+            return delivery.surprises(connection)
+        return [str(surprise) for surprise in _surprises(connection, pipeline, {(seen.key, seen.version) for seen in landed.objects})]
 
 
 def _surprises(connection: Connection, pipeline: Pipeline, landed: set[tuple[str, str]]) -> list[Surprise]:
@@ -67,6 +86,8 @@ def _show(connection: Connection, pipeline: Pipeline, settings: Settings) -> Non
     for table in pipeline.tables:
         row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table.split(".")))).fetchone()
         print(f"  {row[0] if row else 0:>8} rows in {table}")
+    for rows, name in pipeline.contents(connection, settings):
+        print(f"  {rows:>8} rows in {name}")
     for title, url in pipeline.places(settings):
         print(f"  {title:>8}: {url}")
     print(f"  {'waiting':>8}: {sum(1 for _ in zone.landing.list())} files in {zone.landing.url}")

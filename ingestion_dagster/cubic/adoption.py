@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from ingestion_dagster.cubic import adoption_sql, discovery
+from ingestion_dagster.cubic.ods import METADATA
 from ingestion_dagster.cubic.places import PENDING
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, Registry
 from ingestion_dagster.cubic.zone import zone as zone_of
@@ -327,7 +328,7 @@ def _listed(connection: Connection, settings: Settings, registry: Registry) -> N
             for place, store in places.items():
                 for prefix in prefixes:
                     for seen in store.list(prefix):
-                        if not seen.key.endswith(discovery.METADATA):
+                        if not seen.key.endswith(METADATA):
                             rows.write_row((place, seen.key, seen.size, seen.version, seen.modified))
         connection.execute("ANALYZE adoption_objects")
 

@@ -41,6 +41,8 @@ _CLOCK = re.compile(
     r"(?:(?P<utc>[Zz])|(?P<sign>[+-])(?P<ahead>[0-9]{2})(?::?(?P<beyond>[0-9]{2}))?)?"
 )
 _BLANKS = " \t\n\v\f\r"
+_DAYLONG = timedelta(days=1)
+_SOME_DAY = datetime.combine(date(1970, 1, 1), time())
 _INTEGERS = {"int": 2**31, "bigint": 2**63}
 
 
@@ -50,14 +52,13 @@ def code(kind: str) -> str:
     return f"not_{'an' if name[0] in 'aeiou' else 'a'}_{name}"
 
 
-def cast_column(texts: pa.Array, kind: str) -> tuple[pa.Array, Rows]:
-    """The values (null where there is none, and where one cannot be cast) and the rows that cannot be cast."""
+def cast_column(texts: pa.Array, kind: str, most: int = 1 << 31) -> tuple[pa.Array, Rows]:
+    """The values (null where there is none, and where one cannot be cast) and the rows that cannot be cast.
+
+    Beyond `most` such rows, the others are not looked at.
+    """
     if kind == "string":
         return texts, NONE
-    if pa.types.is_dictionary(texts.type):
-        values, bad = cast_column(texts.dictionary, kind)
-        rows = NONE if not len(bad) else np.flatnonzero(np.isin(texts.indices.to_numpy(zero_copy_only=False), bad))
-        return values.take(texts.indices), rows
     quick = _QUICK[kind.partition("(")[0]]
     values = quick(texts, arrow_type(kind))
     if values is not None:
@@ -65,7 +66,7 @@ def cast_column(texts: pa.Array, kind: str) -> tuple[pa.Array, Rows]:
     trimmed = pc.ascii_trim_whitespace(texts)
     filled = pc.if_else(pc.equal(trimmed, ""), None, texts if kind in {"date", "time", "timestamp"} else trimmed)
     values = quick(filled, arrow_type(kind))
-    return (values, NONE) if values is not None else _piecewise(filled, kind, quick)
+    return (values, NONE) if values is not None else _piecewise(filled, kind, quick, most)
 
 
 def cast_value(text: str | None, kind: str) -> Any:
@@ -80,9 +81,14 @@ def cast_value(text: str | None, kind: str) -> Any:
         raise ValueError(code(kind)) from None
 
 
-def _piecewise(texts: pa.Array, kind: str, quick: "_Quick") -> tuple[pa.Array, Rows]:
-    target, pieces, bad = arrow_type(kind), [], []
+def _piecewise(texts: pa.Array, kind: str, quick: "_Quick", most: int) -> tuple[pa.Array, Rows]:
+    target = arrow_type(kind)
+    pieces: list[pa.Array] = []
+    bad: list[int] = []
     for start in range(0, len(texts), _PIECE):
+        if len(bad) > most:
+            pieces.append(pa.nulls(len(texts) - start, target))
+            break
         piece = texts.slice(start, _PIECE)
         values = quick(piece, target)
         if values is None:
@@ -134,7 +140,7 @@ def _dates(texts: pa.Array, target: pa.DataType) -> pa.Array | None:
 
 
 def _timestamps(texts: pa.Array, target: pa.DataType) -> pa.Array | None:
-    shortened = _microseconds(texts)
+    shortened = _microseconds(_without_utc(texts))
     return None if shortened is None else _since_year_one(_plain(shortened, target), "i8", -719_162 * 86_400_000_000)
 
 
@@ -156,21 +162,36 @@ def _times(texts: pa.Array, target: pa.DataType) -> pa.Array | None:
 
 
 def _microseconds(texts: pa.Array) -> pa.Array | None:
-    """Timestamps whose fractions have no more than six digits, by cutting off digits if all have the same length; None if not all digits."""
-    offsets = _offsets(texts)
-    lengths = np.diff(offsets)
-    width = int(lengths.max(initial=0))
-    if not 27 <= width <= 29:
-        return texts
-    if not ((lengths == width) | (lengths == 0)).all():
+    """Timestamps without the digits of their fractions behind the sixth, if all have as many; None if something else stands there."""
+    width = _width(texts)
+    if not 26 < width <= 29:
         return texts
     content = _content(texts).reshape(-1, width)
     if ((content[:, 26:] - ord("0")) > 9).any():
         return None
-    shorter = ((offsets - offsets[0]) // width * 26).astype(np.int32)
-    validity = _validity(texts)
-    cut = np.ascontiguousarray(content[:, :26])
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(shorter), pa.py_buffer(cut), validity, texts.null_count)
+    return _cut(texts, width, 26)
+
+
+def _without_utc(texts: pa.Array) -> pa.Array:
+    """Timestamps without the Z behind their seconds, if all have it at the same place."""
+    width = _width(texts)
+    if not 20 <= width <= 30 or (_content(texts).reshape(-1, width)[:, -1] != ord("Z")).any():
+        return texts
+    return _cut(texts, width, width - 1)
+
+
+def _width(texts: pa.Array) -> int:
+    """The number of bytes of each text, if all that have any have as many; else 0."""
+    lengths = np.diff(_offsets(texts))
+    width = int(lengths.max(initial=0))
+    return width if ((lengths == width) | (lengths == 0)).all() else 0
+
+
+def _cut(texts: pa.Array, width: int, kept: int) -> pa.Array:
+    offsets = _offsets(texts)
+    content = np.ascontiguousarray(_content(texts).reshape(-1, width)[:, :kept])
+    shorter = ((offsets - offsets[0]) // width * kept).astype(np.int32)
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(shorter), pa.py_buffer(content), _validity(texts), texts.null_count)
 
 
 def _binaries(texts: pa.Array, _target: pa.DataType) -> pa.Array | None:
@@ -287,7 +308,7 @@ def _binary(text: str) -> bytes:
 
 def _date(text: str) -> date:
     day, moment = _iso(text)
-    return day + timedelta(days=1) if moment and moment[0] >= timedelta(days=1) else day
+    return day + timedelta(days=1) if moment and moment[0] >= _DAYLONG else day
 
 
 def _timestamp(text: str) -> datetime:
@@ -304,11 +325,9 @@ def _time(text: str) -> time:
     if not found or found["utc"] or found["sign"]:
         raise ValueError
     since, _ahead = _moment(found)
-    return (datetime.min + since).time() if since < timedelta(days=1) else _never()
-
-
-def _never() -> time:
-    raise ValueError
+    if since >= _DAYLONG:
+        raise ValueError
+    return (_SOME_DAY + since).time()
 
 
 def _iso(text: str) -> tuple[date, tuple[timedelta, timedelta] | None]:
@@ -327,19 +346,17 @@ def _day(found: re.Match[str]) -> date:
         return date.fromisocalendar(year, int(found["week"]), int(found["weekday"] or 1))
     if found["ordinal"]:
         day = date(year, 1, 1) + timedelta(days=int(found["ordinal"]) - 1)
-        return day if day.year == year else _no_day()
+        if day.year != year:
+            raise ValueError
+        return day
     return date(year, int(found["month"] or found["month2"] or 1), int(found["day"] or found["day2"] or 1))
-
-
-def _no_day() -> date:
-    raise ValueError
 
 
 def _moment(found: re.Match[str]) -> tuple[timedelta, timedelta]:
     hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
     fraction = int((found["fraction"] or "")[:6].ljust(6, "0"))
     if hour == 24 and not (minute or second or fraction):
-        since = timedelta(days=1)
+        since = _DAYLONG
     else:
         clock = time(hour, minute, second, fraction)
         since = timedelta(hours=clock.hour, minutes=clock.minute, seconds=clock.second, microseconds=clock.microsecond)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from ingestion_dagster.cubic.casts import Rows, cast_column, code
+from ingestion_dagster.cubic.casts import NONE, Rows, cast_column, code
 from ingestion_dagster.cubic.columns import Column, arrow_type
 from ingestion_dagster.cubic.dfm import Dialect
 from ingestion_dagster.cubic.gunzip import gunzip
@@ -27,6 +27,7 @@ from ingestion_dagster.engine.errors import Problem, Refused
 
 Accept = Callable[[tuple[str, ...]], Sequence[Column]]
 EMPTY = Problem("empty_file", "file", "it holds nothing; deliver it again")
+_MOST_COLUMNS = 2000
 _LONGEST_HEADER = 1 << 20
 _SMALL = 1 << 20
 _UNCOUNTED = (pa.string(), pa.binary())
@@ -162,8 +163,16 @@ class Rejected:
             self._counts[column, reason] = (count + 1, first)
         if self._writer is None:
             self._writer = self._stack.enter_context(pq.ParquetWriter(self._path, REJECTS, compression="zstd", compression_level=1))
-        lines, columns, codes = zip(*reasons, strict=True)
-        self._writer.write_table(pa.table([pa.array(lines, pa.int64()), pa.array(columns, pa.string()), pa.array(codes, pa.string())], REJECTS))
+        columns = zip(*reasons, strict=True)
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, REJECTS.types, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=REJECTS))
+
+    def count(self, rows: int, reason: str) -> None:
+        """Note rows only as a number: those beyond what is tolerated, which refuses the file."""
+        if rows:
+            self.rows += rows
+            count, first = self._counts.get((None, reason), (0, 0))
+            self._counts[None, reason] = (count + rows, first)
 
     def problems(self, severity: str) -> list[Problem]:
         """One for each column and code, the first ones first."""
@@ -189,21 +198,21 @@ class Sink:
         self._typed: pq.ParquetWriter | None = None
 
     @property
-    def hopeless(self) -> bool:
-        """Whether so many rows are rejected that the file will be, whatever else it holds."""
-        return self.rejected.rows > self._tolerance.rows
+    def left(self) -> int:
+        """How many more rows can be rejected before the file is, whatever else it holds; below 0 once it is."""
+        return self._tolerance.rows - self.rejected.rows
 
     def write(self, texts: list[pa.Array], lines: Callable[[Rows], Sequence[int]]) -> set[int]:
         """Write rows, given column by column as texts, but those that hold a value that cannot be cast, which it returns.
 
         `lines` tells on which line of the file a row is.
         """
-        if self.hopeless:
+        if self.left < 0:
             return set()
         typed = []
         reasons: list[tuple[int, int]] = []
         for number, (column, values) in enumerate(zip(self.columns, texts, strict=True)):
-            cast, bad = cast_column(values, column.type) if self._outputs.typed else (values, ())
+            cast, bad = cast_column(values, column.type, self.left) if self._outputs.typed else (values, NONE)
             typed.append(cast)
             reasons += [(int(row), number) for row in bad]
         if reasons:
@@ -248,7 +257,7 @@ class Sink:
     def converted(self, source: Source, problems: list[Problem]) -> Converted:
         """What came of the file. Raises Refused if there are problems, or too many rows were rejected."""
         if self._tolerance.exceeded(self.rejected.rows, self.rows_in):
-            told = f"{self.rejected.rows} of {self.rows_in}; correct them at the source, or allow more"
+            told = f"at least {self.rejected.rows} of {self.rows_in}; correct them at the source, or allow more"
             problems.append(Problem("too_many_rejected_rows", "rows", told))
         if problems:
             raise Refused(*problems, *self.rejected.problems("error"))
@@ -266,7 +275,7 @@ class Sink:
 def _repeats(values: pa.Array) -> bool:
     """Whether a column's values repeat so much that a dictionary pays."""
     sample = values.slice(0, 20_000)
-    return len(sample) >= 1000 and pc.count_distinct(sample).as_py() * 20 < len(sample)
+    return len(sample) >= 1000 and pc.count_distinct(sample).as_py() * 5 < len(sample)
 
 
 def _writer(path: Path, schema: pa.Schema, repetitive: list[str]) -> pq.ParquetWriter:
@@ -285,11 +294,12 @@ def _writer(path: Path, schema: pa.Schema, repetitive: list[str]) -> pq.ParquetW
 def _convert(pieces: Iterator[bytes], accept: Accept, dialect: Dialect, sink: Sink) -> None:
     header: tuple[str, ...] | None = None
     for block in blocks(pieces, dialect):
+        rows = block
         if header is None:
-            header, block = _header(block, dialect)
+            header, rows = _header(block, dialect)
             sink.columns = tuple(accept(header))
-        if block.content:
-            _rows(block, header, dialect, sink)
+        if rows.content:
+            _rows(rows, header, dialect, sink)
     if header is None:
         raise Refused(EMPTY)
 
@@ -313,6 +323,8 @@ def _header(block: Block, dialect: Dialect) -> tuple[tuple[str, ...], Block]:
         raise Refused(_unreadable_header("has a column without a name"))
     if len(set(names)) < len(names):
         raise Refused(_unreadable_header("has a name twice"))
+    if len(names) > _MOST_COLUMNS:
+        raise Refused(_unreadable_header(f"has more than {_MOST_COLUMNS} names"))
     return names, block.after(end)
 
 
@@ -348,9 +360,15 @@ def _options(
 def _rows(block: Block, header: tuple[str, ...], dialect: Dialect, sink: Sink) -> None:
     """Parse a block and write its rows."""
     wrong: list[int] = []
+    most = max(0, sink.left + 1)
+    uncounted = 0
 
     def skip(row: pacsv.InvalidRow) -> str:
-        wrong.append(row.number)
+        nonlocal uncounted
+        if len(wrong) < most:
+            wrong.append(row.number)
+        else:
+            uncounted += 1
         return "skip"
 
     present = frozenset(header)
@@ -370,16 +388,19 @@ def _rows(block: Block, header: tuple[str, ...], dialect: Dialect, sink: Sink) -
     except pa.ArrowInvalid:  # its text holds values
         raise Refused(_unparsed(block)) from None
     lines = _Lines(block, dialect, wrong, skip_empty=len(header) > 1)
-    sink.rows_in += table.num_rows + len(wrong)
+    sink.rows_in += table.num_rows + len(wrong) + uncounted
     if wrong:
         sink.rejected.add([(line, None, "field_count") for line in lines.of_records(np.array(wrong) - 1)], len(wrong))
+    sink.rejected.count(uncounted, "field_count")
     nulls = pa.nulls(table.num_rows, pa.string())
     found = {name: _whole(values) for name, values in zip(wanted, table.itercolumns(), strict=True)}
     sink.write([found.get(column.name, nulls) for column in sink.columns], lines)
 
 
 def _whole(values: pa.ChunkedArray) -> pa.Array:
-    return values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.string())
+    return (
+        values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.string())
+    )
 
 
 def _unparsed(block: Block) -> Problem:

@@ -2,11 +2,15 @@
 
 # ruff: noqa: S608 - fragments of our own are put together here, never values
 
-_COMMITTED = """(
+_LOADED = """(
     {load}.status IN ('ready_for_archiving', 'archiving', 'archived') AND {load}.committed_at IS NOT NULL
     AND {load}.duplicate_of IS NULL AND {load}.error_code IS DISTINCT FROM 'superseded')"""
 
-# A newer snapshot counts once its marker is committed and no part of it that is known is still to be loaded: readers see whole states.
+# Nobody has read what was adopted: it is archived, and has no Parquet before it is replayed.
+_READ = "({load}.content_hash IS NOT NULL OR {load}.rows_written > 0)"
+_COMMITTED = f"({_LOADED} AND {_READ})"
+
+# A newer snapshot counts once its marker is committed and all that is known of it has been read: readers see whole states.
 # From the one that is held there is no way back, so that a replay of its marker changes nothing meanwhile.
 _WANTED = f"""
 WITH wanted AS (
@@ -28,8 +32,9 @@ WITH wanted AS (
                    WHERE l.snapshot_id = s.id AND l.key = s.marker_key AND {_COMMITTED.format(load="l")})
                AND NOT EXISTS (
                    SELECT FROM ledger.loads AS l
-                   WHERE l.snapshot_id = s.id AND l.dataset_id = base.id
-                     AND l.status IN ('ready', 'ingesting') AND l.waiting_for IS NULL))
+                   WHERE l.snapshot_id = s.id
+                     AND (l.dataset_id = base.id AND l.status IN ('ready', 'ingesting') AND l.waiting_for IS NULL
+                          OR {_LOADED.format(load="l")} AND NOT {_READ.format(load="l")})))
         ORDER BY s.snapshot DESC
         LIMIT 1) AS target
 ), schemas AS (

@@ -12,7 +12,7 @@ from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column, of_dfm
 from ingestion_dagster.cubic.registry import CHANGES, FOLDERS, PIPELINE
 from ingestion_dagster.engine.errors import Problem, Refused
 
-_MOST_COLUMNS = 20_000
+_MOST_COLUMNS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,8 @@ def _dialect(content: Mapping[str, Any]) -> tuple[Dialect, list[Problem]]:
             wrong.append(_unreadable(f"formatInfo.options.{name}", "cannot be used; ask for commas, double quotes and line feeds"))
         else:
             told[name] = value
+    if told["escapeChar"] == told["quoteChar"]:  # a way to say that quotes are doubled
+        told["escapeChar"] = ""
     dialect = Dialect(*(told[name] for name in ("fieldDelimiter", "quoteChar", "nullValue", "recordDelimiter", "escapeChar")))
     marks = [mark for mark in (dialect.delimiter, dialect.quote, dialect.escape) if mark]
     if not wrong and (len(set(marks)) != len(marks) or set(marks) & set("\r\n")):

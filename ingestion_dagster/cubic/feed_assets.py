@@ -117,8 +117,11 @@ def fetch_step(context: dg.AssetExecutionContext, ingestion: Ingestion, feeds: S
             failures.append(_told(feed, fetched))
             may_pass = may_pass or fetched.may_pass
         if fetched.uploaded or not fetched.failures:
-            yield _result(feed, fetched, settings, left, time.monotonic() - started)
-            failed_checks += [f"{NOTHING_INVALID} of {'/'.join(feed.asset)}"] if fetched.invalid else []
+            key = dg.AssetKey(feed.asset)
+            yield dg.MaterializeResult(key, metadata=_metadata(feed, fetched, settings, left, time.monotonic() - started))
+            if dg.AssetCheckKey(key, NOTHING_INVALID) in context.selected_asset_check_keys:
+                yield _check(feed, fetched)
+                failed_checks += [f"{NOTHING_INVALID} of {key.to_user_string()}"] if fetched.invalid else []
     if failed_checks:
         with database.connect() as connection:
             failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_checks)
@@ -136,22 +139,24 @@ def _told(feed: Feed, fetched: "Fetched") -> str:
     return f"{feed.type}: {fetched.uploaded} of {fetched.new} new datasets ({codes})"
 
 
-def _result(feed: Feed, fetched: "Fetched", settings: Settings, left: int, seconds: float) -> dg.MaterializeResult[Any]:
+def _metadata(feed: Feed, fetched: "Fetched", settings: Settings, left: int, seconds: float) -> dict[str, Any]:
+    """Counts and codes of a fetch; `missing` is what the feed has listed at some time and was not fetched so far."""
     counts = {name: getattr(fetched, name) for name in ("listed", "new", "uploaded", "unchanged", "invalid", "failed", "bytes")}
-    metadata: dict[str, Any] = {
+    return {
         **counts,
         "missing": left,
         "seconds": round(seconds, 3),
         "dagster/uri": f"{settings.zone(PIPELINE, 'landing', 'cubic/incoming')}/{feed.table.prefix}",
-    }
-    if fetched.problems:
-        metadata["problems"] = error_table(_by_code(fetched.problems))
-    check = dg.AssetCheckResult(
+    } | ({"problems": error_table(_by_code(fetched.problems))} if fetched.problems else {})
+
+
+def _check(feed: Feed, fetched: "Fetched") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(feed.asset),
         check_name=NOTHING_INVALID,
         passed=not fetched.invalid,
         metadata={"listed": fetched.listed, "invalid": fetched.invalid},
     )
-    return dg.MaterializeResult(dg.AssetKey(feed.asset), metadata=metadata, check_results=[check])
 
 
 def _by_code(problems: Sequence[Problem]) -> list[tuple[str, str, int]]:

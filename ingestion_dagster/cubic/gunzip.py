@@ -1,6 +1,7 @@
 """Gzip as it arrives, in bounded memory, and refused when its end is missing or its checksum is wrong, however late that shows."""
 
 from collections.abc import Iterator
+from typing import cast
 
 from isal import isal_zlib
 
@@ -9,6 +10,7 @@ from ingestion_dagster.engine.errors import Problem, Refused
 MAGIC = b"\x1f\x8b"
 _INPUT, _OUTPUT = 1 << 16, 1 << 20
 _WITH_HEADER = 31
+_DAMAGED = cast("type[Exception]", isal_zlib.error)
 
 NOT_GZIP = Problem("not_gzip", "file", "it does not begin as gzip does; deliver it compressed, or under a name without .gz")
 TRUNCATED = Problem("gzip_truncated", "file", "the compressed data end too early; deliver the file again")
@@ -46,12 +48,12 @@ def gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise Refused(TRUNCATED)
 
 
-def _inflated(member: "isal_zlib._Decompress", data: bytes) -> Iterator[bytes]:
+def _inflated(member: "isal_zlib.Decompress", data: bytes) -> Iterator[bytes]:
     """What a member makes of some of its bytes."""
     while True:
         try:
             piece = member.decompress(data, _OUTPUT)
-        except isal_zlib.error:
+        except _DAMAGED:
             raise Refused(CORRUPT) from None
         if piece:
             yield piece

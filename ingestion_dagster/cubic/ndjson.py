@@ -153,12 +153,10 @@ def _message(line: bytes, number: int, members: tuple[str, ...]) -> _Message:
         raise _Bad(None, "not_json") from None
     if not isinstance(envelope, dict):
         raise _Bad(None, "not_an_object")
-    topic, partition, offset = envelope.get("topic"), envelope.get("partition"), envelope.get("offset")
+    topic = envelope.get("topic")
     if not isinstance(topic, str) or not topic:
         raise _Bad("topic", "not_a_string")
-    for name, position in (("partition", partition), ("offset", offset)):
-        if not isinstance(position, int) or isinstance(position, bool) or position not in _POSITIONS:
-            raise _Bad(name, "not_a_bigint")
+    partition, offset = _position(envelope, "partition"), _position(envelope, "offset")
     value = exact.get("value")
     of_value = value if isinstance(value, dict) else {}
     try:
@@ -174,6 +172,13 @@ def _message(line: bytes, number: int, members: tuple[str, ...]) -> _Message:
     except orjson.JSONEncodeError:
         raise _Bad("value", "too_deep") from None
     return _Message(number, (topic, partition), offset, texts)
+
+
+def _position(envelope: Mapping[str, Any], name: str) -> int:
+    found = envelope.get(name)
+    if not isinstance(found, int) or isinstance(found, bool) or found not in _POSITIONS:
+        raise _Bad(name, "not_a_bigint")
+    return found
 
 
 def _text(value: Any) -> str | None:

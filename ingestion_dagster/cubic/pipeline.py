@@ -1,15 +1,20 @@
-"""The cubic pipeline as the command line sees it."""
+"""The cubic pipeline as the command line sees it. What reads files is imported when a file is to be read: `ingestion --help` is quick."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ingestion_dagster.cubic import dfm, discovery
-from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.registry import PIPELINE, Registry, registry
+from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.pipeline import LoadJob, Pipeline
+from ingestion_dagster.engine.pipeline import Delivery, LoadJob, Pipeline
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
+
+if TYPE_CHECKING:
+    from ingestion_dagster.cubic import samples
 
 SNAPSHOTS = "cubic_snapshots"
 
@@ -19,6 +24,8 @@ def _registry() -> Registry:
 
 
 def _datasets(*, by_snapshot: bool) -> frozenset[str]:
+    from ingestion_dagster.cubic.kinds import KINDS
+
     return frozenset(table.name for table in _registry().tables.values() if KINDS[table.kind].by_snapshot == by_snapshot)
 
 
@@ -46,9 +53,12 @@ def _sync(connection: Connection, settings: Settings) -> None:
 
 def _check(settings: Settings, key: str, raw: bytes, beside: Callable[[str], bytes | None]) -> tuple[Problem, ...]:
     """Every problem of a file; of a `.dfm`, whether it can be read."""
+    from ingestion_dagster.cubic import dfm
     from ingestion_dagster.cubic.check import check_file
+    from ingestion_dagster.cubic.kinds import KINDS
+    from ingestion_dagster.cubic.ods import METADATA
 
-    if key.endswith(discovery.METADATA):
+    if key.endswith(METADATA):
         try:
             return dfm.parse(raw).warnings
         except Refused as refused:
@@ -58,10 +68,50 @@ def _check(settings: Settings, key: str, raw: bytes, beside: Callable[[str], byt
     return check_file(settings, key, raw, next((found for name in names if (found := beside(name)) is not None), None))
 
 
+def _partitions(connection: Connection) -> tuple[str, list[str]]:
+    from ingestion_dagster.cubic import discovery
+
+    return SNAPSHOTS, discovery.snapshots(connection)
+
+
 def _behind(connection: Connection, settings: Settings) -> list[tuple[str, ...]]:
     from ingestion_dagster.cubic import current as current_tables
 
     return [(PIPELINE, "current", table.slug) for table in current_tables.behind(connection, registry(settings))]
+
+
+def _contents(connection: Connection, settings: Settings) -> list[tuple[int, str]]:
+    """Rows of each table that has any, and of its newest state."""
+    from ingestion_dagster.cubic import current as current_tables
+    from ingestion_dagster.cubic import query
+
+    tables = registry(settings)
+    filled = {row["dataset"] for row in whereabouts.status_counts(connection, PIPELINE) if row["rows_written"]}
+    names = [table.name for table in tables.tables.values() if table.typed and table.name in filled]
+    followed = current_tables.tables(tables)
+    names += [f"{table.name}__current" for table in followed if current_tables.open_delta(settings, table) is not None]
+    return [(query.run(connection, settings, tables, f"SELECT count(*) AS n FROM {name}")[1][0]["n"], name) for name in names]  # noqa: S608 - names of the registry
+
+
+def _samples(folder: Path, scratch: Path) -> tuple[Delivery, ...]:
+    from ingestion_dagster.cubic import samples
+
+    samples.place(folder, scratch)
+    return tuple(
+        Delivery(each.name, scratch / each.name, partial(_is_known, each), partial(_surprises, each)) for each in samples.deliveries(folder)
+    )
+
+
+def _is_known(delivery: "samples.Delivery", connection: Connection) -> bool:
+    from ingestion_dagster.cubic import samples
+
+    return samples.is_known(connection, delivery)
+
+
+def _surprises(delivery: "samples.Delivery", connection: Connection) -> list[str]:
+    from ingestion_dagster.cubic import samples
+
+    return samples.surprises(connection, delivery)
 
 
 def _take_over(database: Database, dry_run: bool) -> tuple[str, ...]:
@@ -87,10 +137,11 @@ CUBIC = Pipeline(
         ("archived", settings.zone(PIPELINE, "archive", "cubic/archive")),
         ("refused", settings.zone(PIPELINE, "error", "cubic/error")),
     ),
-    tables=(),
+    contents=_contents,
+    samples=_samples,
     prefix_of=_prefix_of,
     sync=_sync,
-    dynamic_partitions=lambda connection: (SNAPSHOTS, discovery.snapshots(connection)),
+    dynamic_partitions=_partitions,
     behind=_behind,
     follow_job="cubic_current",
     take_over=_take_over,

@@ -1,19 +1,19 @@
 """What reconciliation asks of the ledger: pages of a listing against its loads, and its loads against a listing."""
 
 NOT_ENTERED = """
-SELECT seen.key, EXISTS (SELECT FROM ledger.loads AS l WHERE l.landing_zone = %(landing)s AND l.key = seen.key)
+SELECT seen.key
 FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)
 WHERE NOT EXISTS (
     SELECT FROM ledger.loads AS l
     WHERE l.landing_zone = %(landing)s AND l.key = seen.key AND l.version = seen.version)
 """
 
-# Of each data file, its newest version decides: as long as that is to be loaded, what belongs to it is taken along.
+# Of each data file its newest version comes first.
 LOADS_OF = """
-SELECT DISTINCT ON (asked.key, l.key) asked.key, l.id, l.unfinished, CASE WHEN NOT l.came_back THEN l.location END, l.modified
+SELECT asked.key, l.unfinished, CASE WHEN NOT l.came_back THEN l.location END
 FROM unnest(%(metadata)s::text[], %(data)s::text[]) AS asked (key, data)
 JOIN ledger.loads AS l ON l.landing_zone = %(landing)s AND l.key = asked.data
-ORDER BY asked.key, l.key, l.modified DESC, l.id DESC
+ORDER BY l.modified DESC, l.id DESC
 """
 
 STANDING = "CREATE TEMP TABLE reconciliation_standing (key text NOT NULL, size bigint NOT NULL)"
@@ -36,24 +36,22 @@ SELECT count(*) FILTER (WHERE is_here), count(*) FILTER (WHERE NOT is_here) FROM
 
 DIFFERING = f"""
 WITH archived AS ({_ARCHIVED})
-SELECT a.id, a.standing_key, a.size
+SELECT a.id, a.standing_key, a.size, s.key IS NOT NULL, count(*) FILTER (WHERE s.key IS NULL) OVER (),
+       count(*) FILTER (WHERE s.key IS NOT NULL) OVER ()
 FROM archived AS a
 LEFT JOIN reconciliation_standing AS s ON s.key = a.standing_key
 WHERE a.is_here AND s.size IS DISTINCT FROM a.size
 ORDER BY a.id
+LIMIT %(limit)s
 """  # noqa: S608 - a fragment of our own
 
 # Ids are spread evenly over the days, and each day's share is another.
 SHARE = f"""
 WITH archived AS ({_ARCHIVED})
-SELECT a.id, a.standing_key, a.size
+SELECT a.standing_key
 FROM archived AS a
 WHERE a.is_here AND a.id %% %(days)s = %(day)s
 ORDER BY a.id
 """  # noqa: S608 - a fragment of our own
 
-STILL = """
-SELECT l.id FROM ledger.loads AS l
-JOIN unnest(%(ids)s::bigint[], %(locations)s::text[]) AS found (id, location) ON found.id = l.id
-WHERE l.status = 'archived' AND l.location = found.location
-"""
+IS_ARCHIVED_AT = "SELECT id FROM ledger.loads WHERE id = %(id)s AND status = 'archived' AND location = %(location)s"

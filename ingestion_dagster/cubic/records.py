@@ -1,4 +1,4 @@
-"""Cuts a file's bytes into blocks that end where a record ends, so that each can be parsed for itself and none is held longer than needed."""
+"""Cuts a file's bytes into blocks that end where a record ends: each can be parsed for itself, and the file is never held whole."""
 
 import re
 from collections.abc import Iterator
@@ -16,6 +16,9 @@ LONGEST = 1 << 25
 """Bytes of the longest record that is accepted."""
 
 _TAIL = 1 << 16
+_MOST_QUOTES = 1 << 22
+"""Above which their positions would need too much memory; they are then looked at one by one."""
+
 _FEED, _RETURN = b"\n\r"
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -39,7 +42,7 @@ class Block:
 def blocks(pieces: Iterator[bytes], dialect: Dialect, size: int = BLOCK) -> Iterator[Block]:
     """The records of a file in blocks of about `size` bytes, the same however the pieces are cut. A byte order mark is left out.
 
-    Raises Refused `record_too_long` when a record is longer than 32 MB (a quote that is never closed makes one).
+    Raises Refused: `record_too_long` when a record is longer than 32 MB, `unclosed_quote` when the file ends within quotes.
     """
     line = 1
     begun = False
@@ -60,14 +63,21 @@ def blocks(pieces: Iterator[bytes], dialect: Dialect, size: int = BLOCK) -> Iter
                 line += line_feeds(block)
                 content, begun, wanted = content[end:], True, size
             elif wanted >= LONGEST:
-                raise Refused(Problem("record_too_long", f"line {line}", "a record is longer than 32 MB; is a quote never closed?"))
+                raise Refused(
+                    Problem("record_too_long", f"line {line}", "a record is longer than 32 MB; look for a quote that is not closed")
+                )
             else:
                 wanted *= 2
             parts, held = [content], len(content)
     content = b"".join(parts)
     block = memoryview(content if begun else content.removeprefix(_BYTE_ORDER_MARK))
-    if block:
-        yield Block(block, line)
+    if not block:
+        return
+    if is_open(block, dialect):
+        end = last_end(block, dialect)
+        line += line_feeds(block[:end])
+        raise Refused(Problem("unclosed_quote", f"line {line}", "the file ends within quotes that begin in this record; deliver it again"))
+    yield Block(block, line)
 
 
 def line_feeds(content: memoryview) -> int:
@@ -88,6 +98,18 @@ def last_end(content: memoryview, dialect: Dialect) -> int:
     return int(ends[-1]) if len(ends) else 0
 
 
+def is_open(content: memoryview, dialect: Dialect) -> bool:
+    """Whether `content`, which begins with a record, ends within quotes."""
+    if not dialect.quote or dialect.quote.encode() not in content.obj:  # type: ignore[operator]
+        return False
+    quotes = _quotes(content, dialect)
+    if quotes is not None:
+        return len(quotes) % 2 == 1
+    ends = record_ends(content, dialect)
+    rest = content[int(ends[-1]) if len(ends) else 0 :]
+    return bool(rest) and not _record(dialect).fullmatch(bytes(rest) + b"\n")
+
+
 def record_ends(content: memoryview, dialect: Dialect) -> _Positions:
     """Where each record ends in `content`, line end included; a last one without a line end is left out."""
     quotes = _quotes(content, dialect)
@@ -105,14 +127,18 @@ def _even(content: memoryview, quotes: _Positions) -> _Positions:
 def _quotes(content: memoryview, dialect: Dialect) -> _Positions | None:
     """Where the quotes are, if counting them is enough to know what is quoted.
 
-    It is where quotes stand only at the start and the end of a field, or doubled within. None: one stands elsewhere.
+    It is where quotes stand only at the start and the end of a field, or doubled within. None: one stands elsewhere, or there are
+    too many of them.
     """
     if dialect.escape:
         return None
     if not dialect.quote:
         return np.empty(0, np.int64)
     view = np.frombuffer(content, np.uint8)
-    quotes = np.flatnonzero(view == ord(dialect.quote))
+    marks = view == ord(dialect.quote)
+    if np.count_nonzero(marks) > _MOST_QUOTES:
+        return None
+    quotes = np.flatnonzero(marks)
     opening, closing = quotes[0::2], quotes[1::2]
     follows = closing[: len(opening) - 1] + 1
     if not _around(view, opening[1:] - 1, dialect, opening[1:] == follows) or not _around(view, opening[:1] - 1, dialect, opening[:1] == 0):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import Problem
@@ -25,6 +26,18 @@ class LoadJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """Sample files that are landed together, and what tells whether each of them ended as it should."""
+
+    name: str
+    folder: Path
+    is_known: Callable[[Connection], bool] = lambda _connection: False
+    """Whether it has been landed before, and would be something else if it were landed again."""
+    surprises: Callable[[Connection], list[str]] | None = None
+    """Lines that tell of files which did not end as expected; None: what lies below `bad/` is refused, the rest is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """A pipeline by its parts: the datasets it knows, where its files land, how one is checked, and the Dagster job that loads them."""
 
@@ -41,8 +54,12 @@ class Pipeline:
     """The asset key of a dataset; None if it has none of its own and comes with any run."""
     places: Callable[[Settings], tuple[tuple[str, str], ...]]
     """Where loaded and refused files go: a word and a URL each."""
-    tables: tuple[str, ...]
-    """The tables a run fills, as a person would query them."""
+    tables: tuple[str, ...] = ()
+    """The tables of this database that a run fills, as a person would query them."""
+    contents: Callable[[Connection, Settings], list[tuple[int, str]]] = lambda _connection, _settings: []
+    """What is filled elsewhere: numbers of rows, and names under which a person would ask for them."""
+    samples: Callable[[Path, Path], tuple[Delivery, ...]] = lambda folder, _scratch: (Delivery(folder.name, folder),)
+    """The sample deliveries of a folder below `source_data`; one that has to be prepared is put into the second folder."""
     prefix_of: Callable[[str], str] = lambda _dataset: ""
     """Under which prefix of the landing zone the files of a dataset arrive."""
     sync: Callable[[Connection, Settings], None] | None = None

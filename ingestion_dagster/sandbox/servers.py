@@ -101,17 +101,18 @@ def _end(server: StandIn) -> bool:
             os.kill(server.pid, number)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
-            if _is_over(server.pid) or not server.runs():
+            over = _is_over(server.pid)
+            if over or (over is None and not server.runs()):
                 return True
             time.sleep(0.02)
     return not server.runs()
 
 
-def _is_over(pid: int) -> bool:
-    """Whether a process that this one has started has ended; it is taken note of, so that it leaves nothing behind."""
+def _is_over(pid: int) -> bool | None:
+    """Whether a process that this one has started has ended, which is taken note of, so that it leaves nothing behind; None: another's."""
     with suppress(ChildProcessError):
         return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return False
+    return None
 
 
 def _answers(server: StandIn) -> bool:

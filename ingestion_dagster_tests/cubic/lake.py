@@ -117,7 +117,7 @@ class Lake:
     def commit(self, load: int, *, rows: int, status: str = "archived", error: str | None = None) -> None:
         self.moment += timedelta(seconds=1)
         self.connection.execute(
-            "UPDATE ledger.loads SET status = %s, committed_at = %s, rows_written = %s, error_code = %s WHERE id = %s",
+            "UPDATE ledger.loads SET status = %s, committed_at = %s, rows_written = %s, error_code = %s, content_hash = 'read' WHERE id = %s",
             [status, self.moment, rows, error, load],
         )
 

@@ -120,6 +120,17 @@ def test_a_new_snapshot_replaces_the_state_only_when_its_known_parts_are_loaded(
     assert values(lake) == {10: "changed", 11: "part two"}
 
 
+def test_what_was_adopted_and_never_read_is_no_state(lake: Lake):
+    marker, change_file = lake.enter(TAP, "LOAD00000001.csv.gz", snapshot=FIRST), lake.enter(TAP_CT, "a.csv.gz", snapshot=FIRST)
+    lake.connection.execute("UPDATE ledger.loads SET status = 'archived', committed_at = now()")
+    assert current.behind(lake.connection, REGISTRY) == []
+    assert current.refresh(lake.connection, lake.settings, REGISTRY, TAP) is None
+    lake.publish(marker, TAP, "LOAD00000001.csv.gz", [{"k1": 1, "k2": "a", "v": "replayed"}])
+    assert current.behind(lake.connection, REGISTRY) == []
+    lake.publish(change_file, TAP_CT, "a.csv.gz", [])
+    assert lake.refresh().rows == 1
+
+
 def test_a_replay_under_way_takes_nothing_out(lake: Lake):
     load = loaded(lake)
     lake.refresh()

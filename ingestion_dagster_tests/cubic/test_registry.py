@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column
-from ingestion_dagster.cubic.registry import CubicTable, Registry, parse_registry, registry
+from ingestion_dagster.cubic.registry import CubicTable, parse_registry, registry
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.settings import Settings
 
@@ -148,7 +148,7 @@ def test_the_registry_of_the_settings_is_read(settings: Settings, tmp_path: Path
 def test_a_registry_that_is_not_there_is_refused_with_its_path(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "nowhere.yaml"
 
-    with pytest.raises(ConfigurationError, match="INGESTION_CUBIC_TABLES: .*nowhere.yaml cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"INGESTION_CUBIC_TABLES: .*nowhere\.yaml cannot be read"):
         registry(settings.model_copy(update={"cubic_tables": path}))
 
 
@@ -165,7 +165,6 @@ def test_a_registry_that_is_not_there_is_refused_with_its_path(settings: Setting
         (one(kind="odbc"), "table taps: kind: "),
         ("tables: [{name: taps, kind: ods}]", "table taps: prefix: Field required"),
         ("tables: [{prefix: a, kind: ods}]", "table 1: name: Field required"),
-        ("tables: [{name: Taps, prefix: a, kind: ods}]", "table Taps: name: "),
         (one("columns: {a: number}"), "no type of a column: 'number'"),
         (one("columns: {a: 'decimal(39,2)'}"), "no type of a column"),
         (one("columns: {a: 'decimal(10,11)'}"), "no type of a column"),
@@ -207,7 +206,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     ("text", "said"),
     [
         ("tables: [{name: 'taps; drop', prefix: a, kind: ods}]", "taps; drop: name"),
-        ("tables: [{name: tapS, prefix: a, kind: ods}]", "tapS: name"),
+        ("tables: [{name: Taps, prefix: a, kind: ods}]", "Taps: name"),
         (one(prefix="/"), "table taps: prefix"),
         (one(prefix="cubic//tap"), "table taps: prefix"),
         (one("columns: {a: bigint, A: string}"), "table taps: columns"),
@@ -227,5 +226,5 @@ def test_a_registry_that_is_no_text_is_refused(settings: Settings, tmp_path: Pat
     path = tmp_path / "tables.yaml"
     path.write_bytes(b"\xff\xfe\x00")
 
-    with pytest.raises(ConfigurationError, match="tables.yaml"):
+    with pytest.raises(ConfigurationError, match=r"tables\.yaml"):
         registry(settings.model_copy(update={"cubic_tables": path}))

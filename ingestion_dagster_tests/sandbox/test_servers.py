@@ -91,7 +91,8 @@ def test_a_server_that_was_killed_is_started_anew(home: Path):
     assert pid_of(home) != pid
 
 
-def test_a_server_that_no_longer_answers_is_replaced(home: Path):
+def test_a_server_that_no_longer_answers_is_replaced(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(servers, "STOP_SECONDS", 0.2)
     servers.up(home)
     pid = pid_of(home)
     os.kill(pid, signal.SIGSTOP)

@@ -105,19 +105,21 @@ CREATE TABLE cubic.current_loads (
 COMMENT ON COLUMN cubic.current_loads.committed_at IS 'which time it was loaded: a replay commits it again';
 
 CREATE TABLE cubic.catalogue_entries (
-    database   text NOT NULL,
-    name       text NOT NULL,
+    database    text NOT NULL,
+    name        text NOT NULL,
     fingerprint text NOT NULL,
-    at         timestamptz NOT NULL DEFAULT now(),
+    at          timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (database, name)
 );
+COMMENT ON TABLE cubic.catalogue_entries IS 'tables as they were last published to Glue';
+
 CREATE TABLE cubic.catalogue_partitions (
     database  text NOT NULL,
     name      text NOT NULL,
-    partition text[] NOT NULL,
+    partition text NOT NULL,
     PRIMARY KEY (database, name, partition)
 );
-COMMENT ON TABLE cubic.catalogue_entries IS 'tables as they were last published to Glue';
+COMMENT ON COLUMN cubic.catalogue_partitions.partition IS 'values of the partition keys, with a slash between them';
 """
 
 DMAP = """
