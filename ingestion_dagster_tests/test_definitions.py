@@ -15,19 +15,30 @@ import dagster as dg
 import pytest
 import yaml
 
+from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.engine.sensors import landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, landing_sensor, sweep_sensor
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster.metrics.rules import reference
 from ingestion_dagster.metrics.sensors import METRICS_JOB
+from ingestion_dagster.settings import Settings
 
 SNAPSHOT = Path(__file__).parent / "definitions.json"
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
 CHECKS = sorted(f"{key.asset_key.to_user_string()}:{key.name}" for key in defs.resolve_asset_graph().asset_check_keys)
-EXTERNAL = {"metrics/kinesis_stream", "metrics/landing_zone", "metrics/dashboard"}
+EXTERNAL = {
+    "metrics/kinesis_stream",
+    "metrics/landing_zone",
+    "metrics/dashboard",
+    "cubic/kinesis_stream",
+    "cubic/landing_zone",
+    "cubic/archive",
+}
+METRICS = {key for key in SPECS if key.startswith("metrics/")}
+CUBIC = registry(Settings()).tables
 
 # Run with -B and an empty environment: whatever it opens for writing, connects to or starts is a sin of importing.
 LOAD_FROM_NOTHING = """
@@ -45,6 +56,7 @@ def refuse(*_arguments, **_named):
 socket.socket.connect = socket.socket.connect_ex = socket.create_connection = refuse
 import psycopg
 psycopg.connect = psycopg.Connection.connect = refuse
+from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
 repository = defs.get_repository_def()
 assert repository.get_all_jobs()
@@ -64,7 +76,7 @@ def snapshot() -> dict[str, Any]:
                 "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
                 "group": spec.group_name,
                 "kinds": sorted(spec.kinds),
-                "partitions": None if key in EXTERNAL else type(LANDING_DAYS).__name__,
+                "partitions": type(spec.partitions_def).__name__ if spec.partitions_def else None,
             }
             for key, spec in sorted(SPECS.items())
         },
@@ -78,7 +90,7 @@ def snapshot() -> dict[str, Any]:
         "sensors": {
             sensor.name: {
                 "interval": sensor.minimum_interval_seconds,
-                "job": sensor.job_name if sensor.has_jobs or sensor.targets else None,
+                "jobs": sorted(target.job_name for target in sensor.targets if target.job_name),
                 "status": sensor.default_status.value,
             }
             for sensor in repository.sensor_defs
@@ -134,7 +146,47 @@ def test_the_file_types_are_the_metric_groups_that_the_rules_accept() -> None:
 
 
 def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:
-    assert set(SPECS) == {f"metrics/{name}" for name in (*FILE_TYPES, *TABLES)} | EXTERNAL
+    assert {f"metrics/{name}" for name in (*FILE_TYPES, *TABLES)} | {key for key in EXTERNAL if key.startswith("metrics/")} == METRICS
+
+
+def test_every_cubic_table_is_an_asset_and_its_newest_state_another() -> None:
+    by_snapshot = {"/".join(table.asset) for table in CUBIC.values() if table.kind == "ods"}
+    by_day = {"/".join(table.asset) for table in CUBIC.values() if table.kind != "ods"}
+    assert {key for key in SPECS if isinstance(SPECS[key].partitions_def, dg.DynamicPartitionsDefinition)} == by_snapshot
+    assert {key for key in SPECS if key.startswith("cubic/") and SPECS[key].partitions_def == LANDING_DAYS} == by_day
+    assert {key for key in SPECS if key.startswith("cubic/current/")} == {
+        f"cubic/current/{table.slug}" for table in CUBIC.values() if table.has_changes and table.typed
+    }
+
+
+def test_every_cubic_table_is_checked() -> None:
+    wanted = {f"{'/'.join(table.asset)}:{check}" for table in CUBIC.values() for check in ("rows_add_up", "nothing_errored")}
+    wanted |= {
+        f"cubic/landing_zone:{check}"
+        for check in (
+            "rows_add_up",
+            "nothing_left_errored",
+            "claimed_in_time",
+            "nothing_unclassified",
+            "nothing_waits_for_a_decision",
+            "all_of_incoming_is_in_the_ledger",
+        )
+    }
+    assert wanted | {"cubic/archive:archive_is_readable"} <= set(CHECKS)
+
+
+def test_one_load_step_per_definition_of_partitions() -> None:
+    assert [node.name for node in defs.resolve_job_def("cubic_ods_load").nodes] == ["cubic_ods_load_step"]
+    assert [node.name for node in defs.resolve_job_def("cubic_daily_load").nodes] == ["cubic_daily_load_step"]
+
+
+def test_a_change_reaches_the_current_table_and_a_feed_its_table() -> None:
+    graph = defs.resolve_asset_graph()
+    table = next(table for table in CUBIC.values() if table.has_changes)
+    parents = graph.get(dg.AssetKey(["cubic", "current", table.slug])).parent_keys
+    assert parents == {dg.AssetKey(["cubic", "ods_qlik", table.slug]), dg.AssetKey(["cubic", "ods_qlik", f"{table.slug}__ct"])}
+    dmap = next(table for table in CUBIC.values() if table.kind == "dmap" and table.is_active)
+    assert dg.AssetKey(["cubic", "dmap_feed", dmap.slug]) in graph.get(dg.AssetKey(list(dmap.asset))).parent_keys
 
 
 def test_every_file_type_and_fact_table_is_checked() -> None:
@@ -142,7 +194,7 @@ def test_every_file_type_and_fact_table_is_checked() -> None:
     wanted |= {f"metrics/{name}:public_flag_holds" for name, table in TABLES.items() if table.is_fact}
     wanted |= {f"metrics/landing_zone:{check}" for check in ("rows_add_up", "nothing_left_errored", "claimed_in_time")}
     wanted |= {f"metrics/dashboard:{check}" for check in ("public_flag_holds", "core_and_api_agree", "topics_are_fresh", "row_counts_hold")}
-    assert set(CHECKS) == wanted
+    assert {check for check in CHECKS if check.startswith("metrics/")} == wanted
 
 
 def test_a_load_is_one_step_and_the_daily_checks_another() -> None:
@@ -151,7 +203,7 @@ def test_a_load_is_one_step_and_the_daily_checks_another() -> None:
 
 
 def test_fact_tables_have_a_freshness_policy_and_the_instances_watch_it() -> None:
-    assert {key for key, spec in SPECS.items() if spec.freshness_policy} == {f"metrics/{name}" for name, t in TABLES.items() if t.is_fact}
+    assert {key for key in METRICS if SPECS[key].freshness_policy} == {f"metrics/{name}" for name, t in TABLES.items() if t.is_fact}
     for name in ("dagster.yaml", "deploy/dagster.yaml"):
         assert yaml.safe_load((Path(__file__).parent.parent / name).read_text())["freshness"] == {"enabled": True}
 
@@ -160,7 +212,7 @@ def test_every_column_but_identities_has_a_lineage_that_leads_to_the_landing_zon
     schemas = {
         key: {column.name for column in spec.metadata["dagster/column_schema"].columns}
         for key, spec in SPECS.items()
-        if "dagster/column_schema" in spec.metadata
+        if key in METRICS and "dagster/column_schema" in spec.metadata
     }
     for key in sorted(schemas.keys() - {"metrics/landing_zone"}):
         lineage = SPECS[key].metadata["dagster/column_lineage"].deps_by_column
@@ -212,7 +264,7 @@ def test_sensors_run_by_default_only_where_the_environment_says_so(monkeypatch: 
     monkeypatch.delenv("INGESTION_SENSORS", raising=False)
     if value is not None:
         monkeypatch.setenv("INGESTION_SENSORS", value)
-    sensors = landing_sensor("a_sensor", "metrics", zone, METRICS_JOB), sweep_sensor("metrics", zone)
+    sensors = landing_sensor("a_sensor", "metrics", zone, [LoadingJob(METRICS_JOB)]), sweep_sensor("metrics", zone)
     assert [sensor.default_status.value for sensor in sensors] == [status, status]
 
 

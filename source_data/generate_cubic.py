@@ -463,6 +463,8 @@ def slips(deliveries: Deliveries) -> None:
     counts = {"status": "archived", "rows_in": 1200, "rows_rejected": 1}
     spoiled("000000BC", gz(csv(TRANSFER_SLIP.columns, many)), ["not_a_decimal"], records=1200, **counts)
     stem, modified = f"cubic/ods_qlik/{TRANSFER_SLIP.source}/LOAD000000BD", AFTER + timedelta(seconds=13)
+    spoiled("000000BE", gz(csv(less.columns, [row[:2] for row in _slips(101, 4)])), ["header_differs"])
+    spoiled("000000BF", gz(raw.replace(b",D", b',"D', 1)), ["unclosed_quote"])
     fate: Json = {"partition": table.snapshot, "codes": ["unknown_file_type"]}
     deliveries.add("bad", f"{stem}.txt", modified, raw, TRANSFER_SLIP.dataset, "errored", **fate)
     table.state |= {table.table.key_of(row): row for row in (*many[:700], *many[701:])}

@@ -9,6 +9,7 @@ import psycopg
 
 from ingestion_dagster.cubic import schemas
 from ingestion_dagster.cubic.checks import ARCHIVE_KEY, LANDING_ZONE_KEY, check_results, check_specs
+from ingestion_dagster.cubic.feeds import feeds_of
 from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.load import CubicOutcome, Job, judge_loads, load_cubic
 from ingestion_dagster.cubic.partitions import SNAPSHOTS
@@ -38,6 +39,7 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
 
 TABLES = registry(current())
+_FETCHED = {feed.table.name for feed in feeds_of(TABLES)}
 
 LANDING_ZONE = dg.AssetSpec(
     key=LANDING_ZONE_KEY,
@@ -89,7 +91,7 @@ def _spec(table: CubicTable) -> dg.AssetSpec:
         metadata["dagster/column_schema"] = column_schema(schemas.described(table.columns))
     return dg.AssetSpec(
         key=list(table.asset),
-        deps=[LANDING_ZONE.key],
+        deps=[LANDING_ZONE.key, *([dg.AssetKey([PIPELINE, "dmap_feed", table.slug])] if table.name in _FETCHED else [])],
         description=text,
         group_name=PIPELINE,
         kinds={"parquet"} if areas else {"s3"},

@@ -152,6 +152,8 @@ def put(connection: Connection, places: Places, batch: Batch, lines: bytes, now:
         except Changed:
             if is_there(connection, places, batch, now):
                 return
+        except ValueError:  # a file stands where a folder would have to
+            raise _taken(store, batch) from None
         else:
             fault_point("cubic.consume.put.after")
             _mark(connection, places, batch, standing, now)
@@ -177,7 +179,7 @@ def is_there(connection: Connection, places: Places, batch: Batch, now: datetime
     except (Missing, Changed):
         return False
     if digest != batch.sha256:
-        raise Transient("key_taken", f"{store.url}: another file has the key of batch {batch.id}; move it out of the way")
+        raise _taken(store, batch)
     _mark(connection, places, batch, standing, now)
     return True
 
@@ -258,6 +260,10 @@ def _give_up(connection: Connection, batch: Batch) -> None:
             why = "the stream had let go of its records"
             ledger.settle(connection, [Verdict(load, Status.READY_FOR_ERRORING, why=why, problems=(BATCH_LOST,)) for load in claimed])
     fault_point("cubic.consume.lost.after")
+
+
+def _taken(store: ObjectStore, batch: Batch) -> Transient:
+    return Transient("key_taken", f"{store.url}: another file has the place of batch {batch.id}; move it out of the way")
 
 
 def _digest(raw: bytes) -> str | None:

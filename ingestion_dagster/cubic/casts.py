@@ -196,7 +196,7 @@ def _cut(texts: pa.Array, width: int, kept: int) -> pa.Array:
 
 def _binaries(texts: pa.Array, _target: pa.DataType) -> pa.Array | None:
     offsets = _offsets(texts)
-    if (offsets & 1).any() or offsets[0] or (texts.null_count == 0 and (np.diff(offsets) == 0).any()):
+    if (offsets & 1).any() or offsets[0] or np.count_nonzero(np.diff(offsets) == 0) != texts.null_count:
         return None
     try:
         content = unhexlify(_content(texts).tobytes())

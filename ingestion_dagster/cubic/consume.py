@@ -78,14 +78,6 @@ class Consumed:
     unwritten: int = 0
     """Records in hand that could not be written before the end; the next consumer reads them again."""
 
-    def __str__(self) -> str:
-        """The sentence that is said at the end."""
-        said = (
-            f"{self.files} files with {self.records} records written, {self.dead_letters} dead letters, {self.known} records known already"
-        )
-        said += f", {self.lost} lost" if self.lost else ""
-        return f"{said}; {self.unwritten} left in the stream" if self.unwritten else said
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -147,6 +139,14 @@ def run(
             tail.release()
         tail.connection.close()
     return consumer.consumed
+
+
+def summary(consumed: Consumed) -> str:
+    """The sentence that is said at the end."""
+    said = f"{consumed.files} files with {consumed.records} records written, {consumed.dead_letters} dead letters"
+    said += f", {consumed.known} records known already" if consumed.known else ""
+    said += f", {consumed.lost} lost" if consumed.lost else ""
+    return f"{said}; {consumed.unwritten} left in the stream" if consumed.unwritten else said
 
 
 @contextmanager
@@ -336,6 +336,10 @@ class _Consumer:
             trouble = "database_unavailable"
             if self.connection.broken or self.connection.closed:
                 self._reconnect()
+        except psycopg.Error as error:
+            raise ConfigurationError(
+                f"the database refuses what a consumer does ({type(error).__name__}); run 'ingestion db upgrade' and check its permissions"
+            ) from None
         else:
             waits.failures = 0
             waits.not_before = self.monotonic() + pause

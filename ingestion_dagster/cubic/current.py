@@ -48,6 +48,8 @@ _UNWRITABLE = frozenset("[]%?^|")  # deltalake 1.6 panics, or takes another fold
 _LOCK_SECONDS = 60
 _RETENTION_HOURS = 7 * 24
 _OPERATION, _SEQUENCE, _PLACE = "cubic__operation", "cubic__sequence", "cubic__place"
+_ALIVE = f"SELECT {{columns}} FROM rows WHERE {_PLACE} IN (SELECT {_PLACE} FROM winners WHERE NOT is_gone)"  # noqa: S608
+_TOUCHED = f"SELECT {{columns}} FROM rows WHERE {_PLACE} IN (SELECT {_PLACE} FROM winners)"  # noqa: S608
 _PLACE_BITS = 40
 _DOWNLOADS = 8
 _PERMANENT_CREDENTIALS = {"env", "explicit", "shared-credentials-file", "config-file", "custom-process", "assume-role", "sso", "login"}
@@ -333,9 +335,7 @@ class _Work:
         engine.execute(_winners(self.target.key, "rows"))
         place, options = delta_place(self.settings, self.target.table)
         with self._unchanged(parts) as check:
-            stream = self._stream(
-                engine, f"SELECT {{columns}} FROM rows WHERE {_PLACE} IN (SELECT {_PLACE} FROM winners WHERE NOT is_gone)", check
-            )
+            stream = self._stream(engine, _ALIVE, check)
             fault_point("cubic.current.commit.before")
             write_deltalake(
                 place,
@@ -349,7 +349,10 @@ class _Work:
         return {"rebuilt": 1}, _greatest(engine, "rows")
 
     def merge(self, engine: "duckdb.DuckDBPyConnection", delta: "DeltaTable") -> tuple[dict[str, int], int]:
-        """The keys that new change files touch, in one commit. Late rows are compared with all rows of their keys, deleted ones included."""
+        """The keys that new change files touch, in one commit.
+
+        Rows that are late are compared with all rows of their keys, so that none comes back that was deleted since.
+        """
         from deltalake import WriterProperties
 
         new = self._parts(self.target.new)
@@ -369,7 +372,7 @@ class _Work:
             return {}, max(greatest, self.target.sequence)
         matching = self._matching(engine)
         with self._unchanged(parts) as check:
-            stream = self._stream(engine, f"SELECT {{columns}} FROM rows WHERE {_PLACE} IN (SELECT {_PLACE} FROM winners)", check)
+            stream = self._stream(engine, _TOUCHED, check)
             fault_point("cubic.current.commit.before")
             metrics = (
                 delta.merge(

@@ -73,7 +73,8 @@ ON CONFLICT (dataset_id, snapshot) DO NOTHING
 """
 
 # Files that come one after another under one name are decided one after another (`turn`): what becomes of the first decides about the
-# second. Markers, changes, and what will be refused whatever its snapshot, need not wait for their turn.
+# second. Markers, changes, and what will be refused whatever its snapshot, need not wait for their turn. A snapshot is a whole second, so
+# that all of its second is not before it. What is claimed while this waits for its row is no longer `ready`, and left alone.
 ASSIGN = """
 WITH tables AS MATERIALIZED (
     SELECT d.id AS dataset_id, base.id AS base_id, d.id = base.id AS is_base, t.marker
@@ -82,7 +83,7 @@ WITH tables AS MATERIALIZED (
     JOIN ledger.datasets AS base ON base.pipeline = %(pipeline)s AND base.name = t.base
     WHERE EXISTS (SELECT FROM ledger.snapshots AS s WHERE s.dataset_id = base.id)
 ), pending AS (
-    SELECT l.id, l.key, l.modified, date_trunc('second', l.modified) AS second, t.base_id,
+    SELECT l.id, l.key, l.modified, t.base_id,
            t.is_base AND l.key <> t.marker AND l.size > 0 AND l.key LIKE ANY (%(data_files)s::text[]) AS is_part
     FROM tables AS t
     CROSS JOIN LATERAL (
@@ -103,11 +104,11 @@ WITH tables AS MATERIALIZED (
     FROM turns AS p
     LEFT JOIN LATERAL (
         SELECT s.id FROM ledger.snapshots AS s
-        WHERE s.dataset_id = p.base_id AND s.snapshot <= p.second
+        WHERE s.dataset_id = p.base_id AND s.snapshot <= p.modified
         ORDER BY s.snapshot DESC LIMIT 1) AS own ON true
     LEFT JOIN LATERAL (
         SELECT s.id FROM ledger.snapshots AS s
-        WHERE s.dataset_id = p.base_id AND s.snapshot > p.second
+        WHERE s.dataset_id = p.base_id AND s.snapshot > p.modified
         ORDER BY s.snapshot LIMIT 1) AS next ON true
     LEFT JOIN LATERAL (
         SELECT l.status IN ('ready', 'ingesting') AS is_undecided,

@@ -91,7 +91,12 @@ def definitions_of(feeds: Sequence[Feed], settings: Settings) -> FeedDefinitions
 
 def fetch_step(context: dg.AssetExecutionContext, ingestion: Ingestion, feeds: Sequence[Feed]) -> Iterator[Any]:
     """Fetch the feeds one after the other, and fail at the end if any has less than it should have."""
-    from ingestion_dagster.cubic.fetch import fetch_feed, missing, summary  # aiohttp comes with it: not while definitions are loaded
+    from ingestion_dagster.cubic.fetch import (
+        IN_PROGRESS,
+        fetch_feed,
+        missing,
+        summary,
+    )  # aiohttp comes with it: not while definitions are loaded
 
     settings = ingestion.settings()
     database = ingestion.database()
@@ -116,7 +121,7 @@ def fetch_step(context: dg.AssetExecutionContext, ingestion: Ingestion, feeds: S
         if fetched.failures:
             failures.append(_told(feed, fetched))
             may_pass = may_pass or fetched.may_pass
-        if fetched.uploaded or not fetched.failures:
+        if fetched.uploaded or not (fetched.failures or IN_PROGRESS in fetched.codes):
             key = dg.AssetKey(feed.asset)
             yield dg.MaterializeResult(key, metadata=_metadata(feed, fetched, settings, left, time.monotonic() - started))
             if dg.AssetCheckKey(key, NOTHING_INVALID) in context.selected_asset_check_keys:

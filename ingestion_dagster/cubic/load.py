@@ -188,7 +188,7 @@ class _Batch:
         else:
             with ThreadPoolExecutor(workers) as pool:
                 done = list(pool.map(self._one, self._loads))
-        unreadable = [each for each in done if isinstance(each, Exception)]
+        unreadable = [each for each in done if isinstance(each, Transient | ConfigurationError)]
         if unreadable and len(unreadable) == len(done) and not any(load.alone for load in self._loads):
             # That is the store's trouble, no file's. A load that is claimed by itself is charged all the same.
             raise unreadable[0]

@@ -90,7 +90,7 @@ def last_end(content: memoryview, dialect: Dialect) -> int:
     quotes = _quotes(content, dialect)
     if quotes is not None:
         for start in (max(0, len(content) - _TAIL), 0):
-            ends = _even(content[start:], quotes - start)
+            ends = _even(content[start:], quotes - start, _FEED)
             if len(ends):
                 return start + int(ends[-1])
         return 0
@@ -113,15 +113,29 @@ def is_open(content: memoryview, dialect: Dialect) -> bool:
 def record_ends(content: memoryview, dialect: Dialect) -> _Positions:
     """Where each record ends in `content`, line end included; a last one without a line end is left out."""
     quotes = _quotes(content, dialect)
-    if quotes is not None:
-        return _even(content, quotes)
-    return np.fromiter((found.end() for found in _record(dialect).finditer(content)), np.int64)
+    if quotes is None:
+        return np.fromiter(_one_by_one(content, dialect), np.int64)
+    ends = _even(content, quotes, _FEED)
+    view = np.frombuffer(content, np.uint8)
+    if _RETURN in view:
+        returns = _even(content, quotes, _RETURN)
+        alone = np.ones(len(returns), bool)
+        alone[returns < len(view)] = view[returns[returns < len(view)]] != _FEED
+        ends = np.union1d(ends, returns[alone])
+    return ends
 
 
-def _even(content: memoryview, quotes: _Positions) -> _Positions:
-    """Behind the line feeds that have an even number of quotes before them."""
-    feeds = np.flatnonzero(np.frombuffer(content, np.uint8) == _FEED)
-    return (feeds[np.searchsorted(quotes, feeds) % 2 == 0] if len(quotes) else feeds) + 1
+def _one_by_one(content: memoryview, dialect: Dialect) -> Iterator[int]:
+    record, end = _record(dialect), 0
+    while found := record.match(content, end):
+        end = found.end()
+        yield end
+
+
+def _even(content: memoryview, quotes: _Positions, mark: int) -> _Positions:
+    """Behind the marks that have an even number of quotes before them."""
+    marks = np.flatnonzero(np.frombuffer(content, np.uint8) == mark)
+    return (marks[np.searchsorted(quotes, marks) % 2 == 0] if len(quotes) else marks) + 1
 
 
 def _quotes(content: memoryview, dialect: Dialect) -> _Positions | None:
@@ -157,8 +171,13 @@ def _around(view: _Bytes, positions: _Positions, dialect: Dialect, otherwise: np
 def _record(dialect: Dialect) -> re.Pattern[bytes]:
     """A record as the parser reads it: a quote that does not stand at the start of a field is a character like any other."""
     delimiter, quote, escape = (re.escape(mark.encode()) for mark in (dialect.delimiter, dialect.quote, dialect.escape))
-    escaped = rb"|" + escape + rb"(?s:.)" if escape else b""
-    plain = rb"(?:[^" + delimiter + escape + rb"\r\n]" + escaped + rb")*+"
-    quoted = quote + rb"(?:[^" + quote + escape + rb"]|" + quote + quote + escaped + rb")*+" + quote if quote else b"(?!)"
-    field = rb"(?:" + quoted + plain + rb"|(?!" + (quote or b"(?!)") + rb")" + plain + rb")"
-    return re.compile(field + rb"(?:" + delimiter + field + rb")*+(?:\r\n|\n|\r)")
+
+    def run(beyond: bytes, besides: bytes) -> bytes:
+        """Characters but those, and the others that are escaped or doubled."""
+        others = b"|".join(part for part in (escape + b"(?s:.)" if escape else b"", besides) if part)
+        plain = b"[^" + beyond + escape + b"]*+"
+        return plain + (b"(?:(?:" + others + b")" + plain + b")*+" if others else b"")
+
+    plain = run(delimiter + rb"\r\n", b"")
+    field = b"(?:" + quote + run(quote, quote + quote) + quote + plain + b"|(?!" + quote + b")" + plain + b")" if quote else plain
+    return re.compile(field + b"(?:" + delimiter + field + rb")*+(?:\r\n|\n|\r)")

@@ -96,4 +96,4 @@ def query(settings: Settings, statement: str) -> list[tuple[Any, ...]]:
 
 if __name__ == "__main__":
     with consume.stopping_on_signals() as stop:
-        sys.stdout.write(f"{consume.run(current(), registry(), stop=stop)}\n")
+        sys.stdout.write(f"{consume.summary(consume.run(current(), registry(), stop=stop))}\n")

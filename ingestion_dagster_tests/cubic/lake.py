@@ -68,11 +68,12 @@ class Lake:
         self.schema(TAP, columns, key)
         self.schema(TAP_CT, (*CHANGE_COLUMNS, *columns), key)
 
-    def snapshot(self, moment: datetime = FIRST) -> int:
-        base = self.dataset(TAP.name)
+    def snapshot(self, moment: datetime = FIRST, table: CubicTable = TAP) -> int:
+        of = self.registry.tables[table.base or table.name]
+        base = self.dataset(of.name)
         self.connection.execute(
             "INSERT INTO ledger.snapshots (dataset_id, snapshot, marker_key) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-            [base, moment, TAP.marker],
+            [base, moment, of.marker],
         )
         return self._one("SELECT id FROM ledger.snapshots WHERE dataset_id = %s AND snapshot = %s", base, moment)
 
@@ -86,7 +87,7 @@ class Lake:
             f"{version} {snapshot}",
             snapshot or FIRST,
             "2026-01-01" if snapshot is None else places.format_snapshot(snapshot),
-            None if snapshot is None else self.snapshot(snapshot),
+            None if snapshot is None else self.snapshot(snapshot, table),
             status,
         )
 

@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -19,8 +19,9 @@ from typing import Any
 import boto3
 import pytest
 
-from ingestion_dagster.cubic import batches
+from ingestion_dagster.cubic import batches, batches_sql
 from ingestion_dagster.cubic.consume import Consumed, read, run
+from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_store import LocalStore
 from ingestion_dagster.engine.object_store import StoredObject, open_store
@@ -30,6 +31,7 @@ from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic import consume_driver as driver
 from ingestion_dagster_tests.engine import conftest as s3
 from ingestion_dagster_tests.engine.test_streams import Shard, Shards, refusal
+from ingestion_dagster_tests.metrics.one_database import empty, one_database
 
 moto_server = s3.moto_server
 aws_environment = s3.aws_environment
@@ -62,6 +64,7 @@ class Kafka(Shards):
     """The stand-in, with times of arrival; a moment of it is what the clock says when a record is put."""
 
     arrivals: dict[int, datetime] = field(default_factory=dict)
+    is_endless: bool = False
     now: Callable[[], datetime] = lambda: NOON
 
     def put(self, *data: bytes, shard: str = "shardId-0") -> None:
@@ -77,6 +80,8 @@ class Kafka(Shards):
 
     def get_records(self, **request: Any) -> dict[str, Any]:  # type: ignore[override]
         answer = super().get_records(**request)
+        if self.is_endless:
+            answer.setdefault("NextShardIterator", request["ShardIterator"])
         for found in answer["Records"]:
             found["ApproximateArrivalTimestamp"] = self.arrivals[int(found["SequenceNumber"])]
         if answer["MillisBehindLatest"]:
@@ -157,6 +162,20 @@ class Consumers:
 
 class Killed(BaseException):
     pass
+
+
+@pytest.fixture(scope="module")
+def one(server: EmbeddedServer) -> Iterator[Database]:
+    with one_database(server) as made:
+        yield made
+
+
+@pytest.fixture
+def database(one: Database) -> Database:
+    """The module's database, emptied."""
+    with one.connect() as connection:
+        connection.execute("DELETE FROM cubic.batches")
+    return empty(one)
 
 
 @pytest.fixture
@@ -432,7 +451,28 @@ def test_shard_that_expires_under_way_keeps_what_is_in_hand(consumers: Consumers
     assert consumers.written() == offsets(1, 2)
 
 
+def test_shard_that_is_closed_under_way_ends_although_the_stand_in_never_says_so(consumers: Consumers) -> None:
+    consumers.kafka.is_endless = True
+    consumers.put(1)
+
+    def split() -> None:
+        consumers.kafka.close("shardId-0", children=["shardId-1"])
+        consumers.put(2, shard="shardId-1")
+
+    consumers(120, (5, split))
+    assert consumers.standing == offsets(1)
+    assert consumers.written() == offsets(1, 2)
+
+
 # What does not answer
+
+
+def test_iterator_that_expires_is_replaced_where_reading_stands_and_not_at_the_checkpoint(consumers: Consumers) -> None:
+    consumers.put(1)
+    expire = lambda: consumers.kafka.fail("get_records", "ExpiredIteratorException")  # noqa: E731
+    consumers(20, (4, expire), (8, lambda: consumers.put(2)))
+    assert consumers.written() == offsets(1, 2)
+    assert consumers.kafka.read("get_shard_iterator") == ["shardId-0 TRIM_HORIZON", "shardId-0 AFTER_SEQUENCE_NUMBER"]
 
 
 @pytest.mark.parametrize("operation", ["list_shards", "get_shard_iterator", "get_records"])
@@ -525,6 +565,42 @@ def test_connection_that_is_lost_for_long_leaves_its_shards_to_the_one_who_came(
     assert consumed.records == 1
     assert consumers.written() == offsets(1, 2, 3)
     assert consumers.sizes() == [1, 2]
+
+
+def test_batch_that_another_entered_while_the_connection_was_lost_is_seen(consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It died before the checkpoint moved, which tells nothing then."""
+    consumers.put(1, 2)
+
+    def enter_and_die() -> None:
+        lose_connections(consumers.settings)
+        other = Consumers(consumers.settings, consumers.kafka)
+        other.seconds = consumers.seconds
+        other.die_at("cubic.consume.enter.after", monkeypatch)
+        consumers.kafka.now = consumers.clock
+        consumers.put(3)
+
+    assert consumers(60, (4, enter_and_die)).records == 3
+    assert consumers.written() == offsets(1, 2, 3)
+    assert consumers.sizes() == [1, 2]
+
+
+def test_database_that_refuses_a_statement_ends_the_consumer_without_a_word_of_the_data(
+    consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumers.put(1)
+    monkeypatch.setattr(batches_sql, "ENTER", "SELECT 'a value'::int")
+    with pytest.raises(ConfigurationError, match=r"InvalidTextRepresentation\).*db upgrade") as caught:
+        consumers(20, records=1)
+    assert "value'" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_file_in_the_way_of_a_folder_is_waited_for(consumers: Consumers) -> None:
+    landing = open_store(f"{consumers.settings.storage}/cubic/incoming")
+    in_the_way = landing.write("cubic/kafka/tap", gzip.compress(b""))
+    consumers.put(1)
+    consumers(20, (10, lambda: landing.remove(in_the_way)), records=1)
+    assert consumers.standing == offsets(1)
 
 
 def test_stream_that_is_gone_ends_the_consumer_and_what_is_in_hand_is_written(consumers: Consumers) -> None:

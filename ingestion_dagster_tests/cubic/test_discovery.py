@@ -387,6 +387,16 @@ def test_a_new_part_of_the_restart_before_is_no_part_of_the_one_after(scene: Sna
     assert scene.snapshots_of(f"{TAPS}LOAD00000003.csv.gz") == [snapshot(0)]
 
 
+def test_a_part_that_shows_after_a_newer_one_of_its_key_does_not_wait_for_it(scene: SnapshotScene) -> None:
+    """A bucket with versions shows the older one when the newer has been moved away."""
+    scene.arrives(MARKER, at(0))
+    scene.arrives(PART, at(2))
+    scene.load_all()
+    scene.arrives(PART, at(1))
+
+    assert scene.snapshots_of(PART) == [snapshot(0), snapshot(0)]
+
+
 def test_changes_go_by_the_interval_between_markers_whenever_they_are_seen(scene: SnapshotScene) -> None:
     scene.arrives(MARKER, at(0))
     scene.arrives(MARKER, at(60))
@@ -492,6 +502,22 @@ def test_what_another_run_has_claimed_meanwhile_is_left_alone(scene: SnapshotSce
     scene.arrives(MARKER, at(1))
 
     assert scene.rows("SELECT status, snapshot_id FROM ledger.loads WHERE key LIKE %s", "%txt") == [("ingesting", None)]
+
+
+def test_what_is_claimed_while_it_is_being_assigned_is_left_alone(scene: SnapshotScene, one: Database) -> None:
+    scene.arrives(f"{TAPS}notes.txt", at(0))
+    scene.land(MARKER, at(1))
+    scene.enter()
+    with one.connect() as claiming, one.connect() as assigning, ThreadPoolExecutor(1) as pool:
+        with claiming.transaction():
+            claiming.execute("UPDATE ledger.loads SET status = 'ingesting' WHERE key = %s", [f"{TAPS}notes.txt"])
+            assigned = pool.submit(discovery.assign, assigning, scene.registry)
+            while not scene.rows("SELECT FROM pg_locks WHERE pid = %s AND NOT granted", assigning.info.backend_pid):
+                assert not assigned.done()
+        assert assigned.result() == discovery.Assigned(snapshots=1, loads=1)
+
+    assert scene.snapshots_of(MARKER) == [snapshot(1)]
+    assert scene.places(f"{TAPS}notes.txt") == [(PENDING, None)]
 
 
 # The registry in the ledger

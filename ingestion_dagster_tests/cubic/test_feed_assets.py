@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ingestion_dagster.cubic import fetch
+from ingestion_dagster.cubic import fetch, fetch_sql
 from ingestion_dagster.cubic.feed_assets import FeedDefinitions, definitions_of
 from ingestion_dagster.cubic.feeds import feeds_of
 from ingestion_dagster.cubic.fetch import landing_zone
@@ -81,7 +81,8 @@ def told(instance: dg.DagsterInstance, kind: str) -> dict[str, Any] | None:
     event = instance.get_latest_materialization_event(KEYS[kind])
     if event is None or event.asset_materialization is None:
         return None
-    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+    metadata = event.asset_materialization.metadata
+    return {name: value.records if isinstance(value, dg.TableMetadataValue) else value.value for name, value in metadata.items()}
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
@@ -182,6 +183,17 @@ def test_a_fault_that_lasts_is_told_at_once(feed: DmapFeed, instance: dg.Dagster
     assert (metadata["uploaded"], metadata["failed"], metadata["missing"]) == (1, 1, 1)
     (problem,) = metadata["problems"]
     assert problem.data["code"] == "dmap_link_broken"
+
+
+def test_a_feed_that_is_being_fetched_already_is_left_alone_and_not_said_to_be_fetched(
+    feed: DmapFeed, instance: dg.DagsterInstance, one: Database
+):
+    with one.connect() as other:
+        other.execute(fetch_sql.LOCK, {"lock": "cubic.dmap_feed:/datasetpublicusersapi/aggregations/agg_demo"})
+        result = run(instance)
+    assert result.success
+    assert len(landed()) == 4
+    assert (told(instance, "agg_demo"), "agg_demo" in checks(result)) == (None, False)
 
 
 def test_a_record_that_cannot_be_followed_fails_the_check_and_not_the_run(

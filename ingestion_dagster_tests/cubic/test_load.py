@@ -9,7 +9,8 @@ import pytest
 from ingestion_dagster.cubic import load as loading
 from ingestion_dagster.cubic.publication import Publication
 from ingestion_dagster.cubic.registry import parse_registry
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.cubic.zone import prepare, zone
+from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster_tests.cubic.conftest import TAPS, Cubic, csv, metadata, moment
 
@@ -279,3 +280,15 @@ def test_a_full_disk_fails_the_run_and_charges_no_load(cubic: Cubic, monkeypatch
     with pytest.raises(Transient, match="No space left"):
         cubic.run()
     assert [(state["status"], state["attempts"]) for state in cubic.states()] == [("ready", 0)]
+
+
+def test_a_file_overwritten_before_it_was_read_fails_no_run(cubic: Cubic) -> None:
+    key = "cubic/dmap/agg_fares/a.csv.gz"
+    cubic.land(key, csv("2026-01-01,1", header="day,count"), moment("06:00:00"))
+    with cubic.database.connect() as connection:
+        prepare(connection, cubic.registry)
+        landing.discover(connection, zone(cubic.settings, cubic.registry), moment("06:30:00"))
+    cubic.land(key, csv("2026-01-01,2", header="day,count"), moment("07:00:00"))
+    cubic.run()
+    assert [(state["status"], state["error_code"]) for state in cubic.states()] == [("archived", "superseded"), ("archived", None)]
+    assert cubic.query("SELECT count FROM fares") == [{"count": 2}]

@@ -13,19 +13,22 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.cubic import current, samples
+from ingestion_dagster.cubic import casts, consume, current, samples
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS
 from ingestion_dagster.cubic.dfm import parse
-from ingestion_dagster.cubic.registry import registry
+from ingestion_dagster.cubic.registry import parse_registry, registry
 from ingestion_dagster.cubic.samples import Delivery
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic.conftest import Cubic
 
 SOURCE_DATA = Path(__file__).parents[2] / "source_data"
 FOLDER = SOURCE_DATA / "cubic"
 DELIVERIES = samples.deliveries(FOLDER)
+DOCS = SOURCE_DATA.parent / "docs"
+PAGE = (DOCS / "cubic.md").read_text(encoding="utf-8")
+TYPES = {"int", "bigint", "decimal", "float", "double", "boolean", "date", "time", "timestamp", "binary", "string"}
 README = (SOURCE_DATA / "README.md").read_text(encoding="utf-8")
 FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 
@@ -90,8 +93,7 @@ def test_the_default_registry_knows_every_sample_but_the_one_that_nobody_told_of
 def test_every_type_of_column_is_delivered():
     described = [path for path in FILES if path.suffix == ".dfm" and "GATE_TAP/" in str(path)]
     columns = {column.type.partition("(")[0] for path in described for column in parse(path.read_bytes()).columns}
-    kinds = {"int", "bigint", "decimal", "float", "double", "boolean", "date", "time", "timestamp", "binary", "string"}
-    assert columns == kinds
+    assert columns == TYPES
 
 
 @pytest.fixture
@@ -99,24 +101,67 @@ def shipped(settings: Settings, database: Database) -> Cubic:
     return Cubic(settings, database, registry(settings))
 
 
+def deliver(shipped: Cubic, connection: Connection, delivery: Delivery, placed: Path) -> None:
+    """Land a delivery, load it, and bring the current tables up to date."""
+    for key in delivery.modified:
+        path = placed / delivery.name / key
+        shipped.land(key, path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    shipped.run(run_id=delivery.name)
+    for table in current.behind(connection, shipped.registry):
+        assert current.refresh(connection, shipped.settings, shipped.registry, table) is not None
+
+
 def test_every_file_ends_as_expected_and_the_current_tables_hold_the_newest_rows(shipped: Cubic, database: Database, tmp_path: Path):
     samples.place(FOLDER, tmp_path)
     with database.connect() as connection:
         for delivery in DELIVERIES:
             assert not samples.is_known(connection, delivery)
-            for key in delivery.modified:
-                placed = tmp_path / delivery.name / key
-                shipped.land(key, placed.read_bytes(), datetime.fromtimestamp(placed.stat().st_mtime, UTC))
-            shipped.run(run_id=delivery.name)
+            deliver(shipped, connection, delivery, tmp_path)
             assert samples.surprises(connection, delivery) == []
-            for table in current.behind(connection, shipped.registry):
-                assert current.refresh(connection, shipped.settings, shipped.registry, table) is not None
             for name, wanted in delivery.current.items():
                 assert snapshot_of(shipped, name) == wanted["snapshot"]
                 rows = held(shipped, name)
                 assert len(rows) == wanted["row_count"]
                 assert by_text(rows) == by_text(wanted.get("rows", rows))
         assert all(samples.is_known(connection, delivery) for delivery in DELIVERIES)
+
+
+def block(mark: str) -> str:
+    """The fenced block of the documentation behind a mark."""
+    return PAGE.partition(f"<!-- {mark}: tested -->")[2].split("```")[1].partition("\n")[2]
+
+
+def test_layout_queries_and_readers_of_the_documentation_are_as_shown(
+    shipped: Cubic, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    samples.place(FOLDER, tmp_path / "placed")
+    with database.connect() as connection:
+        for delivery in DELIVERIES:
+            deliver(shipped, connection, delivery, tmp_path / "placed")
+    storage = shipped.settings.home_folder / "storage" / "cubic"
+    shown = [line.split()[0] for line in block("layout").splitlines()]
+    assert len(shown) >= 10
+    assert [line for line in shown if not list(storage.glob(line.replace("…", "*")))] == []
+    statements = [statement for statement in block("queries").split(";") if statement.strip()]
+    assert len(statements) >= 6
+    assert [statement for statement in statements if not shipped.query(statement)] == []
+    (tmp_path / ".ingestion").symlink_to(shipped.settings.home_folder)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block("readers"), "docs/cubic.md", "exec"), {})
+
+
+def test_registry_entry_of_the_documentation_is_one():
+    parse_registry(PAGE.partition("```yaml\n")[2].partition("```")[0])
+
+
+def test_every_code_of_the_package_is_explained():
+    explained = PAGE + (DOCS / "operations.md").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(samples.__file__).parent.glob("*.py"))
+    codes = set(re.findall(r'(?:Problem|Transient)\(\s*"([a-z_0-9]+)"', source))
+    codes |= set(re.findall(r'^[A-Z_]+ = "(dmap_[a-z_]+)"$', source, re.MULTILINE))
+    codes |= {*consume.CODES, *(casts.code(kind) for kind in TYPES - {"string"}), "field_count"}
+    assert len(codes) >= 50
+    assert {code for code in codes if f"`{code}`" not in explained} == set()
 
 
 def test_a_file_that_ends_otherwise_is_told_of(shipped: Cubic, database: Database, tmp_path: Path):

@@ -136,7 +136,7 @@ CREATE TABLE cubic.dmap_datasets (
     sha256       text,
     fetched_at   timestamptz,
     PRIMARY KEY (feed, dataset_id, last_updated),
-    CHECK (fetched_at IS NULL OR (key IS NOT NULL AND bytes IS NOT NULL AND sha256 IS NOT NULL))
+    CHECK (fetched_at IS NULL OR key IS NOT NULL)
 );
 CREATE INDEX dmap_datasets_fetched ON cubic.dmap_datasets (feed, last_updated) WHERE fetched_at IS NOT NULL;
 CREATE INDEX dmap_datasets_missing ON cubic.dmap_datasets (feed, last_updated) WHERE fetched_at IS NULL;
@@ -146,6 +146,7 @@ COMMENT ON COLUMN cubic.dmap_datasets.feed IS 'path of the feed below the base U
 COMMENT ON COLUMN cubic.dmap_datasets.seen_at IS 'when it was listed first';
 COMMENT ON COLUMN cubic.dmap_datasets.code IS 'why it has not been fetched, as far as it was tried';
 COMMENT ON COLUMN cubic.dmap_datasets.key IS 'where it was put in the landing zone';
+COMMENT ON COLUMN cubic.dmap_datasets.sha256 IS 'of the file as it was put there; null, as bytes is, of what was adopted';
 COMMENT ON COLUMN cubic.dmap_datasets.fetched_at IS 'when it stood there durably; null: it is still missing';
 """
 
