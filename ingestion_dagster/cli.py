@@ -149,16 +149,20 @@ def retry(
     dataset: Dataset = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Only this key of the landing zone.")] = None,
 ) -> None:
-    """Load errored files again, from where they were moved to. Only the newest version of a key."""
+    """Load errored files again, from where they were moved to, and look again at those that wait for a decision about their columns.
+
+    Only the newest version of a key.
+    """
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
     settings = current()
     scope = Scope(found.name, frozenset({dataset}) if dataset else None)
     with postgres.ready(settings).connect() as connection:
         retried = ledger.retry(connection, scope, key)
+        released = ledger.look_again(connection, scope, key)
     for old in retried.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
-    if not retried.ready:
+    if not retried.ready and not released:
         err.print(
             "nothing to retry" if key is None or retried.superseded else f"no file that stands refused has the key {key}", markup=False
         )

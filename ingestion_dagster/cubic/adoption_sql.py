@@ -16,8 +16,9 @@ ORDER BY array_position(current_schemas(false) || ARRAY['public']::name[], n.nsp
 LOCK = "SELECT pg_advisory_xact_lock(%(lock)s)"
 
 TABLES = sql.SQL("""
-SELECT t.id, t.name, rtrim(t.s3_prefix, '/') || '/', (SELECT count(*) FROM {loads} AS l WHERE l.table_id = t.id AND {load_stands})
+SELECT t.id, t.name, rtrim(t.s3_prefix, '/') || '/', coalesce(c.loads, 0)
 FROM {tables} AS t
+LEFT JOIN (SELECT l.table_id, count(*) AS loads FROM {loads} AS l WHERE {load_stands} GROUP BY l.table_id) AS c ON c.table_id = t.id
 WHERE {table_stands}
 ORDER BY t.name
 """)

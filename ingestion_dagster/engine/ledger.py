@@ -464,6 +464,11 @@ def retry(connection: Connection, scope: Scope, key: str | None = None, run_id: 
     return again
 
 
+def look_again(connection: Connection, scope: Scope, key: str | None = None) -> int:
+    """Let loads be claimed again that waited for a person to decide about their schema. Returns how many there were."""
+    return connection.execute(sql.LOOK_AGAIN, scope.as_parameters() | {"key": key}).rowcount
+
+
 def replay(connection: Connection, scope: Scope, run_id: str | None = None) -> Again:
     """Put archived loads back to `ready`, to be loaded again from the archive; only the newest version of a key."""
     fault_point("transition.archived.ready.before")

@@ -305,6 +305,13 @@ WITH wanted AS (
 SELECT l.id, l.key, w.superseded FROM wanted AS w JOIN ledger.loads AS l ON l.id = w.id ORDER BY l.key, l.id
 """
 
+LOOK_AGAIN = f"""
+UPDATE ledger.loads AS held SET waiting_for = NULL
+FROM ledger.loads AS l LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE held.id = l.id AND {_IN_SCOPE} AND l.status = 'ready' AND l.waiting_for = 'schema'
+  AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
+"""
+
 UNFINISHED = """
 SELECT id, landing_zone || '/' || key FROM ledger.loads
 WHERE unfinished AND (landing_zone = %(url)s OR starts_with(landing_zone, %(url)s || '/'))

@@ -18,6 +18,11 @@ KINDS = ["int", "bigint", "float", "double", "decimal(10,2)", "decimal(38,0)", "
 BAD = object()
 
 
+def at(*parts: int) -> datetime:
+    """Without a zone, as timestamps are stored."""
+    return datetime(*parts)  # type: ignore[arg-type]  # noqa: DTZ001
+
+
 def read(text: str | None, kind: str) -> Any:
     """The value, alone in its column; BAD if it is rejected."""
     values, bad = cast_column(pa.array([text], pa.string()), kind)
@@ -69,22 +74,22 @@ GOOD: list[tuple[str, str, Any]] = [
     ("date", "2020-366", date(2020, 12, 31)),
     ("date", "0001-01-01", date(1, 1, 1)),
     ("date", "9999-12-31", date(9999, 12, 31)),
-    ("timestamp", "2021-12-01 11:20:30.4444444", datetime(2021, 12, 1, 11, 20, 30, 444444)),
-    ("timestamp", "2021-12-01T11:20:30.9999999", datetime(2021, 12, 1, 11, 20, 30, 999999)),
-    ("timestamp", "1959-12-01 11:20:30.9999999", datetime(1959, 12, 1, 11, 20, 30, 999999)),
-    ("timestamp", "2021-12-01 11:20:30.123456789", datetime(2021, 12, 1, 11, 20, 30, 123456)),
-    ("timestamp", "2021-12-01 11:20:30.1234567891", datetime(2021, 12, 1, 11, 20, 30, 123456)),
-    ("timestamp", "2021-12-01 11:20:30,5", datetime(2021, 12, 1, 11, 20, 30, 500000)),
-    ("timestamp", "2021-12-01 11:20:30.12345678Z", datetime(2021, 12, 1, 11, 20, 30, 123456)),
-    ("timestamp", "2021-12-01 11:20:30.123456-0400", datetime(2021, 12, 1, 15, 20, 30, 123456)),
-    ("timestamp", "2022-01-03 12:34:56-04:00", datetime(2022, 1, 3, 16, 34, 56)),
-    ("timestamp", "2022-01-03T12:34:56Z", datetime(2022, 1, 3, 12, 34, 56)),
-    ("timestamp", "2022-01-03T12:34+02", datetime(2022, 1, 3, 10, 34)),
-    ("timestamp", "20220103T123456", datetime(2022, 1, 3, 12, 34, 56)),
-    ("timestamp", "2022-01-03", datetime(2022, 1, 3)),
-    ("timestamp", "2022-01-03 24:00", datetime(2022, 1, 4)),
-    ("timestamp", "2022-12-31 24:00:00.0000000", datetime(2023, 1, 1)),
-    ("timestamp", "9999-12-31 23:59:59.9999999", datetime(9999, 12, 31, 23, 59, 59, 999999)),
+    ("timestamp", "2021-12-01 11:20:30.4444444", at(2021, 12, 1, 11, 20, 30, 444444)),
+    ("timestamp", "2021-12-01T11:20:30.9999999", at(2021, 12, 1, 11, 20, 30, 999999)),
+    ("timestamp", "1959-12-01 11:20:30.9999999", at(1959, 12, 1, 11, 20, 30, 999999)),
+    ("timestamp", "2021-12-01 11:20:30.123456789", at(2021, 12, 1, 11, 20, 30, 123456)),
+    ("timestamp", "2021-12-01 11:20:30.1234567891", at(2021, 12, 1, 11, 20, 30, 123456)),
+    ("timestamp", "2021-12-01 11:20:30,5", at(2021, 12, 1, 11, 20, 30, 500000)),
+    ("timestamp", "2021-12-01 11:20:30.12345678Z", at(2021, 12, 1, 11, 20, 30, 123456)),
+    ("timestamp", "2021-12-01 11:20:30.123456-0400", at(2021, 12, 1, 15, 20, 30, 123456)),
+    ("timestamp", "2022-01-03 12:34:56-04:00", at(2022, 1, 3, 16, 34, 56)),
+    ("timestamp", "2022-01-03T12:34:56Z", at(2022, 1, 3, 12, 34, 56)),
+    ("timestamp", "2022-01-03T12:34+02", at(2022, 1, 3, 10, 34)),
+    ("timestamp", "20220103T123456", at(2022, 1, 3, 12, 34, 56)),
+    ("timestamp", "2022-01-03", at(2022, 1, 3)),
+    ("timestamp", "2022-01-03 24:00", at(2022, 1, 4)),
+    ("timestamp", "2022-12-31 24:00:00.0000000", at(2023, 1, 1)),
+    ("timestamp", "9999-12-31 23:59:59.9999999", at(9999, 12, 31, 23, 59, 59, 999999)),
     ("time", "10:11:12.1234567", time(10, 11, 12, 123456)),
     ("time", "23:59", time(23, 59)),
     ("binary", "00ffAB", b"\x00\xff\xab"),
@@ -100,17 +105,28 @@ def test_a_good_value_is_read(kind: str, text: str, value: Any) -> None:
 WRONG: list[tuple[str, str]] = [
     *(
         ("bigint", text)
-        for text in ("1_000", "1.0", "1e3", "0x1F", "٣", "１", "+", "- 1", "invalid", str(2**63), str(-(2**63) - 1), "9" * 5000)
+        for text in ("1_000", "1.0", "1e3", "0x1F", "٣", "\uff11", "+", "- 1", "invalid", str(2**63), str(-(2**63) - 1), "9" * 5000)
     ),
     *(("int", text) for text in (str(2**31), str(-(2**31) - 1), "0x1F", "1_0")),
-    *(("double", text) for text in ("nan", "NaN", "inf", "-Infinity", "1_0.5", "1e400", "0x1p3", "1d5", ".", "e5", "1e", "١.٥", "1,5")),
+    *(
+        ("double", text)
+        for text in ("nan", "NaN", "inf", "-Infinity", "1_0.5", "1e400", "0x1p3", "1d5", ".", "e5", "1e", "\u0661.\u0665", "1,5")
+    ),
     *(("float", text) for text in ("1e39", "nan", "inf")),
     *(("decimal(10,2)", text) for text in ("2.405", "100000000", "1e9", "1e-3", "nan", "inf", "1_0", "٣", ".", "0x1")),
     *(("boolean", text) for text in ("yes", "t", "2", "-1", "1.0")),
     *(("date", text) for text in ("2022-02-29", "2022-13-01", "0000-01-01", "202201", "2022/01/03", " 2022-01-03", "2022-1-3", "2021-366")),
     *(
         ("date", text)
-        for text in ("2022-W54-1", "2022-W01-8", "10000-01-01", "2022-01-03x", "2022-01-03 ", "2022-01-03T", "２０２２-01-03")
+        for text in (
+            "2022-W54-1",
+            "2022-W01-8",
+            "10000-01-01",
+            "2022-01-03x",
+            "2022-01-03 ",
+            "2022-01-03T",
+            "\uff12\uff10\uff12\uff12-01-03",
+        )
     ),
     *(("timestamp", text) for text in ("2022-01-03 25:00", "2022-01-03 24:00:01", "2022-01-03 12:60", "2022-01-03 12:34:60", "0000-01-01")),
     *(("timestamp", text) for text in ("2022-01-03_12:34:56", "2022-01-03 12:34:56+24:00", "2022-01-03 12:34:56.", "1735718400000")),
@@ -177,7 +193,7 @@ def ref_decimal(text: str, kind: str) -> Decimal:
         return Decimal(0)
     if exact.adjusted() + 1 > precision - scale or exact.adjusted() < -scale:
         raise ValueError
-    sign, digits, exponent = exact.as_tuple()
+    _sign, digits, exponent = exact.as_tuple()
     assert isinstance(exponent, int)
     whole = int("".join(map(str, digits)))
     while whole % 10 == 0:
@@ -301,7 +317,7 @@ REFERENCES = {
     "binary": ref_binary,
 }
 
-MOMENTS = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31, 23, 59, 59, 999999))
+MOMENTS = st.datetimes(min_value=at(1, 1, 1), max_value=at(9999, 12, 31, 23, 59, 59, 999999))
 USUAL = {
     "integer": st.integers(-(2**64), 2**64).map(str) | st.integers(-(2**31) - 3, 2**31 + 3).map(str),
     "number": st.decimals(allow_nan=False, allow_infinity=False).map(str) | st.floats().map(str),

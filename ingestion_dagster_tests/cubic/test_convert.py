@@ -8,12 +8,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ingestion_dagster.cubic import convert, records
+from ingestion_dagster.cubic import records
 from ingestion_dagster.cubic.columns import Column
 from ingestion_dagster.cubic.convert import Converted, Outputs, Tolerance, convert_csv
 from ingestion_dagster.cubic.dfm import Dialect
@@ -28,6 +29,7 @@ TYPES = {
     "note": "string",
     "valid_date": "date",
 }
+USUAL = Dialect()
 LENIENT = Tolerance(rows=10**9, share=1.0)
 
 
@@ -54,7 +56,7 @@ class Place:
         content: bytes,
         accept: Callable[[tuple[str, ...]], Sequence[Column]] = by_name,
         *,
-        dialect: Dialect = Dialect(),
+        dialect: Dialect = USUAL,
         compressed: bool = False,
         expected: int | None = None,
         tolerance: Tolerance = LENIENT,
@@ -97,7 +99,7 @@ def test_values_are_kept_as_text_and_typed(place: Place) -> None:
     assert place.rows()[0] == (
         1,
         "DEV0001",
-        datetime(2026, 1, 1, 1, 15, 0, 765432),
+        datetime.fromisoformat("2026-01-01 01:15:00.765432"),
         Decimal("2.40"),
         'double "quote" inside',
         date(2026, 1, 1),
@@ -377,7 +379,7 @@ def test_every_value_comes_back_however_the_file_is_cut(
 @example('"x"1"\n\n"",""\n', 8)
 def test_ill_quoted_records_are_cut_where_the_parser_ends_them(tmp_path_factory: pytest.TempPathFactory, body: str, block: int) -> None:
     content = b"a,b\n" + body.encode()
-    found = []
+    found: list[Any] = []
     for size in (block, 1 << 20):
         place = Place(tmp_path_factory.mktemp("ill"))
         with pytest.MonkeyPatch.context() as patch:
@@ -399,10 +401,10 @@ def test_memory_does_not_grow_with_the_file(place: Place) -> None:
     def watched() -> Iterator[bytes]:
         yield b"tap_id,note\n"
         for block in range(30):
-            held.append(convert.pa.total_allocated_bytes())
+            held.append(pa.total_allocated_bytes())
             yield b"".join(b'%d,"some text, %d"\n' % (number, number % 50) for number in range(block * 30_000, (block + 1) * 30_000))
 
-    start = convert.pa.total_allocated_bytes()
+    start = pa.total_allocated_bytes()
     converted = convert_csv(
         watched(), by_name, place.outputs, dialect=Dialect(), compressed=False, expected_rows=900_000, tolerance=Tolerance()
     )

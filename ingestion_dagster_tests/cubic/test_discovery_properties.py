@@ -135,7 +135,7 @@ def second(number: float) -> datetime:
     return TEN + timedelta(seconds=number)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(
     story=[
         ("arrive", MARKER, second(0), 1),

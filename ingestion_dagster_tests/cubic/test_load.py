@@ -292,3 +292,24 @@ def test_a_file_overwritten_before_it_was_read_fails_no_run(cubic: Cubic) -> Non
     cubic.run()
     assert [(state["status"], state["error_code"]) for state in cubic.states()] == [("archived", "superseded"), ("archived", None)]
     assert cubic.query("SELECT count FROM fares") == [{"count": 2}]
+
+
+def test_a_held_table_goes_on_when_the_file_has_been_corrected(cubic: Cubic) -> None:
+    first, first_dfm = loose({"A": "INT4", "B": "STRING"}, ["1,x"])
+    wrong, wrong_dfm = loose({"A": "INT4"}, ["2"])
+    right, right_dfm = loose({"A": "INT4", "B": "STRING"}, ["2,y"])
+    cubic.land(f"{LOOSE}/LOAD00000001.csv.gz", first, moment("06:00:00"), dfm=first_dfm)
+    cubic.land(f"{LOOSE}/LOAD00000002.csv.gz", wrong, moment("06:00:01"), dfm=wrong_dfm)
+    cubic.run()
+    cubic.land(f"{LOOSE}/LOAD00000002.csv.gz", right, moment("06:10:00"), dfm=right_dfm)
+    cubic.run()
+    assert [state["waiting_for"] for state in cubic.states()][1] == "schema"
+    with cubic.database.connect() as connection:
+        assert ledger.look_again(connection, ledger.Scope("cubic", frozenset({"loose"}))) >= 1
+    cubic.run(run_id="again")
+    assert [(state["status"], state["error_code"]) for state in cubic.states()] == [
+        ("archived", None),
+        ("archived", "superseded"),
+        ("archived", None),
+    ]
+    assert cubic.query("SELECT a, b FROM loose ORDER BY a") == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]

@@ -87,7 +87,7 @@ def test_an_envelope_is_written_with_its_value_as_json(place: Place) -> None:
             "topic": "tap",
             "partition": 0,
             "offset": 1000,
-            "timestamp": datetime(2026, 1, 1, 8),
+            "timestamp": datetime.fromisoformat("2026-01-01 08:00:00"),
             "key": "k0",
             "value": '{"note":"π 🚌","a":[1,null]}',
         }
