@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import metrics
+from benchmarks import cubic, metrics
 
-BENCHMARKS = {"metrics": metrics.main}
+BENCHMARKS = {"metrics": metrics.main, "cubic": cubic.main}
 
 
 def main() -> None:

@@ -40,10 +40,12 @@ log = logging.getLogger(__name__)
 APPLICATION = "cubic"
 """Under this name each commit leaves its number in the Delta log."""
 
-MEMORY = "512MB"
+MEMORY = "256MB"
 """What DuckDB may hold of a table while it looks for the newest rows; the rest is on disk."""
 
-_BATCH_ROWS = 64 * 1024
+_BATCH_ROWS = 32 * 1024
+_GROUP_ROWS = 128 * 1024
+_MERGE_BYTES = 256 * 1024 * 1024
 _UNWRITABLE = frozenset("[]%?^|")  # deltalake 1.6 panics, or takes another folder
 _LOCK_SECONDS = 60
 _RETENTION_HOURS = 7 * 24
@@ -324,6 +326,7 @@ class _Work:
 
         with duckdb.connect(config={"memory_limit": self.memory, "temp_directory": str(self.folder / "spill")}) as engine:
             engine.execute("SET preserve_insertion_order = false")
+            engine.execute("SET enable_progress_bar = false")
             yield engine
 
     def build(self, engine: "duckdb.DuckDBPyConnection") -> tuple[dict[str, int], int]:
@@ -343,7 +346,7 @@ class _Work:
                 mode="overwrite",
                 schema_mode="overwrite",
                 storage_options=options,
-                writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
+                writer_properties=WriterProperties(compression="ZSTD", compression_level=3, max_row_group_size=_GROUP_ROWS),
                 commit_properties=self._commit_properties(),
             )
         return {"rebuilt": 1}, _greatest(engine, "rows")
@@ -380,7 +383,7 @@ class _Work:
                     matching,
                     source_alias="source",
                     target_alias="target",
-                    writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
+                    writer_properties=WriterProperties(compression="ZSTD", compression_level=3, max_row_group_size=_GROUP_ROWS),
                     commit_properties=self._commit_properties(),
                 )
                 .when_matched_delete(f"upper(source.{CHANGE_OPER}) = 'D'")

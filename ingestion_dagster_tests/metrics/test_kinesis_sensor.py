@@ -13,7 +13,7 @@ from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
-from ingestion_dagster.engine.sensors import stream_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, stream_sensor
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.metrics.sensors import KINESIS, METRICS_JOB, metrics_kinesis_sensor
 from ingestion_dagster_tests.engine import conftest as s3
@@ -95,7 +95,7 @@ def test_sensor_runs_by_default_only_where_sensors_do_and_a_stream_is_set(
     for name, given in (("INGESTION_SENSORS", sensors), (VARIABLE, stream)):
         if given is not None:
             monkeypatch.setenv(name, given)
-    assert stream_sensor("a_sensor", PIPELINE, zone, KINESIS, METRICS_JOB).default_status.value == status
+    assert stream_sensor("a_sensor", PIPELINE, zone, KINESIS, [LoadingJob(METRICS_JOB)]).default_status.value == status
 
 
 def test_records_become_files_and_one_run_is_asked_for(send: Send, tick: Tick, metrics: Metrics, instance: dg.DagsterInstance) -> None:

@@ -75,10 +75,10 @@ CREATE TABLE cubic.batches (
 );
 CREATE INDEX batches_of_topic ON cubic.batches (stream, shard, topic, id);
 CREATE INDEX batches_unfinished ON cubic.batches (stream, shard) WHERE uploaded_at IS NULL;
-COMMENT ON TABLE cubic.batches IS 'files written of a stream: entered before they are put, so that whoever comes after a crash writes the same one';
-COMMENT ON COLUMN cubic.batches.topic IS 'whose records between the two numbers of the shard are meant; null: those that are no record of any topic';
+COMMENT ON TABLE cubic.batches IS 'files of a stream, entered before they are put: whoever comes after a crash writes the same one';
+COMMENT ON COLUMN cubic.batches.topic IS 'whose records between the two numbers are meant; null: those that are of no topic';
 COMMENT ON COLUMN cubic.batches.sha256 IS 'of the lines, before they are compressed';
-COMMENT ON COLUMN cubic.batches.lost IS 'records that the stream no longer kept when the file had to be made again; all of them: there is no file';
+COMMENT ON COLUMN cubic.batches.lost IS 'records the stream had let go of when the file was made again; all of them: there is no file';
 """
 
 CURRENT = """

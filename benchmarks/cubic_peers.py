@@ -1,0 +1,72 @@
+"""The peers: the same compressed CSV to Parquet. Runs by itself, with the interpreter of `.venv/bench`.
+
+Arguments: `polars`, `duckdb` or `spark`; then the file, `raw` or `typed`, a path to write, and the columns as JSON (name to type).
+Without the file it only starts: what imports and, for Spark, a session cost.
+"""
+
+import json
+import sys
+from typing import Any
+
+
+def with_polars(source: str, area: str, target: str, types: dict[str, str]) -> None:
+    import polars as pl
+
+    table = pl.scan_csv(source, has_header=False, skip_rows=1, schema=dict.fromkeys(types, pl.String))
+    if area == "typed":
+        known: dict[str, Any] = {"int": pl.Int32, "bigint": pl.Int64, "double": pl.Float64, "decimal(10,2)": pl.Decimal(10, 2)}
+        casts = []
+        for name, kind in types.items():
+            if kind == "timestamp":
+                casts.append(pl.col(name).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us"))
+            elif kind == "date":
+                casts.append(pl.col(name).str.to_date("%Y-%m-%d"))
+            elif kind in known:
+                casts.append(pl.col(name).cast(known[kind]))
+        table = table.with_columns(casts)
+    table.sink_parquet(target, compression="zstd", compression_level=1)
+
+
+def with_duckdb(source: str, area: str, target: str, types: dict[str, str]) -> None:
+    import duckdb
+
+    kinds = {"string": "VARCHAR", "int": "INTEGER"}
+    columns = ", ".join(f"'{name}': '{kinds.get(kind, kind).upper() if area == 'typed' else 'VARCHAR'}'" for name, kind in types.items())
+    options = "header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', compression = 'gzip'"
+    duckdb.execute(
+        f"COPY (SELECT * FROM read_csv('{source}', {options}, columns = {{{columns}}})) TO '{target}' "
+        "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+    )
+
+
+def with_spark(source: str | None, area: str = "", target: str = "", types: dict[str, str] | None = None) -> None:
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").config("spark.driver.memory", "2g")
+    spark = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    if source is None:
+        spark.range(1).count()
+    else:
+        columns = ", ".join(f"{name} {'timestamp_ntz' if kind == 'timestamp' else kind}" for name, kind in (types or {}).items())
+        text = ", ".join(f"{name} string" for name in types or {})
+        reader = spark.read.schema(columns if area == "typed" else text)
+        reader = reader.option("header", True).option("escape", '"').option("timestampNTZFormat", "yyyy-MM-dd HH:mm:ss.SSSSSSS")
+        reader.csv(source).write.mode("overwrite").option("compression", "zstd").parquet(target)
+    spark.stop()
+
+
+def main() -> None:
+    peer, *rest = sys.argv[1:]
+    if not rest:
+        if peer == "spark":
+            with_spark(None)
+        else:
+            __import__(peer)
+        return
+    source, area, target, types = rest
+    {"polars": with_polars, "duckdb": with_duckdb, "spark": with_spark}[peer](source, area, target, json.loads(types))
+
+
+if __name__ == "__main__":
+    main()
