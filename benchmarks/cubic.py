@@ -116,22 +116,20 @@ def generate(path: Path, megabytes: int) -> tuple[int, int]:
     return written, size
 
 
-def spent(command: list[str]) -> float:
-    """CPU seconds of a process and of those that it waited for."""
-    with Path(os.devnull).open("w") as nowhere, subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as process:
+def unpacked(path: Path) -> float:
+    """CPU seconds of `gzip -dc`."""
+    with Path(os.devnull).open("w") as nowhere, subprocess.Popen(["gzip", "-dc", str(path)], stdout=nowhere) as process:
         _pid, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"ended with {process.returncode}")
+    assert process.returncode == 0, process.returncode
     return usage.ru_utime + usage.ru_stime
 
 
 def beside_gzip(path: Path, work: Callable[[], float]) -> tuple[float, float]:
     """CPU seconds that work took, and that `gzip -dc` takes around it."""
-    floor = ["gzip", "-dc", str(path)]
-    before = spent(floor)
+    before = unpacked(path)
     took = work()
-    return took, (before + spent(floor)) / 2
+    return took, (before + unpacked(path)) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +151,11 @@ def told(process: "subprocess.Popen[bytes]") -> Alone:
     return Alone(*json.loads(process.communicate()[0]))
 
 
-def peer(name: str, *rest: str) -> list[str]:
-    """The command that converts a file with another."""
-    return [str(PEERS / "bin" / "python"), str(Path(__file__).with_name("cubic_peers.py")), name, *rest]
+def peer(name: str, *rest: str) -> float:
+    """CPU seconds that another takes with these arguments, its start included. Raises CalledProcessError."""
+    command = [str(PEERS / "bin" / "python"), str(Path(__file__).with_name("cubic_peers.py")), name, *rest]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return float(answer.stdout.split()[-1])
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -266,13 +266,10 @@ def _run(home: Path, *, quick: bool) -> None:
         _line(title, took, floor)
     _same_rows(home, count)
     for name in ("polars", "duckdb", *(() if quick else ("spark",))):
-        start = spent(peer(name))
+        start = peer(name)
         for area in ("raw", "typed"):
-            command = peer(name, str(path), area, str(home / f"{name}_{area}.parquet"), json.dumps(TYPES))
-            try:
-                _line(f"{name}: {area}", *beside_gzip(path, lambda command=command, start=start: spent(command) - start))  # type: ignore[misc]
-            except RuntimeError as error:
-                print(f"  {name}: {area}: {error}")
+            arguments = (name, str(path), area, str(home / f"{name}_{area}.parquet"), json.dumps(TYPES))
+            _line(f"{name}: {area}", *beside_gzip(path, lambda arguments=arguments, start=start: peer(*arguments) - start))  # type: ignore[misc]
     _target("raw", ratios["raw"], 1.7, "× gzip -dc")
     _target("raw and typed", ratios["both"], 2.3, "× gzip -dc")
     both = side_by_side(path, home)

@@ -244,6 +244,8 @@ def _adopt(transaction: UpgradeTransaction, theirs: _Theirs, settings: Settings,
     with _step("reading the tables"):
         connection.execute(adoption_sql.LOCK, {"lock": _LOCK})
         discovery.sync(connection, registry)
+        # Nobody has told the planner how many rows there are: it would compare every load with every other.
+        connection.execute("SET LOCAL enable_nestloop = off")
         unknown = _matched(connection, theirs, registry)
         other_markers = _read(connection, theirs)
     _listed(connection, settings, registry)

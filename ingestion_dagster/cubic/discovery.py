@@ -142,20 +142,18 @@ def assign(connection: Connection, registry: Registry) -> Assigned:
     parameters = _ods_tables(registry) | {"pipeline": PIPELINE, "pending": PENDING, "batch": _BATCH}
     if connection.execute(sql.ANY_PENDING, parameters).fetchone() != (True,):
         return Assigned()
-    found = Assigned()
-    more = True
-    while more:
+    found, assigned = Assigned(), 1
+    while assigned:
         with connection.transaction():
             connection.execute(sql.LOCK, {"lock": _LOCK})
             fault_point("cubic.assign.before")
             started = connection.execute(sql.NEW_SNAPSHOTS, parameters).rowcount
             fault_point("cubic.assign.snapshots")
-            row = connection.execute(sql.ASSIGN, parameters).fetchone()
-            assert row is not None
-            assigned, behind = row
+            destined = connection.execute(sql.DESTINED, parameters).fetchall()
+            ids, snapshot_ids = [row[0] for row in destined], [row[1] for row in destined]
+            assigned = connection.execute(sql.ASSIGN, {"ids": ids, "snapshots": snapshot_ids}).rowcount
         fault_point("cubic.assign.after")
         found = Assigned(found.snapshots + started, found.loads + assigned)
-        more = assigned == _BATCH or (assigned and behind)
     return found
 
 

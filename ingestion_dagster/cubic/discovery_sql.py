@@ -74,8 +74,8 @@ ON CONFLICT (dataset_id, snapshot) DO NOTHING
 
 # Files that come one after another under one name are decided one after another (`turn`): what becomes of the first decides about the
 # second. Markers, changes, and what will be refused whatever its snapshot, need not wait for their turn. A snapshot is a whole second, so
-# that all of its second is not before it. What is claimed while this waits for its row is no longer `ready`, and left alone.
-ASSIGN = """
+# that all of its second is not before it.
+DESTINED = """
 WITH tables AS MATERIALIZED (
     SELECT d.id AS dataset_id, base.id AS base_id, d.id = base.id AS is_base, t.marker
     FROM unnest(%(names)s::text[], %(bases)s::text[], %(markers)s::text[]) AS t (name, base, marker)
@@ -118,17 +118,19 @@ WITH tables AS MATERIALIZED (
         WHERE p.is_part AND l.snapshot_id = own.id AND l.key = p.key AND l.size > 0 AND (l.modified, l.id) < (p.modified, p.id)
         ORDER BY l.modified DESC, l.id DESC LIMIT 1) AS previous ON true
     WHERE p.turn = 1
-), assigned AS (
-    UPDATE ledger.loads AS l
-    SET snapshot_id = s.id,
-        partition = to_char(s.snapshot AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"'),
-        waiting_for = CASE WHEN l.waiting_for = 'snapshot' THEN NULL ELSE l.waiting_for END
-    FROM (SELECT id, snapshot_id FROM destined WHERE snapshot_id IS NOT NULL LIMIT %(batch)s) AS p
-    JOIN ledger.snapshots AS s ON s.id = p.snapshot_id
-    WHERE l.id = p.id AND l.status = 'ready' AND l.snapshot_id IS NULL
-    RETURNING l.id
 )
-SELECT (SELECT count(*) FROM assigned), EXISTS (SELECT FROM turns WHERE turn > 1)
+SELECT id, snapshot_id FROM destined WHERE snapshot_id IS NOT NULL LIMIT %(batch)s
+"""
+
+# What is claimed while this waits for its row is no longer `ready`, and left alone.
+ASSIGN = """
+UPDATE ledger.loads AS l
+SET snapshot_id = s.id,
+    partition = to_char(s.snapshot AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"'),
+    waiting_for = CASE WHEN l.waiting_for = 'snapshot' THEN NULL ELSE l.waiting_for END
+FROM unnest(%(ids)s::bigint[], %(snapshots)s::bigint[]) AS destined (id, snapshot_id)
+JOIN ledger.snapshots AS s ON s.id = destined.snapshot_id
+WHERE l.id = destined.id AND l.status = 'ready' AND l.snapshot_id IS NULL
 """
 
 SNAPSHOTS = """

@@ -325,7 +325,7 @@ def _standing(connection: Connection, archive: ObjectStore) -> Iterator[None]:
         with connection.cursor() as cursor, cursor.copy(sql.COPY_STANDING) as rows:
             for seen in archive.list():
                 rows.write_row((seen.key, seen.size))
-        connection.execute("ANALYZE reconciliation_standing")
+        connection.execute(sql.INDEX_STANDING)
         yield
     finally:
         if not connection.closed:

@@ -18,6 +18,8 @@ ORDER BY l.modified DESC, l.id DESC
 
 STANDING = "CREATE TEMP TABLE reconciliation_standing (key text NOT NULL, size bigint NOT NULL)"
 COPY_STANDING = "COPY reconciliation_standing (key, size) FROM STDIN"
+# Whatever the planner thinks of how many loads there are, none is compared with the whole listing.
+INDEX_STANDING = "CREATE INDEX ON reconciliation_standing (key); ANALYZE reconciliation_standing"
 NO_STANDING = "DROP TABLE IF EXISTS pg_temp.reconciliation_standing"
 
 # A load that finished after the listing began is not meant: the listing may have been past its place by then.

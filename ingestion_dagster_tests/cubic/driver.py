@@ -231,7 +231,7 @@ def emptied(database: Database) -> Database:
 @contextmanager
 def quick_folder() -> Iterator[Path]:
     """A folder for an installation; in memory where there is such a one, for waiting for the disk is most of a small load."""
-    in_memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
+    in_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None, prefix="cubic-") as folder:
         yield Path(folder)
 
@@ -255,12 +255,18 @@ def finish(settings: Settings, seconds: float = 60) -> None:
         run(settings)
         found = loads(settings)
         still_open = [load for load in found if is_open(load)]
-        waiting = {load["key"] for load in found if load["waiting_for"] is not None}
-        standing = [seen.key for seen in store(settings, "incoming").list() if seen.key not in waiting]
+        waiting = {_stem(load["key"]) for load in found if load["waiting_for"] is not None}
+        standing = [seen.key for seen in store(settings, "incoming").list() if _stem(seen.key) not in waiting]
         if not still_open and not standing:
             return
         assert time.monotonic() < deadline, f"still open after {seconds} s: {still_open}; in the landing zone: {standing}"
         time.sleep(0.2)
+
+
+def _stem(key: str) -> str:
+    """What a file and its `.dfm` have in common."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/{name.partition('.')[0]}"
 
 
 def let_leases_run_out(settings: Settings) -> None:

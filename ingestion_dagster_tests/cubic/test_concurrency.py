@@ -229,7 +229,9 @@ def test_a_run_that_wakes_up_after_its_lease_changes_nothing(point: str, setting
     [
         pytest.param(
             "cubic.publish.before",
-            marks=pytest.mark.xfail(strict=True, reason="publishes on after its transaction was ended for idleness: see Publication.publish"),
+            marks=pytest.mark.xfail(
+                strict=True, reason="publishes on after its transaction was ended for idleness: see Publication.publish"
+            ),
         ),
         "cubic.publish.after:2",
         "transition.ingesting.ready_for_archiving.before",
@@ -274,7 +276,13 @@ def test_a_topic_that_another_run_decides_about_is_left_to_it_and_other_tables_a
 def test_columns_that_two_runs_add_at_once_are_all_kept(settings: Settings) -> None:
     def loose(number: int, *names: str) -> None:
         dfm = metadata(dict.fromkeys(names, "STRING"), 1, ("A",))
-        land(settings, f"{LOOSE}/LOAD0000000{number}.csv.gz", csv(",".join("x" * len(names)), header=",".join(names)), f"06:00:0{number}", dfm)
+        land(
+            settings,
+            f"{LOOSE}/LOAD0000000{number}.csv.gz",
+            csv(",".join("x" * len(names)), header=",".join(names)),
+            f"06:00:0{number}",
+            dfm,
+        )
 
     loose(1, "A")
     driver.run(settings)
@@ -284,7 +292,7 @@ def test_columns_that_two_runs_add_at_once_are_all_kept(settings: Settings) -> N
     loose(3, "A", "B", "C")
     driver.start(settings).end()
     wake(sleeper)
-    driver.finish(settings)
+    driver.run(settings)
     with Database.at(settings.database_url or "").connect() as connection:
         newest = connection.execute("SELECT columns FROM cubic.schemas ORDER BY version DESC LIMIT 1").fetchone()
     assert newest is not None

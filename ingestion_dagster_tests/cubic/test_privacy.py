@@ -41,10 +41,13 @@ CHANGES = "header__change_seq,header__change_oper,header__timestamp"
 GOOD = (NUMBER, WORD, "2026-01-01 00:00:00", "2026-01-01 00:00:00")
 TYPES = {"SAMPLE_ID": "INT4", "SAMPLE_NAME": "STRING", "EDW_INSERTED_DTM": "DATETIME", "EDW_UPDATED_DTM": "DATETIME"}
 EVERY_TYPE = {
-    "INT1": NUMBER, "INT4": f"{NUMBER}{NUMBER}", "INT8": WORD, "UINT8": f"-{WORD}", "NUMERIC(10,2)": f"{NUMBER}.4242x", "REAL4": WORD,
-    "REAL8": f"{WORD}e5", "BOOLEAN": WORD, "DATE": f"{NUMBER}-01-01", "TIME": WORD, "DATETIME": f"{WORD} 00:00:00", "BYTES": WORD,
+    "INT1": ("1", f"{NUMBER}.5"), "INT8": ("1", WORD), "UINT8": ("1", f"-{WORD}"), "NUMERIC(10,2)": ("1.00", f"{NUMBER}.4242"),
+    "REAL4": ("1", WORD), "REAL8": ("1", f"{WORD}e5"), "BOOLEAN": ("1", WORD), "DATE": ("2026-01-01", f"{WORD}-01-01"),
+    "TIME": ("12:00:00", WORD), "DATETIME": ("2026-01-01 00:00:00", f"{WORD} 00:00:00"), "BYTES": ("00", WORD),
 }  # fmt: skip
-"""By type of a `.dfm`, a value with a marker that cannot be cast."""
+"""By type of a `.dfm`, a value that can be cast, and one with a marker that cannot."""
+OF_EVERY_TYPE = tuple(fine for fine, _ in EVERY_TYPE.values())
+TYPED = {f"C{number}": kind for number, kind in enumerate(EVERY_TYPE)}
 
 
 def row(values: tuple[str, ...], position: int, value: str) -> str:
@@ -88,7 +91,7 @@ def good() -> Files:
             None,
         ),
         f"{KAFKA}/good.json.gz": (gzip.compress(record() + b"\n" + record(offset=2, value=WORD, key=NUMBER)), None),
-        f"{OPEN}/LOAD00000001.csv.gz": (csv("1", header="N"), metadata({"N": "INT4"}, 1, ("N",))),
+        f"{OPEN}/LOAD00000001.csv.gz": (csv(",".join(OF_EVERY_TYPE), header=",".join(TYPED)), metadata(TYPED, 1, ("C0",))),
         f"{LOOSE}/LOAD00000001.csv.gz": (csv("1,x", header="N,M"), metadata({"N": "INT4", "M": "STRING"}, 1, ("N",))),
     }
 
@@ -103,17 +106,22 @@ def bad() -> Files:
     for position, column in enumerate(HEADER.split(",")):
         if column != "SAMPLE_NAME":
             add(SAMPLE, f"text_{column}", csv(row(GOOD, position, WORD), header=HEADER))
-            add(SAMPLE, f"number_{column}", csv(row(GOOD, position, f"{NUMBER}{NUMBER}"), header=HEADER))
+            add(SAMPLE, f"number_{column}", csv(row(GOOD, position, f"{NUMBER}.5e5"), header=HEADER))
         add(SAMPLE, f"header_{column}", csv(",".join(GOOD), header=HEADER.replace(column, WORD)))
         add(SAMPLE, f"header_number_{column}", csv(",".join(GOOD), header=HEADER.replace(column, NUMBER)))
-        add(SAMPLE, f"name_{column}", csv(",".join(GOOD), header=HEADER), described(**{f"dataInfo__columns__{position}__name": f"{WORD} {NUMBER}"}))
+        add(
+            SAMPLE,
+            f"name_{column}",
+            csv(",".join(GOOD), header=HEADER),
+            described(**{f"dataInfo__columns__{position}__name": f"{WORD} {NUMBER}"}),
+        )
     add(SAMPLE, "no_header", csv(",".join(GOOD), header=",".join(GOOD)))
     add(SAMPLE, "twice", csv(",".join(GOOD), header=f"{WORD},{WORD},{NUMBER},x"))
     add(SAMPLE, "more", csv(",".join(GOOD), header=f"{HEADER},{WORD}"))
     add(SAMPLE, "fields", csv(",".join((*GOOD, WORD)), f"{WORD},{NUMBER}", header=HEADER))
     add(SAMPLE, "open_quote", csv(row(GOOD, 1, f'"{WORD}'), header=HEADER))
     add(SAMPLE, "stray_quote", csv(row(GOOD, 1, f'{WORD}"{NUMBER}"'), row(GOOD, 0, f'"{WORD}"x"'), header=HEADER))
-    add(SAMPLE, "no_utf8", gzip.compress(f"{HEADER}\n{','.join(GOOD)}\n{WORD}".encode() + b"\xff,\n"))
+    add(SAMPLE, "no_utf8", gzip.compress(f"{HEADER}\n{','.join(GOOD)}\n1,{WORD}".encode() + b"\xff,,\n"))
     add(SAMPLE, "header_no_utf8", gzip.compress(WORD.encode() + b"\xff,x\n"))
     add(SAMPLE, "plain", f"{WORD},{NUMBER}".encode())
     add(SAMPLE, "truncated", csv(",".join(GOOD), header=HEADER)[:-9])
@@ -121,7 +129,7 @@ def bad() -> Files:
     add(SAMPLE, "unreadable_dfm", csv(",".join(GOOD), header=HEADER), f'{{"{WORD}": {NUMBER}, {WORD}'.encode())
     add(SAMPLE, "list_dfm", csv(",".join(GOOD), header=HEADER), json.dumps([WORD, NUMBER]).encode())
     for place, value in {
-        "fileInfo__recordCount": int(NUMBER),
+        "fileInfo__recordCount": 2,
         "formatInfo__options__fieldDelimiter": WORD,
         "formatInfo__options__quoteChar": WORD,
         "formatInfo__options__escapeChar": WORD,
@@ -133,16 +141,24 @@ def bad() -> Files:
     }.items():
         add(SAMPLE, f"dfm_{place}", csv(",".join(GOOD), header=HEADER), described(**{place: value}))
     # What only warns, of a file that is refused for something else.
-    for place, value in {"fileInfo__recordCount": WORD, "dataInfo__columns__1__type": WORD, "dataInfo__columns__0__primaryKeyPos": WORD}.items():
+    for place, value in {
+        "fileInfo__recordCount": WORD,
+        "dataInfo__columns__1__type": WORD,
+        "dataInfo__columns__0__primaryKeyPos": WORD,
+    }.items():
         add(SAMPLE, f"dfm_warns_{place}", csv(",".join(row(GOOD, 0, WORD).split(",")), header=HEADER), described(**{place: value}))
-    for number, (kind, value) in enumerate(EVERY_TYPE.items()):
-        add(OPEN, f"type_{number}", csv(value, header="N"), metadata({"N": kind}, 1, ("N",)))
+    for position, (_, value) in enumerate(EVERY_TYPE.values()):
+        add(OPEN, f"type_{position}", csv(row(OF_EVERY_TYPE, position, value), header=",".join(TYPED)), metadata(TYPED, 1, ("C0",)))
     add(LOOSE, "LOAD00000002", csv(f"{WORD},{NUMBER}", header=f"{WORD},M"))
     add(f"{SAMPLE}__ct", "20260102-080000000", csv(f"{WORD},{NUMBER},{WORD},{','.join(GOOD)}", header=f"{CHANGES},{HEADER}"))
     add(f"{SAMPLE}__ct", "20260102-090000000", csv(f"1,U,x,{','.join(GOOD)}", header=f"{WORD},{CHANGES[21:]},{HEADER}"))
     for position, column in enumerate(("sample_id", "sample_name", "sample_count")):
         names = ["sample_id", "sample_name", "sample_count"]
-        add(DMAP, f"text_{column}", csv(row(("1", "x", "1"), position, f"{WORD}\x00" if position == 1 else WORD), WORD, header=",".join(names)))
+        add(
+            DMAP,
+            f"text_{column}",
+            csv(row(("1", "x", "1"), position, f"{WORD}\x00" if position == 1 else WORD), WORD, header=",".join(names)),
+        )
         names[position] = WORD
         add(DMAP, f"header_{column}", csv("1,x,1", header=",".join(names)))
     for what, line in {
@@ -153,7 +169,7 @@ def bad() -> Files:
         "partition": record(partition=WORD),
         "offset": record(offset=f"{NUMBER}"),
         "negative": record(offset=-int(NUMBER)),
-        "timestamp": record(timestamp=WORD),
+        "timestamp": record(offset=99, timestamp=WORD),
         "no_utf8": record()[:-1] + WORD.encode() + b"\xff}",
     }.items():
         add(KAFKA, what, gzip.compress(line), suffix=".json.gz")
@@ -168,7 +184,7 @@ def cubic(settings: Settings, database: Database) -> Cubic:
 
 def land(cubic: Cubic, files: Files, hour: int) -> None:
     for number, (key, (content, dfm)) in enumerate(files.items()):
-        name, dot, suffix = key.rpartition("/")[2].partition(".csv")
+        name, dot, _ = key.rpartition("/")[2].partition(".csv")
         cubic.land(key, content, moment(f"{hour:02}:{number // 60:02}:{number % 60:02}"))
         if dfm is not None:
             cubic.land(f"{key.rpartition('/')[0]}/{name}.dfm" if dot else f"{key}.dfm", dfm, moment(f"{hour:02}:00:00"))
@@ -195,7 +211,7 @@ def test_every_bad_file_is_searched_for() -> None:
         try:
             plain = gzip.decompress(content)
         except (gzip.BadGzipFile, EOFError):
-            plain = content if b"\x1f\x8b" != content[:2] else WORD.encode()
+            plain = content if content[:2] != b"\x1f\x8b" else WORD.encode()
         assert found_in(plain) or found_in(dfm or b""), key
 
 
@@ -281,6 +297,18 @@ def test_what_the_database_says_of_a_row_is_not_passed_on(cubic: Cubic, caplog: 
     assert leaks({"raised": "\n".join(chain), "log": caplog.text}) == {}
 
 
+@pytest.mark.xfail(
+    strict=True, reason="pyarrow decodes a row before it asks what to do with it, and tells stderr that it cannot: see convert._rows"
+)
+def test_a_row_that_is_short_and_no_utf8_is_not_told_to_whoever_reads_stderr(cubic: Cubic, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: told.append(repr(raised.exc_value)))
+    land(cubic, {f"{SAMPLE}/LOAD1.csv.gz": (gzip.compress(f"{HEADER}\n{WORD}".encode() + b"\xff,\n"), None)}, 6)
+    cubic.run()
+    assert cubic.state(f"{SAMPLE}/LOAD1.csv.gz")["error_code"] == "not_utf8"
+    assert told == []
+
+
 def _header_first(cubic: Cubic) -> None:
     """Two deliveries without a header to a table that nobody has described: the values of one row name the columns."""
     cubic.registry = parse_registry("tables: [{name: open, prefix: cubic/dmap/open/, kind: dmap}]")
@@ -291,7 +319,13 @@ def _header_first(cubic: Cubic) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="what is gone is told by name, though only a file's first line has given it: see schemas._problem")
-@pytest.mark.parametrize("told", [pytest.param(lambda cubic: dict(ledger_and_cubic(cubic))["ledger.loads"], id="ledger"), pytest.param(lambda cubic: "".join(reports(cubic).values()), id="report")])
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(lambda cubic: dict(ledger_and_cubic(cubic))["ledger.loads"], id="ledger"),
+        pytest.param(lambda cubic: "".join(reports(cubic).values()), id="report"),
+    ],
+)
 def test_columns_that_nobody_vouches_for_are_told_by_their_position(cubic: Cubic, told: Callable[[Cubic], str]) -> None:
     _header_first(cubic)
     assert cubic.state("cubic/dmap/open/b.csv.gz")["error_code"] == "schema_changed"
