@@ -5,13 +5,15 @@ Without the file it only starts: what imports and, for Spark, a session cost. It
 """
 
 import json
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
 def with_polars(source: str, area: str, target: str, types: dict[str, str]) -> None:
-    import polars as pl
+    import polars as pl  # type: ignore[import-not-found,unused-ignore]
 
     table = pl.scan_csv(source, has_header=False, skip_rows=1, schema=dict.fromkeys(types, pl.String))
     if area == "typed":
@@ -42,7 +44,7 @@ def with_duckdb(source: str, area: str, target: str, types: dict[str, str]) -> N
 
 def with_spark(source: str | None, area: str = "", target: str = "", types: dict[str, str] | None = None) -> float:
     """CPU seconds of the JVM, which is no process that is waited for."""
-    from pyspark.sql import SparkSession
+    from pyspark.sql import SparkSession  # type: ignore[import-not-found,unused-ignore]
 
     builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").config("spark.driver.memory", "2g")
     spark = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
@@ -60,19 +62,21 @@ def with_spark(source: str | None, area: str = "", target: str = "", types: dict
             .option("timestampNTZFormat", "yyyy-MM-dd HH:mm:ss.SSSSSSS")
         )
         reader.csv(source).write.mode("overwrite").option("compression", "zstd").parquet(target)
-    bean = spark._jvm.java.lang.management.ManagementFactory.getOperatingSystemMXBean()
-    took = bean.getProcessCpuTime() / 1e9
+    process = Path(f"/proc/{spark._jvm.java.lang.ProcessHandle.current().pid()}/stat")
+    ticks = sum(int(field) for field in process.read_text().rpartition(")")[2].split()[11:13])
     spark.stop()
-    return took
+    return ticks / float(os.sysconf("SC_CLK_TCK"))
 
 
 def main() -> None:
     peer, *rest = sys.argv[1:]
     elsewhere = 0.0
-    if peer == "spark":
-        elsewhere = with_spark(*rest[:3], json.loads(rest[3])) if rest else with_spark(None)
-    elif rest:
-        {"polars": with_polars, "duckdb": with_duckdb}[peer](*rest[:3], json.loads(rest[3]))
+    if rest:
+        source, area, target, types = rest
+        work: Any = {"polars": with_polars, "duckdb": with_duckdb, "spark": with_spark}[peer]
+        elsewhere = work(source, area, target, json.loads(types)) or 0.0
+    elif peer == "spark":
+        elsewhere = with_spark(None)
     else:
         __import__(peer)
     print(time.process_time() + elsewhere)

@@ -358,6 +358,7 @@ def _entered(connection: Connection, settings: Settings) -> Adopted:
     snapshots = connection.execute(adoption_sql.SNAPSHOTS).rowcount
     connection.execute(adoption_sql.ENTER, {"pipeline": PIPELINE, "pending": PENDING, "landing": urls["landing"]} | codes | reasons)
     found_since = connection.execute(adoption_sql.FOUND_SINCE, codes | of_refused).rowcount
+    connection.execute("ANALYZE ledger.loads, ledger.load_events, ledger.snapshots")
     return Adopted(**counts, found_since=found_since, snapshots=snapshots)
 
 

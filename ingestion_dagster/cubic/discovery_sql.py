@@ -74,7 +74,7 @@ ON CONFLICT (dataset_id, snapshot) DO NOTHING
 
 # Files that come one after another under one name are decided one after another (`turn`): what becomes of the first decides about the
 # second. Markers, changes, and what will be refused whatever its snapshot, need not wait for their turn. A snapshot is a whole second, so
-# that all of its second is not before it.
+# that all of its second is not before it; a part that comes again with its old time is the same delivery, and replaces itself.
 DESTINED = """
 WITH tables AS MATERIALIZED (
     SELECT d.id AS dataset_id, base.id AS base_id, d.id = base.id AS is_base, t.marker
@@ -99,7 +99,7 @@ WITH tables AS MATERIALIZED (
         WHEN own.id IS NULL THEN next.id
         WHEN previous.is_undecided THEN NULL
         WHEN previous.was_superseded THEN coalesce(next.id, own.id)
-        WHEN previous.is_loaded THEN next.id
+        WHEN previous.is_loaded AND NOT previous.is_same THEN next.id
         ELSE own.id END AS snapshot_id
     FROM turns AS p
     LEFT JOIN LATERAL (
@@ -112,6 +112,7 @@ WITH tables AS MATERIALIZED (
         ORDER BY s.snapshot LIMIT 1) AS next ON true
     LEFT JOIN LATERAL (
         SELECT l.status IN ('ready', 'ingesting') AS is_undecided,
+               date_trunc('second', l.modified) = date_trunc('second', p.modified) AS is_same,
                l.status IN ('ready_for_archiving', 'archiving', 'archived') AS is_loaded,
                l.status IN ('ready_for_archiving', 'archiving', 'archived') AND l.error_code = 'superseded' AS was_superseded
         FROM ledger.loads AS l

@@ -88,7 +88,9 @@ def load_cubic(claims: Claims, job: Job, connection: Connection, outcome: CubicO
         settled = load_batch(connection, job, claims, batch, outcome)
         pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
         outcome.moves_pending += len(pending)
-        job.zone.assign(connection)
+        if any(load.snapshot for load in settled):
+            # What became of a part of a snapshot decides where its next version belongs.
+            job.zone.assign(connection)
         if any(problem.code in OUR_FAULT for load in settled for problem in load.problems):
             outcome.paused += ledger.pause_faulty(connection, job.zone.pipeline, OUR_FAULT, job.fault_limit)
         outcome.seconds = time.monotonic() - started
@@ -175,8 +177,7 @@ class _Batch:
         self._held_since = schemas.held_since(connection, table.name)
         self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads) if self._kind.repeats(table) else {}
         self._offsets: dict[tuple[str, int], set[int]] = {}
-        dated = job.zone.landing.dated_by_arrival and table.kind != "ods"
-        self._overtaken = ledger.overtaken(connection, loads) if dated else frozenset()
+        self._overtaken = ledger.overtaken(connection, loads) if job.zone.landing.dated_by_arrival else frozenset()
 
     def convert(self) -> list[_Done]:
         """Convert each load aside, some side by side. Raises `Transient` if nothing at all can be read."""

@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column, parse_type
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import project_file
+from ingestion_dagster.engine.object_store import is_key
 from ingestion_dagster.settings import Settings
 
 PIPELINE = "cubic"
@@ -34,7 +35,7 @@ class _Entry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=_NAME.pattern)
+    name: str = Field(pattern=rf"^{_NAME.pattern}$")
     prefix: str = Field(min_length=1)
     kind: Kind
     snapshot_marker: str | None = None
@@ -48,7 +49,11 @@ class _Entry(BaseModel):
     @field_validator("columns")
     @classmethod
     def _known_types(cls, columns: dict[str, str] | None) -> dict[str, str] | None:
-        return None if columns is None else {name.lower(): parse_type(kind) for name, kind in columns.items()}
+        if columns is None:
+            return None
+        if len({name.lower() for name in columns}) != len(columns) or not columns:
+            raise ValueError("names at least one column, and each once, whatever its case")
+        return {name.lower(): parse_type(kind) for name, kind in columns.items()}
 
     @field_validator("key")
     @classmethod
@@ -58,7 +63,22 @@ class _Entry(BaseModel):
     @field_validator("prefix")
     @classmethod
     def _folder(cls, prefix: str) -> str:
+        if not is_key(prefix.strip("/")):
+            raise ValueError("a folder of the landing zone, such as cubic/ods_qlik/EDW.SAMPLE/")
         return prefix.strip("/") + "/"
+
+    @model_validator(mode="after")
+    def _possible_marker(self) -> "_Entry":
+        if self.snapshot_marker is None:
+            return self
+        if self.kind != "ods":
+            raise ValueError("snapshot_marker: only ods tables have snapshots")
+        home = self.prefix.removesuffix(f"{CHANGES}/").rstrip("/") + "/"
+        if "/" in self.snapshot_marker.lstrip("/") and not self.snapshot_marker.lstrip("/").startswith(home):
+            raise ValueError("snapshot_marker: lies below another prefix, so that no snapshot would begin")
+        if not self.snapshot_marker.endswith((".csv.gz", ".csv")):
+            raise ValueError("snapshot_marker: names no .csv.gz or .csv file")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +140,18 @@ class Registry:
         self.tables: Mapping[str, CubicTable] = {table.name: table for table in tables}
 
     @cached_property
-    def _by_prefix(self) -> list[CubicTable]:
-        return sorted(self.tables.values(), key=lambda table: len(table.prefix), reverse=True)
+    def _by_prefix(self) -> dict[str, CubicTable]:
+        return {table.prefix: table for table in self.tables.values()}
 
     def of_key(self, key: str) -> CubicTable | None:
         """The table below whose prefix a key of the landing zone lies; of two, the longer prefix."""
-        return next((table for table in self._by_prefix if key.startswith(table.prefix)), None)
+        end = key.rfind("/")
+        while end > 0:
+            table = self._by_prefix.get(key[: end + 1])
+            if table is not None:
+                return table
+            end = key.rfind("/", 0, end)
+        return None
 
     def changes_of(self, table: CubicTable) -> CubicTable:
         """The table of changes of an ods table."""
@@ -144,6 +170,8 @@ def registry(settings: Settings) -> Registry:
         text = path.expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"INGESTION_CUBIC_TABLES: {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"INGESTION_CUBIC_TABLES: {path} is no text in UTF-8") from None
     return parse_registry(text, str(path))
 
 
@@ -163,17 +191,28 @@ def parse_registry(text: str, source: str = "the registry") -> Registry:
             read.append(_Entry.model_validate(entry))
         except ValidationError as error:
             name = entry.get("name", position) if isinstance(entry, dict) else position
-            wrong += [f"table {name}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)]
+            wrong += [f"table {name}: {_told(each)}" for each in error.errors(include_input=False)]
     if wrong:
         raise ConfigurationError(f"{source}: {'; '.join(wrong)}")
+    bases = {entry.prefix for entry in read if entry.kind == "ods"}
+    for entry in read:
+        base = entry.prefix.removesuffix(f"{CHANGES}/") + "/"
+        if entry.kind == "ods" and base != f"{entry.prefix}/" and base not in bases:
+            raise ConfigurationError(f"{source}: table {entry.name} holds changes of {base}, which has no entry")
     return Registry(_checked([*_tables(read)], source))
+
+
+def _told(error: Any) -> str:
+    """What pydantic found, led by the field if it is about one."""
+    field = ".".join(map(str, error["loc"]))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
 
 
 def _tables(entries: list[_Entry]) -> Iterable[CubicTable]:
     written_changes = {entry.prefix: entry for entry in entries if entry.kind == "ods" and entry.prefix.endswith(f"{CHANGES}/")}
-    bases = {entry.prefix for entry in entries if entry.kind == "ods" and entry.prefix not in written_changes}
     for entry in entries:
-        if entry.prefix in written_changes and entry.prefix.removesuffix(f"{CHANGES}/") + "/" in bases:
+        if entry.prefix in written_changes:
             continue
         table = _table(entry)
         yield table
@@ -190,7 +229,7 @@ def _table(entry: _Entry) -> CubicTable:
         kind=entry.kind,
         columns=None if entry.columns is None else tuple(Column(name, kind) for name, kind in entry.columns.items()),
         key=entry.key,
-        marker=None if entry.kind != "ods" else marker.lstrip("/") if "/" in marker else entry.prefix + marker,
+        marker=None if entry.kind != "ods" else entry.prefix + marker.lstrip("/").removeprefix(entry.prefix),
         raw=entry.raw,
         typed=entry.typed,
         is_active=entry.is_active,

@@ -109,7 +109,9 @@ def discover(
         if seconds is not None and time.monotonic() - started > seconds:
             found.complete = False
             break
-    zone.assign(connection)
+    if found.complete:
+        # What a listing has not reached yet may be what others wait for.
+        zone.assign(connection)
     return found
 
 

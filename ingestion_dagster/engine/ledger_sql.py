@@ -157,6 +157,7 @@ SELECT l.id FROM ledger.loads AS l
 WHERE l.id = ANY(%(ids)s) AND l.location IS NULL AND EXISTS (
     SELECT FROM ledger.loads AS newer
     WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND newer.status = 'archived'
+      AND newer.snapshot_id IS NOT DISTINCT FROM l.snapshot_id
       AND (newer.modified > l.modified
            OR newer.modified = l.modified AND newer.id < l.id AND EXISTS (
                SELECT FROM ledger.load_events AS e

@@ -78,6 +78,8 @@ class Model:
         previous = max(same, key=lambda each: each.order)
         if previous.status in UNDECIDED:
             return None
+        if previous.status in LOADED and previous.second == load.second and not previous.superseded:
+            return own
         if previous.status in LOADED:
             return min(after, default=own if previous.superseded else None)
         return own

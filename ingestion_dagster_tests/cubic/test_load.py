@@ -313,3 +313,18 @@ def test_a_held_table_goes_on_when_the_file_has_been_corrected(cubic: Cubic) -> 
         ("archived", None),
     ]
     assert cubic.query("SELECT a, b FROM loose ORDER BY a") == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+
+
+def test_a_folder_that_is_landed_twice_changes_nothing(cubic: Cubic) -> None:
+    def land() -> None:
+        cubic.land(f"{TAPS}/LOAD00000001.csv.gz", csv("1,one,2.40"), moment("06:00:00"))
+        cubic.land(f"{TAPS}/LOAD00000002.csv.gz", csv("2,two,2.40"), moment("06:00:05"))
+        cubic.land(f"{TAPS}__ct/20260102-070000000.csv.gz", csv(change(1), header=CHANGES), moment("07:00:00"))
+
+    land()
+    cubic.run()
+    before = cubic.keys("springboard"), cubic.query("SELECT * FROM taps ORDER BY 1"), cubic.query("SELECT * FROM taps__ct")
+    land()
+    cubic.run(run_id="again")
+    assert {(state["status"], state["snapshot"]) for state in cubic.states()} == {("archived", AT_SIX)}
+    assert before == (cubic.keys("springboard"), cubic.query("SELECT * FROM taps ORDER BY 1"), cubic.query("SELECT * FROM taps__ct"))

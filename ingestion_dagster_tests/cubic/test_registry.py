@@ -201,7 +201,6 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert [part in said for part in ("table taps: kind", "table fares: colums", "table fares: key")] == [True, True, True]
 
 
-@pytest.mark.xfail(reason="registry.py takes them", strict=True)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -221,7 +220,6 @@ def test_an_entry_that_could_only_be_a_mistake_is_refused(text: str, said: str) 
     assert said in refusal(text)
 
 
-@pytest.mark.xfail(reason="registry.py lets a UnicodeDecodeError out", strict=True, raises=UnicodeDecodeError)
 def test_a_registry_that_is_no_text_is_refused(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "tables.yaml"
     path.write_bytes(b"\xff\xfe\x00")
