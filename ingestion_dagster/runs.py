@@ -210,6 +210,8 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     """
     told = pipeline.take_over(postgres.locate(settings), dry_run)
     zone = pipeline.zone(settings)
+    if told and pipeline.takes_over_loads and before is None:
+        return Adopted(told, 0)
     if not told:
         postgres.ready(settings)
     if dry_run:
@@ -221,7 +223,7 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     with database.connect() as connection:
         pipeline.sync_datasets(connection, settings)
         await_settled(pipeline, settings, connection)
-        scope = Scope(pipeline.name)
+        scope = Scope(pipeline.name, waiting=True)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
         with Claims(database, replace(scope, ids=frozenset(load.id for load in there)), run_id, limits) as claims:
             for batch in claims.batches(connection):

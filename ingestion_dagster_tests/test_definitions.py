@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from ingestion_dagster.cubic.partitions import DAYS
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, QUEUE_TAG
@@ -56,6 +57,7 @@ def refuse(*_arguments, **_named):
 socket.socket.connect = socket.socket.connect_ex = socket.create_connection = refuse
 import psycopg
 psycopg.connect = psycopg.Connection.connect = refuse
+from ingestion_dagster.cubic.partitions import DAYS
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
 repository = defs.get_repository_def()
@@ -153,7 +155,7 @@ def test_every_cubic_table_is_an_asset_and_its_newest_state_another() -> None:
     by_snapshot = {"/".join(table.asset) for table in CUBIC.values() if table.kind == "ods"}
     by_day = {"/".join(table.asset) for table in CUBIC.values() if table.kind != "ods"}
     assert {key for key in SPECS if isinstance(SPECS[key].partitions_def, dg.DynamicPartitionsDefinition)} == by_snapshot
-    assert {key for key in SPECS if key.startswith("cubic/") and SPECS[key].partitions_def == LANDING_DAYS} == by_day
+    assert {key for key in SPECS if key.startswith("cubic/") and SPECS[key].partitions_def == DAYS} == by_day
     assert {key for key in SPECS if key.startswith("cubic/current/")} == {
         f"cubic/current/{table.slug}" for table in CUBIC.values() if table.has_changes and table.typed
     }

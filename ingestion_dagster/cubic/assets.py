@@ -12,7 +12,7 @@ from ingestion_dagster.cubic.checks import ARCHIVE_KEY, LANDING_ZONE_KEY, check_
 from ingestion_dagster.cubic.feeds import feeds_of
 from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.load import CubicOutcome, Job, judge_loads, load_cubic
-from ingestion_dagster.cubic.partitions import SNAPSHOTS
+from ingestion_dagster.cubic.partitions import DAYS, SNAPSHOTS
 from ingestion_dagster.cubic.places import PENDING, springboard, table_folder
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, Registry, registry
 from ingestion_dagster.cubic.zone import prepare
@@ -21,7 +21,6 @@ from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks
 from ingestion_dagster.engine.checks import evaluated, failed_names
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
-    LANDING_DAYS,
     OWNERS,
     RETRY_STEP,
     Ingestion,
@@ -270,4 +269,4 @@ def _metadata(
 SNAPSHOT_TABLES = tables_of(TABLES, by_snapshot=True)
 DAILY_TABLES = tables_of(TABLES, by_snapshot=False)
 cubic_ods = load_step("cubic_ods_load_step", SNAPSHOT_TABLES, SNAPSHOTS)
-cubic_daily = load_step("cubic_daily_load_step", DAILY_TABLES, LANDING_DAYS)
+cubic_daily = load_step("cubic_daily_load_step", DAILY_TABLES, DAYS)

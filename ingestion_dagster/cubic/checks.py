@@ -33,6 +33,11 @@ NOTHING_WAITS = "nothing_waits_for_a_decision"
 ALL_SEEN = "all_of_incoming_is_in_the_ledger"
 ARCHIVE_READABLE = "archive_is_readable"
 
+READ_WITHIN_DAYS = 30
+"""In so many nights every archived file is read once."""
+
+_READ_SECONDS = 3600
+
 LANDING_ZONE_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
 ARCHIVE_KEY = dg.AssetKey([PIPELINE, "archive"])
 
@@ -138,14 +143,29 @@ def _nothing_waits(connection: Connection, _settings: Settings, _registry: Regis
 
 def _all_seen(connection: Connection, settings: Settings, tables: Registry) -> Finding:
     found = reconciliation.unseen(connection, settings, tables, zone(settings, tables))
-    passed = not (found.unseen or found.orphans)
-    return passed, dg.AssetCheckSeverity.ERROR, {"objects": found.objects, "unseen": found.unseen, "orphans": found.orphans}
+    metadata = {
+        "objects": found.objects,
+        "unseen": found.unseen,
+        "metadata_without_a_file": found.orphans,
+        "metadata_that_came_late": found.late,
+        "examples": table(("object",), [(key,) for key in found.keys]),
+    }
+    return not (found.unseen or found.orphans), dg.AssetCheckSeverity.ERROR, metadata
 
 
 def _archive_readable(connection: Connection, settings: Settings, tables: Registry) -> Finding:
-    found = reconciliation.unreadable(connection, settings, tables, zone(settings, tables))
-    metadata = {"checked": found.checked, "missing": found.missing, "differing": found.differing}
-    return not (found.missing or found.differing), dg.AssetCheckSeverity.ERROR, metadata
+    """Every object stands in its size; a share of them, another each night, is read to its last byte."""
+    found = reconciliation.unreadable(connection, settings, tables, zone(settings, tables), days=READ_WITHIN_DAYS, seconds=_READ_SECONDS)
+    metadata = {
+        "checked": found.checked,
+        "missing": found.missing,
+        "differing": found.differing,
+        "read": found.read,
+        "damaged": found.damaged,
+        "elsewhere": found.elsewhere,
+        "examples": table(("object",), [(key,) for key in found.keys]),
+    }
+    return not (found.missing or found.differing or found.damaged), dg.AssetCheckSeverity.ERROR, metadata
 
 
 NIGHTLY: dict[str, Callable[[Connection, Settings, Registry], Finding]] = {

@@ -144,5 +144,6 @@ CUBIC = Pipeline(
     dynamic_partitions=_partitions,
     behind=_behind,
     follow_job="cubic_current",
+    takes_over_loads=True,
     take_over=_take_over,
 )

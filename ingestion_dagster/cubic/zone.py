@@ -8,7 +8,7 @@ from ingestion_dagster.cubic.registry import PIPELINE, Registry
 from ingestion_dagster.cubic.stream_kind import versioned_name
 from ingestion_dagster.engine.landing import Target, Zone
 from ingestion_dagster.engine.ledger import Load
-from ingestion_dagster.engine.object_store import StoredObject, open_store
+from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, open_store
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
 
@@ -20,11 +20,15 @@ def zone(settings: Settings, registry: Registry) -> Zone:
     error = open_store(settings.zone(PIPELINE, "error", "cubic/error"))
 
     def archived(load: Load) -> list[Target]:
+        if standing := _standing(archive, load):
+            return [standing]
         table = registry.tables.get(load.dataset or "")
         folder = KINDS[table.kind].archive_folder(load) if table else load.key.rpartition("/")[0]
         return [Target(archive, f"{folder}/{versioned_name(load)}".lstrip("/"))]
 
     def refused(load: Load) -> list[Target]:
+        if standing := _standing(error, load):
+            return [standing]
         table = registry.tables.get(load.dataset or "")
         folder = KINDS[table.kind].error_folder(load) if table else load.key.rpartition("/")[0]
         return [Target(error, f"{folder}/{versioned_name(load)}".lstrip("/"))]
@@ -48,6 +52,13 @@ def zone(settings: Settings, registry: Registry) -> Zone:
         assign=assign,
         companions=lambda key: companions(registry, key),
     )
+
+
+def _standing(store: ObjectStore, load: Load) -> Target | None:
+    """Where in a store a load's object stands already: there it stays, whatever it would be called now."""
+    if load.location is None or not load.location.startswith(f"{store.url}/"):
+        return None
+    return Target(store, load.location.removeprefix(f"{store.url}/"))
 
 
 def prepare(connection: Connection, registry: Registry) -> None:

@@ -112,6 +112,8 @@ class Scope:
     partitions: frozenset[str] | None = None
     not_after: datetime | None = None
     ids: frozenset[int] | None = None
+    waiting: bool = False
+    """Whether what waits for something else is meant, too: to be marked, not to be loaded."""
 
     def as_parameters(self) -> dict[str, Any]:
         """The named parameters of `_IN_SCOPE`."""
@@ -121,6 +123,7 @@ class Scope:
             "partitions": None if self.partitions is None else sorted(self.partitions),
             "not_after": self.not_after,
             "ids": None if self.ids is None else sorted(self.ids),
+            "waiting": self.waiting,
         }
 
 

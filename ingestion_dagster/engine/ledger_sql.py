@@ -14,7 +14,7 @@ _IN_SCOPE = """
 _CLAIMABLE = f"""
     {_IN_SCOPE}
     AND l.status = 'ready'
-    AND l.waiting_for IS NULL
+    AND (l.waiting_for IS NULL OR (%(waiting)s AND l.waiting_for <> 'upload'))
     AND (d.id IS NULL OR (d.is_active AND d.paused_at IS NULL))
     AND NOT EXISTS (
         SELECT FROM ledger.loads AS older
@@ -271,13 +271,15 @@ WITH stranded AS (
 SELECT id, expired FROM taken
 """
 
-# A key may have been landed in another zone since: by a boot, or after one. What belongs to different snapshots does not supersede.
+# A key may have been landed in another zone since: by a boot, or after one. What belongs to different snapshots does not supersede; what
+# was lost before it was adopted does not, either.
 AGAIN = """
 WITH wanted AS (
-    SELECT l.id, l.status AS from_status, coalesce(l.error_code = 'superseded', false) OR EXISTS (
+    SELECT l.id, l.status AS from_status, coalesce(l.error_code IN ('superseded', 'lost_before'), false) OR EXISTS (
         SELECT FROM ledger.loads AS newer
         WHERE newer.landing_zone = l.landing_zone AND newer.key = l.key AND (newer.modified, newer.id) > (l.modified, l.id)
           AND newer.snapshot_id IS NOT DISTINCT FROM l.snapshot_id
+          AND newer.error_code IS DISTINCT FROM 'lost_before'
     ) OR EXISTS (
         SELECT FROM ledger.loads AS newer
         WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.landing_zone <> l.landing_zone

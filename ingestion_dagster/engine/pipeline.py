@@ -69,6 +69,8 @@ class Pipeline:
     behind: Callable[[Connection, Settings], list[tuple[str, ...]]] | None = None
     """Keys of assets that lag behind what has been loaded; `follow_job` materializes them."""
     follow_job: str | None = None
+    takes_over_loads: bool = False
+    """Whether `take_over` knows what has been loaded, so that what stands in the landing zone then has not."""
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()
     """Take over another system's tables in the database, or (True) only say what would be; lines that tell of it, none if none is there."""
 

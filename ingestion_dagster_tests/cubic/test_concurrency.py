@@ -290,8 +290,9 @@ def test_columns_that_two_runs_add_at_once_are_all_kept(settings: Settings) -> N
     sleeper = driver.start(settings, fault="cubic.publish.before:1:SIGSTOP")
     sleeper.await_sleep()
     loose(3, "A", "B", "C")
-    driver.start(settings).end()
+    driver.start(settings).end(10)
     wake(sleeper)
+    driver.let_leases_run_out(settings)
     driver.run(settings)
     with Database.at(settings.database_url or "").connect() as connection:
         newest = connection.execute("SELECT columns FROM cubic.schemas ORDER BY version DESC LIMIT 1").fetchone()

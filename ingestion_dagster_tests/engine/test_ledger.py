@@ -329,7 +329,8 @@ def test_paused_inactive_and_waiting_loads_are_left_alone(scene: Scene) -> None:
     scene.connection.execute("UPDATE ledger.loads SET waiting_for = 'its snapshot' WHERE key = 'waiting'")
     scene.connection.execute("UPDATE ledger.datasets SET is_active = false WHERE name = 'boxes'")
     assert ledger.pause(scene.connection, PIPELINE, "letters", "under repair")
-    assert whereabouts.held_back(scene.connection, PIPELINE) == [("letters", "paused: under repair", 2)]
+    held_back = [("boxes", "not active", 1), ("letters", "paused: under repair", 2)]
+    assert whereabouts.held_back(scene.connection, PIPELINE) == held_back
     assert ledger.available_datasets(scene.connection, PIPELINE) == frozenset()
     assert ledger.claimable(scene.connection, Scope(PIPELINE)) == (1, NOON)
     assert keys(ledger.claimable_loads(scene.connection, Scope(PIPELINE))) == {"unknown"}
