@@ -27,7 +27,7 @@ def check_file(settings: Settings, key: str, raw: bytes, companion: bytes | None
     if table is None:
         return (NO_TABLE,)
     kind = KINDS[table.kind]
-    if problem := refused_on_sight(kind, key, len(raw)):
+    if problem := refused_on_sight(kind, table, key, len(raw)):
         return (problem,)
     tolerance = Tolerance(settings.cubic_rejected_rows, settings.cubic_rejected_percent / 100)
     with tempfile.TemporaryDirectory() as folder:

@@ -90,10 +90,6 @@ class _Load:
     merged_at: datetime | None
 
     @property
-    def identifier(self) -> str:
-        return self.key.rpartition("/")[2]
-
-    @property
     def counts(self) -> bool:
         """Whether its Parquet belongs to the state."""
         return self.is_committed or self.is_held
@@ -110,7 +106,7 @@ class _Load:
     @property
     def part(self) -> tuple[bool, str]:
         """What its Parquet is known by. A file that is delivered again under its name has the place of the first."""
-        return self.is_change, self.identifier
+        return self.is_change, self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,8 +428,9 @@ class _Work:
         for load in loads:
             rows[load.part] = max(rows[load.part], load.rows)
         wanted: list[tuple[bool, str]] = []
-        for (is_change, identifier), expected in rows.items():
-            key = places.part_key(self.target.changes if is_change else self.target.table, snapshot, identifier)
+        for (is_change, landed), expected in rows.items():
+            table = self.target.changes if is_change else self.target.table
+            key = places.part_key(table, snapshot, places.identifier_of(table, landed))
             wanted.append((is_change, key if expected else f"?{key}"))
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
             paths = list(

@@ -15,7 +15,7 @@ import psycopg
 from ingestion_dagster.cubic import offsets, publication, schemas
 from ingestion_dagster.cubic.convert import Outputs, Tolerance
 from ingestion_dagster.cubic.kinds import KINDS
-from ingestion_dagster.cubic.places import springboard
+from ingestion_dagster.cubic.places import identifier_of, springboard
 from ingestion_dagster.cubic.publication import Part, Publication
 from ingestion_dagster.cubic.registry import CubicTable, Registry
 from ingestion_dagster.cubic.schemas import Fit, Held, Offer
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 EMPTY = Problem("empty_file", "the whole file", "it has no byte; deliver it again")
 UNKNOWN_TYPE = "unknown_file_type"
 WAITS_FOR_SCHEMA = schemas.WAITS_FOR
+
+_LONGEST_IDENTIFIER = 240
+"""Bytes: with `identifier=` before it, it is the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,16 @@ class CubicOutcome(Outcome):
 
     paused: list[str] = field(default_factory=list)
     held: dict[str, Problem] = field(default_factory=dict)
+    trouble: Transient | ConfigurationError | None = None
+    """Why some table could not be read at all; the run goes on with the others, and fails at its end."""
 
 
 def load_cubic(claims: Claims, job: Job, connection: Connection, outcome: CubicOutcome | None = None) -> CubicOutcome:
     """Load every claimable file, a batch of one table after a batch of another, until none is left or time is up.
 
     What a load has written is published and its status committed in one breath; a file that is refused has published nothing. Raises
-    `Transient` when a store or the database gives way as a whole; batches committed by then stay.
+    `Transient` when the database or the springboard gives way, and at its end if some table could not be read at all; what was committed
+    by then stays.
     """
     outcome = CubicOutcome() if outcome is None else outcome
     started = time.monotonic()
@@ -94,6 +100,8 @@ def load_cubic(claims: Claims, job: Job, connection: Connection, outcome: CubicO
         if any(problem.code in OUR_FAULT for load in settled for problem in load.problems):
             outcome.paused += ledger.pause_faulty(connection, job.zone.pipeline, OUR_FAULT, job.fault_limit)
         outcome.seconds = time.monotonic() - started
+    if outcome.trouble is not None:
+        raise outcome.trouble
     return outcome
 
 
@@ -108,11 +116,19 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
         return []
     with publication.scratch(job.springboard) as folder, _turn(connection, table) as ours:
         if not ours:
-            raise Transient("topic_in_use", f"another run decides at this moment what of {table.name} is new")
+            claims.leave(table.name)
+            return _given_back(connection, batch, outcome, "another run decides what of its topic is new")
         batch_in_hand = _Batch(connection, job, table, folder, batch, claims.limits.max_attempts)
         try:
             done = batch_in_hand.convert()
             verdicts = batch_in_hand.publish(done)
+        except _Outdated:
+            claims.leave(table.name)
+            return _given_back(connection, batch, outcome, "another run has added columns")
+        except _Unreadable as unreadable:
+            claims.leave(table.name)
+            outcome.trouble = outcome.trouble or unreadable.error
+            return _given_back(connection, batch, outcome, "nothing of its table can be read")
         except ledger.ClaimLost:
             log.warning("loads=%s: their leases ran out and another run took them; nothing of them was kept here", len(batch))
             return []
@@ -129,7 +145,15 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
             outcome.held.setdefault(table.name, verdict.problems[0])
     outcome.count(verdicts)
     return [
-        replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected)
+        replace(
+            v.load,
+            status=v.to,
+            problems=v.problems,
+            rows_in=v.rows_in,
+            rows_written=v.rows_written,
+            rows_unchanged=v.rows_unchanged,
+            rows_rejected=v.rows_rejected,
+        )
         for v in verdicts
         if v.to != Status.READY
     ]
@@ -150,6 +174,18 @@ def judge_loads(job: Job, connection: Connection, loads: Sequence[Load]) -> Cubi
             outcome.count([each.verdict for each in done])
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+class _Outdated(Exception):
+    """Another run has changed the table's columns while this one converted by the old ones."""
+
+
+class _Unreadable(Exception):
+    """Nothing of a batch can be read: that is the store's trouble, no file's."""
+
+    def __init__(self, error: Transient | ConfigurationError) -> None:
+        super().__init__(kind_of(error))
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +210,7 @@ class _Batch:
         self._loads = loads
         self._max_attempts = max_attempts
         self._versions = schemas.versions_of(connection, table.name)
+        self._known = len(self._versions)
         self._held_since = schemas.held_since(connection, table.name)
         self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads) if self._kind.repeats(table) else {}
         self._offsets: dict[tuple[str, int], set[int]] = {}
@@ -191,8 +228,8 @@ class _Batch:
                 done = list(pool.map(self._one, self._loads))
         unreadable = [each for each in done if isinstance(each, Transient | ConfigurationError)]
         if unreadable and len(unreadable) == len(done) and not any(load.alone for load in self._loads):
-            # That is the store's trouble, no file's. A load that is claimed by itself is charged all the same.
-            raise unreadable[0]
+            # A load that is claimed by itself is charged all the same.
+            raise _Unreadable(unreadable[0])
         return [
             _Done(unread(load, each, self._max_attempts)) if isinstance(each, Exception) else each
             for load, each in zip(self._loads, done, strict=True)
@@ -204,8 +241,13 @@ class _Batch:
         try:
             publication_.stage()
             with self._connection.transaction():
+                # Who falls asleep in here keeps its loads: nothing is published over what another run would have made of them meanwhile.
+                self._connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                 ledger.hold(self._connection, self._loads)
-                publication_.publish()
+                changed = any(each.fit is not None and each.fit.is_new for each in done)
+                if changed and not schemas.stands_at(self._connection, self._table.name, self._known):
+                    raise _Outdated
+                publication_.publish(lambda: self._connection.execute("SELECT 1"))
                 self._note(done)
                 ledger.settle(self._connection, [each.verdict for each in done])
         finally:
@@ -215,7 +257,6 @@ class _Batch:
     def _note(self, done: Sequence[_Done]) -> None:
         """Enter new versions of the table's columns and the records written; remove rejects of an earlier reading."""
         if any(each.fit is not None and each.fit.is_new for each in done):
-            schemas.lock(self._connection, self._table.name)
             known = schemas.versions_of(self._connection, self._table.name)
             for each in done:
                 if each.fit is not None and each.fit.is_new and (not known or known[-1].columns != each.fit.version.columns):
@@ -223,7 +264,7 @@ class _Batch:
                     known.append(each.fit.version)
         for each in done:
             load = each.verdict.load
-            if each.offsets:
+            if self._kind.one_by_one and each.fit is not None:
                 offsets.enter(self._connection, self._table.name, load.id, each.offsets)
             if each.parts and not each.verdict.rows_rejected and (load.attempts or load.location is not None):
                 publication.remove_old_rejects(self._job.springboard, self._table, load)
@@ -232,7 +273,7 @@ class _Batch:
         """What one file is worth; an exception if it could not be read."""
         if load.id in self._overtaken:
             return _Done(superseded(load))
-        if problem := refused_on_sight(self._kind, load.key, load.size):
+        if problem := refused_on_sight(self._kind, self._table, load.key, load.size):
             return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=(problem,), bytes=load.size))
         if not (self._table.raw or self._table.typed):
             return _Done(Verdict(load, Status.READY_FOR_ARCHIVING, bytes=load.size, why="archived only, as the registry says"))
@@ -272,6 +313,8 @@ class _Batch:
                     found.setdefault(record, set()).update(numbers)
             return found
 
+        if self._kind.companions(load.key) and not landing.is_newest(self._job.zone, load):
+            raise Changed(load.key)
         companion = landing.read_companion(self._job.zone, load) if self._kind.companions(load.key) else None
         source = Source(load.key, landing.stream(self._job.zone, load), companion, others)
         return self._kind.read(source, accept, self._table.columns, written, self._job.tolerance)
@@ -299,10 +342,12 @@ class _Batch:
         return _Done(verdict, tuple(publication.parts(self._table, load, written)), fit, reading.offsets)
 
 
-def refused_on_sight(kind: StreamKind, key: str, size: int) -> Problem | None:
+def refused_on_sight(kind: StreamKind, table: CubicTable, key: str, size: int) -> Problem | None:
     """What can be told of a file without reading it."""
     if size == 0:
         return EMPTY
+    if len(identifier_of(table, key).encode()) > _LONGEST_IDENTIFIER:
+        return Problem("name_too_long", "file name", f"longer than {_LONGEST_IDENTIFIER} bytes below its table's prefix; rename the file")
     if not kind.is_data(key):
         return Problem(UNKNOWN_TYPE, "file name", f"a file of this kind ends with {' or '.join(kind.suffixes)}; rename it, or take it away")
     return None
@@ -320,6 +365,15 @@ def _turn(connection: Connection, table: CubicTable) -> Iterator[bool]:
         return
     with offsets.alone(connection, table.name) as ours:
         yield ours
+
+
+def _given_back(connection: Connection, batch: Sequence[Load], outcome: CubicOutcome, why: str) -> list[Load]:
+    """Leave a batch to another run, uncharged; nothing of it is to be moved."""
+    log.info("loads=%s dataset=%s: given back, %s", len(batch), batch[0].dataset, why)
+    verdicts = [Verdict(load, Status.READY, why=why) for load in batch]
+    _settle(connection, verdicts)
+    outcome.count(verdicts)
+    return []
 
 
 def _tell(verdict: Verdict) -> None:

@@ -18,11 +18,16 @@ SELECT o.topic, o.partition, range_agg(o.offsets * asked.offsets)
 FROM unnest(%(topics)s::text[], %(partitions)s::bigint[], %(offsets)s::int8multirange[]) AS asked (topic, partition, offsets)
 JOIN cubic.kafka_offsets AS o ON o.topic = asked.topic AND o.partition = asked.partition AND o.offsets && asked.offsets
 JOIN ledger.datasets AS d ON d.id = o.dataset_id
-WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s AND o.load_id <> %(load_id)s
+JOIN ledger.loads AS l ON l.id = o.load_id
+JOIN ledger.loads AS own ON own.id = %(load_id)s
+WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s AND (l.landing_zone, l.key) <> (own.landing_zone, own.key)
 GROUP BY 1, 2
 """
 
-FORGET = "DELETE FROM cubic.kafka_offsets WHERE load_id = %(load_id)s"
+FORGET = """
+DELETE FROM cubic.kafka_offsets AS o USING ledger.loads AS l, ledger.loads AS own
+WHERE own.id = %(load_id)s AND l.landing_zone = own.landing_zone AND l.key = own.key AND o.load_id = l.id
+"""
 
 ENTER = """
 INSERT INTO cubic.kafka_offsets (dataset_id, load_id, topic, partition, offsets)

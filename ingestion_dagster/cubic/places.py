@@ -40,7 +40,12 @@ def table_folder(table: CubicTable, area: str = "") -> str:
     return f"{area}/{folder}" if area else folder
 
 
+def identifier_of(table: CubicTable, key: str) -> str:
+    """What a loaded file is known by in its table: its name, or its path below the table's prefix, with `/` and `=` percent-encoded."""
+    return key.removeprefix(table.prefix).replace("%", "%25").replace("/", "%2F").replace("=", "%3D")
+
+
 def part_key(table: CubicTable, snapshot: str | None, identifier: str, area: str = "") -> str:
-    """The key of a load's Parquet in the springboard: snapshot (ods only), then identifier, the name of the loaded file."""
+    """The key of a load's Parquet in the springboard: snapshot (ods only), then identifier (`identifier_of`)."""
     of_snapshot = f"snapshot={snapshot}/" if snapshot else ""
     return f"{table_folder(table, area)}/{of_snapshot}identifier={identifier}/{PART}"

@@ -2,13 +2,13 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ingestion_dagster.cubic.convert import Outputs
-from ingestion_dagster.cubic.places import part_key
+from ingestion_dagster.cubic.places import identifier_of, part_key
 from ingestion_dagster.cubic.registry import CubicTable
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Load
@@ -49,14 +49,14 @@ def outputs(folder: Path, table: CubicTable, load: Load) -> Outputs:
 
 def parts(table: CubicTable, load: Load, written: Outputs) -> list[Part]:
     """What is to be published of a load; the rejects only if there are any."""
-    identifier = load.key.rpartition("/")[2]
+    identifier = identifier_of(table, load.key)
     areas = (("", written.typed), ("raw", written.raw), ("rejects", written.rejects if written.rejects.exists() else None))
     return [Part(file, part_key(table, load.snapshot, identifier, area)) for area, file in areas if file is not None]
 
 
 def remove_old_rejects(springboard: ObjectStore, table: CubicTable, load: Load) -> None:
     """Remove what an earlier reading of this file has rejected, and this one has not."""
-    found = springboard.find(part_key(table, load.snapshot, load.key.rpartition("/")[2], "rejects"))
+    found = springboard.find(part_key(table, load.snapshot, identifier_of(table, load.key), "rejects"))
     if found is not None:
         springboard.remove(found)
 
@@ -82,15 +82,20 @@ class Publication:
             self._staged.append((staged, part.key))
             fault_point("cubic.stage.after")
 
-    def publish(self) -> None:
-        """Make every part what readers see. Repeatable by a later attempt: it replaces exactly what this one has put there."""
+    def publish(self, make_sure: Callable[[], object]) -> None:
+        """Make every part what readers see. Repeatable by a later attempt: it replaces exactly what this one has put there.
+
+        `make_sure` is called before each part, and raises if the loads are not held any longer.
+        """
         if self._staged:
             for staged, key in self._staged:
+                make_sure()
                 fault_point("cubic.publish.before")
                 self._springboard.copy(staged, self._springboard, key)
                 fault_point("cubic.publish.after")
         else:
             for part in self._parts:
+                make_sure()
                 fault_point("cubic.publish.before")
                 self._springboard.take(part.file, part.key)
                 fault_point("cubic.publish.after")

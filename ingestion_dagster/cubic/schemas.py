@@ -40,6 +40,8 @@ GROUP BY d.id
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('cubic schemas ' || %(dataset)s, 0))"
 
+TRY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('cubic schemas ' || %(dataset)s, 0))"
+
 HELD_SINCE = """
 SELECT min(l.modified) FROM ledger.loads AS l JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s AND l.waiting_for = 'schema'
@@ -107,12 +109,15 @@ def fit(table: CubicTable, versions: Sequence[Version], offer: Offer, modified: 
     strict; `Held` for one that is not, if columns are gone, a type is narrower or the key is another.
     """
     if not versions:
+        _refuse_values(table, offer)
         return Fit(Version(offer.columns, table.key or offer.key), is_new=True)
     newest = versions[-1]
     then = next(version for version in reversed(versions) if version.since is None or version.since <= modified or version is versions[0])
     for version in (newest, then):
         if version.names == set(offer.header) and not _changes(table, version, offer):
             return Fit(version)
+    if not table.strict and then.names <= set(offer.header) <= newest.names and not _changes(table, newest, offer):
+        return Fit(newest)  # it has some of the columns that have been added since
     added = tuple(column for column in offer.columns if column.name not in newest.names)
     dropped = [column.name for column in newest.columns if column.name not in offer.header]
     changes = _changes(table, newest, offer)
@@ -150,6 +155,16 @@ def _changes(table: CubicTable, version: Version, offer: Offer) -> list[_Change]
     return changes
 
 
+_NAME = re.compile(r"[^\W\d]\w*([ ._$#-]\w+)*")
+
+
+def _refuse_values(table: CubicTable, offer: Offer) -> None:
+    """Refuse a first line that nothing describes and that does not look like names: its values would become columns."""
+    if offer.types is None and table.columns is None and not all(_NAME.fullmatch(name) for name in offer.header):
+        said = "the first line holds what are no names of columns: deliver the file with its header, or list the columns in the registry"
+        raise Refused(Problem("header_unreadable", "line 1", said))
+
+
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$#]{0,127}")
 
 
@@ -162,7 +177,9 @@ def _problem(table: CubicTable, offer: Offer, added: Sequence[Column], dropped: 
         else f"column {offer.header.index(column.name) + 1} is new"
         for column in added
     ]
-    what = "; ".join([*news, *(f"'{name}' is gone" for name in dropped), *changes])
+    known = [column.name for column in table.columns or ()] if offer.types is None else dropped
+    gone = [f"'{name}' is gone" if name in known else "a column is gone" for name in dropped]
+    what = "; ".join([*news, *gone, *changes])
     step = "correct the file, or change the table's entry in the registry ('ingestion cubic propose' writes one from a .dfm)"
     return Problem(SCHEMA_CHANGED, "header", f"{what}: {step}, then 'ingestion retry cubic --dataset {table.name}'")
 
@@ -193,6 +210,12 @@ def add(connection: Connection, dataset: str, version: Version, *, load_id: int 
 def lock(connection: Connection, dataset: str) -> None:
     """Let nobody else enter versions of this table until the transaction ends."""
     connection.execute(LOCK, {"dataset": dataset})
+
+
+def stands_at(connection: Connection, dataset: str, versions: int) -> bool:
+    """Whether the table still has so many versions, and nobody but us can enter another until the transaction ends."""
+    ours = connection.execute(TRY_LOCK, {"dataset": dataset}).fetchone() == (True,)
+    return ours and len(versions_of(connection, dataset)) == versions
 
 
 def sync(connection: Connection, registry: Registry) -> None:

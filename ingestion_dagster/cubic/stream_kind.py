@@ -83,12 +83,7 @@ class StreamKind(ABC):
 def versioned_name(load: Load) -> str:
     """The name of a load's file with its version before the suffixes: `LOAD1.csv.gz` → `LOAD1.3f9c02d41b7e.csv.gz`."""
     name = load.key.rpartition("/")[2]
-    stem, dot, suffixes = name.partition(".")
-    if not dot or not stem or "." not in suffixes:
-        return versioned(name, load.version)
-    # Only the last suffix may be left out of what is versioned, and put back behind it.
-    last = f".{suffixes.rpartition('.')[2]}"
-    return versioned(name.removesuffix(last), load.version) + last
+    return versioned(name, load.version, suffixes=2 if name.endswith(".gz") else 1)
 
 
 def timestamp_folder(load: Load) -> str:

@@ -47,6 +47,7 @@ class Claims:
         self._database = database
         self._clock = clock
         self._in_hand: list[Load] = []
+        self._left: set[str] = set()
         self._stopped = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease-renewer", daemon=True)
 
@@ -86,20 +87,28 @@ class Claims:
         """
         started = self._clock()
         self._bound_idleness(connection)
-        claimed = True
-        while claimed:
+        claimed = died = True
+        while claimed or not died:
+            # What a run has died with comes after everything else, of whatever dataset.
+            died = not claimed
             claimed = False
             for dataset, again in ledger.claimable_datasets(connection, self.scope).items():
                 if self._clock() - started >= self.limits.run_seconds:
                     return
+                if dataset in self._left:
+                    continue
                 scope = replace(self.scope, datasets=frozenset({dataset}))
                 lease = self.limits.lease_seconds
                 most = {"count": _ALL, "size": _ALL} if again else {"count": count, "size": size}
-                self._in_hand = ledger.claim(connection, scope, self.run_id, **most, lease_seconds=lease)
+                self._in_hand = ledger.claim(connection, scope, self.run_id, **most, lease_seconds=lease, died=died)
                 if self._in_hand:
                     claimed = True
                     yield self._in_hand
                     self._in_hand = []
+
+    def leave(self, dataset: str) -> None:
+        """Claim nothing more of a dataset in this run: the next one may be luckier."""
+        self._left.add(dataset)
 
     def _bound_idleness(self, connection: Connection) -> None:
         """A run that falls asleep inside a transaction must not hold its locks for longer than its leases: its successor waits for them."""

@@ -145,6 +145,13 @@ def stream(zone: Zone, load: Load) -> Iterator[bytes]:
     yield from store.stream(seen)
 
 
+def is_newest(zone: Zone, load: Load) -> bool:
+    """Whether no other version stands under a load's key: what travels with it is of the newest. Raises as `read`."""
+    store, seen = _source(zone, load)
+    found = store.find(seen.key)
+    return found is None or found.version == seen.version
+
+
 def read_companion(zone: Zone, load: Load) -> bytes | None:
     """The first object that travels with a load's; None if it is not there. Raises `Missing`, `Changed` or `Transient`."""
     store, seen = _source(zone, load)
@@ -204,14 +211,16 @@ def sweep(
     return returned, len(stranded) - len(pending)
 
 
-def versioned(key: str, version: str) -> str:
+def versioned(key: str, version: str, suffixes: int = 1) -> str:
     """A key that carries its version before the suffix, so that no version overwrites another: `a.json` → `a.3f9c02d41b7e.json`.
+
+    With two suffixes `a.csv.gz` becomes `a.3f9c02d41b7e.csv.gz`.
 
     A name too long for a file system with that, and with `.report.json` behind it, is cut; two that are equal then differ in their digest.
     """
     folder, slash, name = key.rpartition("/")
-    stem, dot, suffix = name.rpartition(".")
-    stem, suffix = (stem, f".{suffix}") if dot and stem else (name, "")
+    stem = name.rsplit(".", suffixes)[0] or name
+    suffix = name[len(stem) :]
     room = _LONGEST_NAME - len(suffix.encode()) - _ADDED
     if len(stem.encode()) <= room:
         return f"{folder}{slash}{stem}.{_digest(version)}{suffix}"
@@ -293,7 +302,10 @@ def _copied(zone: Zone, load: Load, targets: Sequence[Target]) -> _Copy:
 
 def _companions_copied(zone: Zone, store: ObjectStore, seen: StoredObject, targets: Sequence[Target]) -> list[StoredObject]:
     """What travels with an object, copied beside each of its copies."""
-    found = []
+    found: list[StoredObject] = []
+    newest = store.find(seen.key) if zone.companions(seen.key) else None
+    if newest is not None and newest.version != seen.version:
+        return found  # they are the newer version's
     for position, key in enumerate(zone.companions(seen.key)):
         companion = store.find(key)
         if companion is None:

@@ -282,12 +282,15 @@ def come_back(connection: Connection, landing_zone: str, objects: Sequence[Store
     return len(found)
 
 
-def claim(connection: Connection, scope: Scope, run_id: str, *, count: int, size: int, lease_seconds: float) -> list[Load]:
+def claim(
+    connection: Connection, scope: Scope, run_id: str, *, count: int, size: int, lease_seconds: float, died: bool | None = None
+) -> list[Load]:
     """Take a batch of claimable loads, oldest first, bounded by number and bytes.
 
-    Loads that a run died with come last and one by one. Two callers at once get disjoint batches.
+    Loads that a run died with come last and one by one; `died` asks for those only, or for none of them. Two callers at once get
+    disjoint batches.
     """
-    for alone in (False, True):
+    for alone in (False, True) if died is None else (died,):
         parameters = scope.as_parameters() | {
             "alone": alone,
             "count": 1 if alone else count,
