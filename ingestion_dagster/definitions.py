@@ -1,8 +1,23 @@
 """All pipelines merged: the embedded default, tests, the CLI and `dg`."""
 
+import importlib
+import logging
+
 import dagster as dg
 
-from ingestion_dagster.cubic import definitions as cubic
-from ingestion_dagster.metrics import definitions as metrics
+from ingestion_dagster.engine.errors import ConfigurationError
 
-defs = dg.Definitions.merge(metrics.defs, cubic.defs)
+log = logging.getLogger(__name__)
+
+
+def _of(pipeline: str) -> dg.Definitions:
+    """What a pipeline offers; nothing, and an error in the log, if its settings do not let it: the others go on."""
+    try:
+        found: dg.Definitions = importlib.import_module(f"ingestion_dagster.{pipeline}.definitions").defs
+    except ConfigurationError as error:
+        log.error("pipeline %s is left out: %s", pipeline, error)
+        return dg.Definitions()
+    return found
+
+
+defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic")))

@@ -130,10 +130,11 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
     """
     prepare_dagster_home(settings)
     with postgres.ready(settings).connect() as connection:
-        pipeline.sync_datasets(connection, settings)
         if request.dry_run:
-            add_partitions(pipeline, settings, connection)
             return sum((_judged(_in_process(settings, job, request)) for job in _jobs(pipeline, settings, request)), start=RunSummary())
+        pipeline.sync_datasets(connection, settings)
+        limits = Limits.of(settings)
+        landing.sweep(connection, pipeline.zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts)
         await_settled(pipeline, settings, connection)
         add_partitions(pipeline, settings, connection)
         total = RunSummary()
@@ -163,8 +164,11 @@ def _work_off(
     total = RunSummary()
     while True:
         waiting, _ = ledger.claimable(connection, scope)
-        if not waiting and len(pipeline.jobs) > 1:
-            return total
+        if len(pipeline.jobs) > 1:
+            assets = tuple(filter(None, map(pipeline.asset_of, ledger.claimable_datasets(connection, scope))))
+            if not assets:
+                return total
+            job = replace(job, assets=assets)
         with _watched(settings, scope, waiting, progress):
             run_id = _in_process(settings, job, request).run_id
         did = whereabouts.of_run(connection, pipeline.name, run_id)

@@ -35,6 +35,7 @@ from ingestion_dagster.engine.dagster import (
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.verdicts import OUR_FAULT
 from ingestion_dagster.settings import Settings, current
 
 TABLES = registry(current())
@@ -154,6 +155,7 @@ def load(context: dg.AssetExecutionContext, config: CubicConfig, ingestion: Inge
         prepare(connection, job.registry)
         landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         outcome = CubicOutcome()
+        outcome.paused += ledger.pause_faulty(connection, PIPELINE, OUR_FAULT, job.fault_limit)
         try:
             with Claims(database, narrowed(connection, scope, job.zone, config, run_id), run_id, limits) as claims:
                 load_cubic(claims, job, connection, outcome)
@@ -175,7 +177,9 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
     with connection.transaction(force_rollback=True):
         prepare(connection, job.registry)
         loads = ledger.claimable_loads(connection, narrowed(connection, scope, job.zone, config))
-        outcome = judge_loads(job, connection, loads)
+        versions = {name: schemas.versions_of(connection, name) for name in {load.dataset for load in loads} if name}
+    # Not in there: nobody else could discover anything meanwhile.
+    outcome = judge_loads(job, connection, loads, versions)
     total = outcome.total()
     yield dg.AssetObservation(
         LANDING_ZONE.key,

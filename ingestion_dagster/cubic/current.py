@@ -232,7 +232,6 @@ def compact(settings: Settings, table: CubicTable) -> dict[str, int]:
         delta = open_delta(settings, table)
         if delta is None:
             return {"files_added": 0, "files_removed": 0}
-        fault_point("cubic.current.compact")
         metrics = delta.optimize.compact()
         return {"files_added": int(metrics["numFilesAdded"]), "files_removed": int(metrics["numFilesRemoved"])}
 
@@ -243,7 +242,6 @@ def vacuum(settings: Settings, table: CubicTable, retention_hours: int = _RETENT
         delta = open_delta(settings, table)
         if delta is None:
             return 0
-        fault_point("cubic.current.vacuum")
         return len(delta.vacuum(retention_hours, dry_run=False, enforce_retention_duration=False, full=True))
 
 

@@ -92,6 +92,10 @@ def _enter(connection: Connection, difference: _Difference, registry: Registry) 
     connection.execute(sql.RELEASE_SCHEMA, {"pipeline": PIPELINE, "names": list(difference.changed)})
     datasets = difference.write
     connection.execute(
+        sql.RENAME,
+        {"pipeline": PIPELINE, "names": list(registry.tables), "prefixes": [table.prefix for table in registry.tables.values()]},
+    )
+    connection.execute(
         sql.SYNC,
         {
             "pipeline": PIPELINE,

@@ -5,12 +5,21 @@ LOCK = "SELECT pg_advisory_xact_lock(%(lock)s)"
 DATASETS = "SELECT name, landing_prefix, is_active, entry FROM ledger.datasets WHERE pipeline = %(pipeline)s"
 
 SYNC = """
-INSERT INTO ledger.datasets (pipeline, name, landing_prefix, is_active, entry)
+INSERT INTO ledger.datasets AS d (pipeline, name, landing_prefix, is_active, entry)
 SELECT %(pipeline)s, name, prefix, is_active, entry
 FROM unnest(%(names)s::text[], %(prefixes)s::text[], %(active)s::boolean[], %(entries)s::jsonb[]) AS wanted (name, prefix, is_active, entry)
 ORDER BY name
 ON CONFLICT (pipeline, name) DO UPDATE
-SET landing_prefix = excluded.landing_prefix, is_active = excluded.is_active, entry = excluded.entry
+SET landing_prefix = excluded.landing_prefix, is_active = excluded.is_active, entry = excluded.entry,
+    rebuilt_at = CASE WHEN d.entry IS DISTINCT FROM excluded.entry THEN clock_timestamp() ELSE d.rebuilt_at END
+"""
+
+# The table of a prefix is the same table under its new name: its loads and snapshots stay with it.
+RENAME = """
+UPDATE ledger.datasets AS d SET name = wanted.name
+FROM unnest(%(names)s::text[], %(prefixes)s::text[]) AS wanted (name, prefix)
+WHERE d.pipeline = %(pipeline)s AND d.landing_prefix = wanted.prefix AND wanted.prefix <> '' AND d.name <> ALL (%(names)s::text[])
+  AND NOT EXISTS (SELECT FROM ledger.datasets AS there WHERE there.pipeline = %(pipeline)s AND there.name = wanted.name)
 """
 
 DEACTIVATE = "UPDATE ledger.datasets SET is_active = false WHERE pipeline = %(pipeline)s AND is_active AND name <> ALL (%(names)s::text[])"

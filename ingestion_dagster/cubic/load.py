@@ -18,7 +18,7 @@ from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.places import identifier_of, springboard
 from ingestion_dagster.cubic.publication import Part, Publication
 from ingestion_dagster.cubic.registry import CubicTable, Registry
-from ingestion_dagster.cubic.schemas import Fit, Held, Offer
+from ingestion_dagster.cubic.schemas import Fit, Held, Offer, Version
 from ingestion_dagster.cubic.stream_kind import Offsets, Reading, Source, StreamKind
 from ingestion_dagster.cubic.zone import zone
 from ingestion_dagster.engine import landing, ledger
@@ -159,8 +159,8 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
     ]
 
 
-def judge_loads(job: Job, connection: Connection, loads: Sequence[Load]) -> CubicOutcome:
-    """Judge loads that nobody has claimed, and publish nothing."""
+def judge_loads(job: Job, connection: Connection, loads: Sequence[Load], versions: Mapping[str, list[Version]]) -> CubicOutcome:
+    """Judge loads that nobody has claimed, by these versions of their tables, and publish nothing."""
     outcome = CubicOutcome()
     started = time.monotonic()
     by_table: dict[str, list[Load]] = {}
@@ -168,10 +168,12 @@ def judge_loads(job: Job, connection: Connection, loads: Sequence[Load]) -> Cubi
         by_table.setdefault(load.dataset or "", []).append(load)
     for name, of_table in by_table.items():
         table = job.registry.tables.get(name)
-        if table is not None:
+        if table is None:
+            continue
+        for first in range(0, len(of_table), job.batch_files):
             with publication.scratch(job.springboard) as folder:
-                done = _Batch(connection, job, table, folder, of_table, 1).convert()
-            outcome.count([each.verdict for each in done])
+                batch = _Batch(connection, job, table, folder, of_table[first : first + job.batch_files], 1, versions.get(name))
+                outcome.count([each.verdict for each in batch.convert()])
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -201,7 +203,16 @@ class _Done:
 class _Batch:
     """Loads of one table, from claim to settlement."""
 
-    def __init__(self, connection: Connection, job: Job, table: CubicTable, folder: Path, loads: Sequence[Load], max_attempts: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        job: Job,
+        table: CubicTable,
+        folder: Path,
+        loads: Sequence[Load],
+        max_attempts: int,
+        versions: list[Version] | None = None,
+    ) -> None:
         self._connection = connection
         self._job = job
         self._table = table
@@ -209,10 +220,10 @@ class _Batch:
         self._folder = folder
         self._loads = loads
         self._max_attempts = max_attempts
-        self._versions = schemas.versions_of(connection, table.name)
+        self._versions = schemas.versions_of(connection, table.name) if versions is None else versions
         self._known = len(self._versions)
         self._held_since = schemas.held_since(connection, table.name)
-        self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads) if self._kind.repeats(table) else {}
+        self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads)
         self._offsets: dict[tuple[str, int], set[int]] = {}
         self._overtaken = ledger.overtaken(connection, loads) if job.zone.landing.dated_by_arrival else frozenset()
 
@@ -266,8 +277,12 @@ class _Batch:
             load = each.verdict.load
             if self._kind.one_by_one and each.fit is not None:
                 offsets.enter(self._connection, self._table.name, load.id, each.offsets)
-            if each.parts and not each.verdict.rows_rejected and (load.attempts or load.location is not None):
-                publication.remove_old_rejects(self._job.springboard, self._table, load)
+            was_read_before = load.attempts or load.location is not None or load.id in self._previous
+            if each.parts and not each.verdict.rows_rejected and was_read_before:
+                publication.remove(self._job.springboard, self._table, load, ("rejects",))
+            if each.verdict.to == Status.READY_FOR_ERRORING and load.location is not None:
+                # What was loaded once and is refused now: readers see what the ledger says.
+                publication.remove(self._job.springboard, self._table, load, publication.AREAS)
 
     def _one(self, load: Load) -> "_Done | Exception":
         """What one file is worth; an exception if it could not be read."""
@@ -323,7 +338,7 @@ class _Batch:
         converted = reading.converted
         verdict = Verdict(load, Status.READY_FOR_ARCHIVING, bytes=converted.bytes_read, content_hash=converted.content_hash)
         previous = self._previous.get(load.id)
-        if previous is not None and previous.content_hash == converted.content_hash:
+        if self._kind.repeats(self._table) and previous is not None and previous.content_hash == converted.content_hash:
             return _Done(replace(verdict, duplicate_of=previous.load_id, why="the same content as the version before"))
         fit = reading.fit
         if self._kind.one_by_one:

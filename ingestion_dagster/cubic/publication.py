@@ -2,17 +2,21 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ingestion_dagster.cubic.convert import Outputs
 from ingestion_dagster.cubic.places import identifier_of, part_key
 from ingestion_dagster.cubic.registry import CubicTable
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject
+
+AREAS = ("", "raw", "rejects")
+"""Where a load's Parquet may stand: typed, all strings, and what was rejected."""
 
 STAGING = "_staging"
 """Where files for a store without renames lie until they are published; readers of a lake pass over names that begin so."""
@@ -54,11 +58,12 @@ def parts(table: CubicTable, load: Load, written: Outputs) -> list[Part]:
     return [Part(file, part_key(table, load.snapshot, identifier, area)) for area, file in areas if file is not None]
 
 
-def remove_old_rejects(springboard: ObjectStore, table: CubicTable, load: Load) -> None:
-    """Remove what an earlier reading of this file has rejected, and this one has not."""
-    found = springboard.find(part_key(table, load.snapshot, identifier_of(table, load.key), "rejects"))
-    if found is not None:
-        springboard.remove(found)
+def remove(springboard: ObjectStore, table: CubicTable, load: Load, areas: Iterable[str]) -> None:
+    """Remove what an earlier reading of this file has left in these areas."""
+    for area in areas:
+        found = springboard.find(part_key(table, load.snapshot, identifier_of(table, load.key), area))
+        if found is not None:
+            springboard.remove(found)
 
 
 class Publication:
@@ -102,6 +107,7 @@ class Publication:
         self._springboard.flush()
 
     def clear(self) -> None:
-        """Remove what was staged."""
+        """Remove what was staged; what cannot be removed now is cleared away at night."""
         for staged, _ in self._staged:
-            self._springboard.remove(staged)
+            with suppress(Transient, ConfigurationError):
+                self._springboard.remove(staged)

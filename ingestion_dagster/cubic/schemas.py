@@ -18,7 +18,7 @@ WAITS_FOR = "schema"
 """What a load waits for whose table a person has to decide about."""
 
 VERSIONS = """
-SELECT s.version, s.columns, s.key, s.since, s.registered
+SELECT s.version, s.columns, s.key, s.since, s.registered, s.described
 FROM cubic.schemas AS s JOIN ledger.datasets AS d ON d.id = s.dataset_id
 WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s ORDER BY s.version
 """
@@ -30,8 +30,8 @@ WHERE d.pipeline = 'cubic' AND s.registered ORDER BY d.name, s.version DESC
 """
 
 ADD = """
-INSERT INTO cubic.schemas (dataset_id, version, columns, key, registered, since, load_id)
-SELECT d.id, coalesce(max(s.version), 0) + 1, %(columns)s, %(key)s, %(registered)s,
+INSERT INTO cubic.schemas (dataset_id, version, columns, key, registered, described, since, load_id)
+SELECT d.id, coalesce(max(s.version), 0) + 1, %(columns)s, %(key)s, %(registered)s, %(described)s,
        CASE WHEN max(s.version) IS NOT NULL THEN coalesce(%(since)s, clock_timestamp()) END, %(load_id)s
 FROM ledger.datasets AS d LEFT JOIN cubic.schemas AS s ON s.dataset_id = d.id
 WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s
@@ -56,6 +56,8 @@ class Version:
     key: tuple[str, ...]
     since: datetime | None = None
     registered: bool = False
+    described: bool = True
+    """Whether types and key are known; otherwise a header has given the names, and the first `.dfm` decides about the rest."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -110,8 +112,10 @@ def fit(table: CubicTable, versions: Sequence[Version], offer: Offer, modified: 
     """
     if not versions:
         _refuse_values(table, offer)
-        return Fit(Version(offer.columns, table.key or offer.key), is_new=True)
+        return Fit(Version(offer.columns, table.key or offer.key, described=offer.types is not None), is_new=True)
     newest = versions[-1]
+    if not newest.described and offer.types is not None and newest.names == set(offer.header):
+        return Fit(Version(offer.columns, table.key or offer.key, since=newest.since), is_new=True)
     then = next(version for version in reversed(versions) if version.since is None or version.since <= modified or version is versions[0])
     for version in (newest, then):
         if version.names == set(offer.header) and not _changes(table, version, offer):
@@ -129,7 +133,7 @@ def fit(table: CubicTable, versions: Sequence[Version], offer: Offer, modified: 
         raise Held(problem)
     wider = {change.name: change.type for change in changes}
     columns = (*(Column(column.name, wider.get(column.name, column.type)) for column in newest.columns), *added)
-    return Fit(Version(columns, newest.key, since=modified), is_new=True)
+    return Fit(Version(columns, newest.key, since=modified, described=newest.described), is_new=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class _Change:
 
 def _changes(table: CubicTable, version: Version, offer: Offer) -> list[_Change]:
     """Types and key that differ from a version's, as far as the file says and the registry does not decide."""
+    if not version.described:
+        return []
     changes = []
     decided = {column.name for column in table.columns or ()}
     for column in version.columns:
@@ -187,8 +193,8 @@ def _problem(table: CubicTable, offer: Offer, added: Sequence[Column], dropped: 
 def versions_of(connection: Connection, dataset: str) -> list[Version]:
     """The versions of a table, oldest first."""
     return [
-        Version(tuple(Column(name, kind) for name, kind in columns), tuple(key), since, registered)
-        for _, columns, key, since, registered in connection.execute(VERSIONS, {"dataset": dataset})
+        Version(tuple(Column(name, kind) for name, kind in columns), tuple(key), since, registered, described)
+        for _, columns, key, since, registered, described in connection.execute(VERSIONS, {"dataset": dataset})
     ]
 
 
@@ -201,6 +207,7 @@ def add(connection: Connection, dataset: str, version: Version, *, load_id: int 
             "columns": Jsonb([[column.name, column.type] for column in version.columns]),
             "key": list(version.key),
             "registered": version.registered,
+            "described": version.described,
             "since": version.since,
             "load_id": load_id,
         },

@@ -30,8 +30,8 @@ def _loading(name: str, step: dg.AssetsDefinition | None, tables: list[CubicTabl
         tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: name},
         executor_def=dg.in_process_executor,
     )
-    datasets = frozenset(table.name for table in tables)
-    return [LoadingJob(job, lambda: datasets)]
+    assets = {table.name: table.asset for table in tables}
+    return [LoadingJob(job, lambda: frozenset(assets), assets.__getitem__)]
 
 
 LOADING_JOBS = [

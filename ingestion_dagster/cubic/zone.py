@@ -36,7 +36,8 @@ def zone(settings: Settings, registry: Registry) -> Zone:
     def complete(seen: StoredObject, now: datetime) -> bool:
         if (now - seen.modified).total_seconds() > settings.cubic_metadata_seconds:
             return True
-        return all(landing.find(key) for key in companions(registry, seen.key))
+        found = [landing.find(key) for key in companions(registry, seen.key)]
+        return all(each and landing.settled(each, for_seconds=settings.settle_seconds, now=now) for each in found)
 
     def assign(connection: Connection) -> None:
         discovery.assign(connection, registry)

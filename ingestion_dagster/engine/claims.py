@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 import psycopg
@@ -83,7 +83,7 @@ class Claims:
     def rounds(self, connection: Connection, *, count: int, size: int) -> Iterator[list[Load]]:
         """Batches of one dataset each, so small that the datasets take turns, until none is claimable or the run's time is up.
 
-        What is loaded again, from where it was moved to, comes in one batch, so that a replay can be published in one step.
+        What is replayed comes in one batch, so that it can be published in one step.
         """
         started = self._clock()
         self._bound_idleness(connection)
@@ -92,15 +92,22 @@ class Claims:
             # What a run has died with comes after everything else, of whatever dataset.
             died = not claimed
             claimed = False
-            for dataset, again in ledger.claimable_datasets(connection, self.scope).items():
+            for dataset, replay in ledger.claimable_datasets(connection, self.scope).items():
                 if self._clock() - started >= self.limits.run_seconds:
                     return
                 if dataset in self._left:
                     continue
-                scope = replace(self.scope, datasets=frozenset({dataset}))
-                lease = self.limits.lease_seconds
-                most = {"count": _ALL, "size": _ALL} if again else {"count": count, "size": size}
-                self._in_hand = ledger.claim(connection, scope, self.run_id, **most, lease_seconds=lease, died=died)
+                self._in_hand = ledger.claim(
+                    connection,
+                    self.scope,
+                    self.run_id,
+                    count=_ALL if replay else count,
+                    size=_ALL if replay else size,
+                    lease_seconds=self.limits.lease_seconds,
+                    died=died,
+                    dataset=dataset,
+                    replay=replay,
+                )
                 if self._in_hand:
                     claimed = True
                     yield self._in_hand

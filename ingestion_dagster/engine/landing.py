@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
@@ -19,6 +19,9 @@ from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore,
 from ingestion_dagster.engine.postgres import Connection
 
 log = logging.getLogger(__name__)
+
+INCOMPLETE = "metadata"
+"""What a load waits for whose object has arrived before what belongs to it."""
 
 LISTING_SECONDS = 40.0
 """A sensor's evaluation ends at 60 s; what a listing has not reached by now is seen at the next tick."""
@@ -57,7 +60,7 @@ class Zone:
     arrival: Callable[[StoredObject], Arrival | None] = Arrival
     """What an object is, by its key; None: no load (it belongs to another object)."""
     complete: Callable[[StoredObject, datetime], bool] = lambda _seen, _now: True
-    """Whether all that belongs to an object has arrived, or is not awaited any longer."""
+    """Whether all that belongs to an object has arrived, or is not awaited any longer; until then its load waits, but is known."""
     assign: Callable[[Connection], None] = lambda _connection: None
     """Decide about loads that wait for others, after some have arrived."""
     companions: Callable[[str], tuple[str, ...]] = lambda _key: ()
@@ -98,13 +101,18 @@ def discover(
     listed_at = ledger.now(connection)
     listing = islice(zone.landing.list(), skip, None)
     while page := list(islice(listing, _PAGE)):
-        settled = [seen for seen in page if _has_settled(zone, seen)]
+        now_by_clock = datetime.now(UTC)
+        settled = [seen for seen in page if zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=now_by_clock)]
         arrivals = [arrival for arrival in map(zone.arrival, settled) if arrival is not None]
+        incomplete = {arrival.object for arrival in arrivals if not zone.complete(arrival.object, now_by_clock)}
+        arrivals = [replace(each, waiting_for=INCOMPLETE) if each.object in incomplete else each for each in arrivals]
         found.seen += len(page)
-        found.settling += len(page) - len(settled)
+        found.settling += len(page) - len(settled) + len(incomplete)
         if arrivals:
             with connection.transaction():
                 found.new += ledger.discover(connection, zone.pipeline, zone.landing.url, arrivals, now, run_id)
+                whole = [arrival.object for arrival in arrivals if arrival.object not in incomplete]
+                ledger.completed(connection, zone.pipeline, zone.landing.url, whole)
                 found.came_back += _come_back(connection, zone, [arrival.object for arrival in arrivals], listed_at)
         if seconds is not None and time.monotonic() - started > seconds:
             found.complete = False
@@ -113,11 +121,6 @@ def discover(
         # What a listing has not reached yet may be what others wait for.
         zone.assign(connection)
     return found
-
-
-def _has_settled(zone: Zone, seen: StoredObject) -> bool:
-    now = datetime.now(UTC)
-    return zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=now) and zone.complete(seen, now)
 
 
 def _come_back(connection: Connection, zone: Zone, settled: Sequence[StoredObject], listed_at: datetime) -> int:
@@ -256,7 +259,9 @@ def _source(zone: Zone, load: Load) -> tuple[ObjectStore, StoredObject]:
             if found is None:
                 raise Missing(load.location)
             return target.store, found
-    raise Missing(load.location)
+    raise ConfigurationError(
+        f"a load of {zone.pipeline} stands where the settings place no archive and no error zone; set the zones' URLs to where they were"
+    )
 
 
 def _copy(zone: Zone, load: Load) -> _Copy:

@@ -211,6 +211,17 @@ def discover(
     return new.rowcount + filled
 
 
+def completed(connection: Connection, pipeline: str, landing_zone: str, objects: Sequence[StoredObject]) -> None:
+    """Let loads go on whose object has become complete: what they had to wait for in order to be read is there."""
+    parameters = {
+        "pipeline": pipeline,
+        "landing_zone": landing_zone,
+        "keys": [seen.key for seen in objects],
+        "versions": [seen.version for seen in objects],
+    }
+    connection.execute(sql.COMPLETED, parameters)
+
+
 def partition_of_day(now: datetime) -> str:
     """The partition of what is discovered now: its day, UTC."""
     return now.astimezone(UTC).strftime("%Y-%m-%d")
@@ -283,12 +294,21 @@ def come_back(connection: Connection, landing_zone: str, objects: Sequence[Store
 
 
 def claim(
-    connection: Connection, scope: Scope, run_id: str, *, count: int, size: int, lease_seconds: float, died: bool | None = None
+    connection: Connection,
+    scope: Scope,
+    run_id: str,
+    *,
+    count: int,
+    size: int,
+    lease_seconds: float,
+    died: bool | None = None,
+    dataset: str | None = None,
+    replay: bool = False,
 ) -> list[Load]:
     """Take a batch of claimable loads, oldest first, bounded by number and bytes.
 
-    Loads that a run died with come last and one by one; `died` asks for those only, or for none of them. Two callers at once get
-    disjoint batches.
+    Loads that a run died with come last and one by one; `died` asks for those only, or for none of them. With `dataset` only its loads
+    are meant: those that are replayed, or only the others. Two callers at once get disjoint batches.
     """
     for alone in (False, True) if died is None else (died,):
         parameters = scope.as_parameters() | {
@@ -297,9 +317,12 @@ def claim(
             "bytes": size,
             "run_id": run_id,
             "lease": lease_seconds,
+            "dataset": dataset,
+            "replay": replay,
         }
         fault_point("transition.ready.ingesting.before")
-        ids = [row[0] for row in connection.execute(sql.CLAIM, parameters).fetchall()]
+        statement = sql.CLAIM if dataset is None else sql.CLAIM_OF
+        ids = [row[0] for row in connection.execute(statement, parameters).fetchall()]
         if ids:
             fault_point("transition.ready.ingesting.after")
             return loads(connection, ids)
@@ -325,7 +348,7 @@ def claimable(connection: Connection, scope: Scope) -> tuple[int, datetime | Non
 
 
 def claimable_datasets(connection: Connection, scope: Scope) -> dict[str, bool]:
-    """Datasets with loads that a run of this scope could claim now, oldest `modified` first; True: some of them were moved before."""
+    """Datasets with loads that a run of this scope could claim now, oldest `modified` first; True: some are replayed."""
     return dict(connection.execute(sql.CLAIMABLE_DATASETS, scope.as_parameters()).fetchall())
 
 

@@ -97,12 +97,12 @@ INSERT INTO ledger.load_events (load_id, from_status, to_status, why)
 SELECT id, %(from)s, %(to)s, 'stands in the landing zone again' FROM back
 """
 
-CLAIM = f"""
+_CLAIM = """
 WITH candidates AS (
     SELECT l.id, l.size, l.modified, l.key
     FROM ledger.loads AS l
     LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-    WHERE {_CLAIMABLE} AND l.alone = %(alone)s
+    WHERE CLAIMABLE AND l.alone = %(alone)s
       AND (l.attempts = 0 OR l.run_id IS DISTINCT FROM %(run_id)s)
     ORDER BY l.modified, l.key, l.id
     LIMIT %(count)s
@@ -126,6 +126,16 @@ WITH candidates AS (
 SELECT id FROM claimed
 """
 
+CLAIM = _CLAIM.replace("CLAIMABLE", _CLAIMABLE)
+
+# Of one dataset, found by its index; those that are loaded again by themselves, or only the others.
+CLAIM_OF = _CLAIM.replace(
+    "CLAIMABLE",
+    f"""{_CLAIMABLE}
+      AND l.dataset_id = (SELECT id FROM ledger.datasets WHERE pipeline = %(pipeline)s AND name = %(dataset)s)
+      AND l.replay = %(replay)s""",
+)
+
 LOADS = """
 SELECT l.id, l.pipeline, d.name, l.landing_zone, l.key, l.version, l.size, l.modified, l.partition, l.status, l.claim, l.attempts,
        l.alone, l.problems, CASE WHEN NOT l.came_back THEN l.location END, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected,
@@ -138,6 +148,7 @@ LEFT JOIN ledger.snapshots AS s ON s.id = l.snapshot_id
 PREVIOUS = """
 SELECT l.id, previous.id,
        CASE WHEN previous.status = 'archived' AND previous.rows_rejected = 0
+                 AND (l.dataset_id IS NULL OR previous.dataset_id = l.dataset_id)
                  AND (d.rebuilt_at IS NULL OR previous.committed_at > d.rebuilt_at) THEN previous.content_hash END
 FROM ledger.loads AS l
 CROSS JOIN LATERAL (
@@ -178,6 +189,7 @@ WITH verdicts AS (
         bytes = v.bytes, content_hash = v.content_hash, duplicate_of = v.duplicate_of,
         error_code = v.error_code, error_message = v.error_message, problems = v.problems,
         attempts = l.attempts + v.charged::int,
+        replay = l.replay AND v.to_status = 'ready',
         waiting_for = v.waiting_for,
         committed_at = CASE WHEN v.to_status <> 'ready' THEN now() END,
         claim = CASE WHEN v.to_status <> 'ready' THEN l.claim END,
@@ -298,7 +310,7 @@ WITH wanted AS (
     UPDATE ledger.loads AS l
     SET status = 'ready', attempts = 0, alone = false, claim = NULL, lease_until = NULL, error_code = NULL, error_message = NULL,
         problems = NULL, duplicate_of = NULL, committed_at = NULL, finished_at = NULL,
-        rows_in = 0, rows_written = 0, rows_unchanged = 0, rows_rejected = 0
+        rows_in = 0, rows_written = 0, rows_unchanged = 0, rows_rejected = 0, replay = w.from_status = 'archived'
     FROM wanted AS w WHERE l.id = w.id AND NOT w.superseded
     RETURNING l.id, w.from_status
 ), told AS (
@@ -313,6 +325,13 @@ UPDATE ledger.loads AS held SET waiting_for = NULL
 FROM ledger.loads AS l LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE held.id = l.id AND {_IN_SCOPE} AND l.status = 'ready' AND l.waiting_for = 'schema'
   AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
+"""
+
+COMPLETED = """
+UPDATE ledger.loads AS l SET waiting_for = CASE WHEN l.partition = 'pending' AND l.snapshot_id IS NULL THEN 'snapshot' END
+FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)
+WHERE l.pipeline = %(pipeline)s AND l.waiting_for = 'metadata' AND l.landing_zone = %(landing_zone)s
+  AND l.key = seen.key AND l.version = seen.version
 """
 
 UNFINISHED = """
@@ -356,7 +375,7 @@ WHERE {_CLAIMABLE}
 """
 
 CLAIMABLE_DATASETS = f"""
-SELECT d.name, bool_or(l.location IS NOT NULL AND NOT l.came_back)
+SELECT d.name, bool_or(l.replay)
 FROM ledger.loads AS l
 JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE {_CLAIMABLE}

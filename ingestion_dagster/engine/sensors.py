@@ -32,6 +32,8 @@ class LoadingJob:
     job: Any
     """What `define_asset_job` returned; Dagster does not export its type."""
     datasets: Callable[[], frozenset[str] | None] = lambda: None
+    asset_of: Callable[[str], Sequence[str]] | None = None
+    """The asset key of a dataset, where a run is to be told to load only those of which there is something to load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +160,19 @@ def _discover_and_ask(
     requests = []
     reasons = []
     for each in jobs:
-        if not ledger.claimable(connection, Scope(zone.pipeline, each.datasets()))[0]:
+        scope = Scope(zone.pipeline, each.datasets())
+        assets = None
+        if each.asset_of is not None:
+            assets = [dg.AssetKey(each.asset_of(dataset)) for dataset in ledger.claimable_datasets(connection, scope)]
+        if assets == [] or (assets is None and not ledger.claimable(connection, scope)[0]):
             continue
         reason = _not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC))
         if reason:
             reasons.append(reason)
         else:
             queue = zone.pipeline if len(jobs) == 1 else each.job.name
-            requests.append(dg.RunRequest(job_name=each.job.name, tags=run_tags(zone.pipeline, settings, queue)))
+            tags = run_tags(zone.pipeline, settings, queue)
+            requests.append(dg.RunRequest(job_name=each.job.name, tags=tags, asset_selection=assets))
     if not requests:
         return dg.SkipReason("; ".join([saw, *reasons]))
     context.log.info("%s, the oldest since %s", saw, oldest)

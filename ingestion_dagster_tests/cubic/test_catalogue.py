@@ -166,7 +166,10 @@ with Database.at(settings().database_url).connect() as connection:
 """
 
 
-@pytest.mark.parametrize("point", ["cubic.catalogue.publish", "cubic.catalogue.partitions", "cubic.catalogue.published"])
+KILLED_AT = ["cubic.catalogue.publish", "cubic.catalogue.partitions", "cubic.catalogue.published"]
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
 def test_killed_in_between_a_sync_can_be_repeated(lake: Lake, bucket: str, point: str):
     lake.load(TAP, "LOAD00000001.csv.gz", [{"k1": 1}])
     killed = subprocess.run([sys.executable, "-c", CRASHING], env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False)

@@ -229,9 +229,6 @@ def test_a_run_that_wakes_up_after_its_lease_changes_nothing(point: str, setting
     [
         pytest.param(
             "cubic.publish.before",
-            marks=pytest.mark.xfail(
-                strict=True, reason="publishes on after its transaction was ended for idleness: see Publication.publish"
-            ),
         ),
         "cubic.publish.after:2",
         "transition.ingesting.ready_for_archiving.before",
@@ -248,7 +245,6 @@ def test_a_dataset_issued_again_is_not_overwritten_by_a_run_that_slept_over_the_
     assert [row["count"] for row in table(settings, FARES)] == [2, 3], "the issue before has come back"
 
 
-@pytest.mark.xfail(strict=True, reason="publishes on after its transaction was ended for idleness: see Publication.publish")
 def test_records_of_a_run_that_slept_are_not_doubled(settings: Settings) -> None:
     settings = settings.model_copy(update={"lease_seconds": 1})
     land(settings, f"{EVENTS}/a.json.gz", records(*range(10)), "01:00:00")
@@ -260,7 +256,6 @@ def test_records_of_a_run_that_slept_are_not_doubled(settings: Settings) -> None
     assert sorted(row["offset"] for row in table(settings, EVENTS)) == [*range(15)]
 
 
-@pytest.mark.xfail(strict=True, reason="topic_in_use fails the whole run: see load_batch")
 def test_a_topic_that_another_run_decides_about_is_left_to_it_and_other_tables_are_loaded(settings: Settings, one: Database) -> None:
     land(settings, f"{EVENTS}/a.json.gz", records(*range(10)), "01:00:00")
     land(settings, f"{FARES}/other.csv.gz", csv("2026-01-01,1", header="day,count"), "02:00:00")
@@ -272,7 +267,6 @@ def test_a_topic_that_another_run_decides_about_is_left_to_it_and_other_tables_a
     assert code == 0, said
 
 
-@pytest.mark.xfail(strict=True, reason="versions are computed from what was known before another run added one: see _Batch._note")
 def test_columns_that_two_runs_add_at_once_are_all_kept(settings: Settings) -> None:
     def loose(number: int, *names: str) -> None:
         dfm = metadata(dict.fromkeys(names, "STRING"), 1, ("A",))
@@ -300,7 +294,6 @@ def test_columns_that_two_runs_add_at_once_are_all_kept(settings: Settings) -> N
     assert {name for name, _ in newest[0]} == {"a", "b", "c"}
 
 
-@pytest.mark.xfail(strict=True, reason="what a run has died with comes last of its table only: see Claims.rounds")
 def test_a_file_that_kills_every_run_keeps_no_other_table_from_loading(settings: Settings) -> None:
     land(settings, f"{FARES}/poison.csv.gz", csv("2026-01-01,1", header="day,count"), "01:00:00")
     land(settings, f"{TAPS}/LOAD00000001.csv.gz", csv("1,one,2.40"), "06:00:00")

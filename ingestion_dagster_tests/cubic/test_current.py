@@ -299,7 +299,10 @@ with Database.at(settings().database_url).connect() as connection:
 """
 
 
-@pytest.mark.parametrize("point", ["cubic.current.commit.before", "cubic.current.commit.after", "cubic.current.remembered"])
+KILLED_AT = ["cubic.current.commit.before", "cubic.current.commit.after", "cubic.current.remembered"]
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
 def test_killed_around_a_commit_a_refresh_can_be_repeated(lake: Lake, point: str):
     loaded(lake)
     lake.refresh()

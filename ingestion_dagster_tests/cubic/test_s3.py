@@ -197,13 +197,8 @@ def test_an_issue_that_was_overwritten_before_it_was_read_does_not_undo_the_one_
     assert rows(settings, FARES, "count") == [2]
 
 
-def test_a_part_that_was_overwritten_before_it_was_read_does_not_take_the_others_metadata_with_it(
-    settings: Settings, request: pytest.FixtureRequest
-) -> None:
+def test_a_part_that_was_overwritten_before_it_was_read_does_not_take_the_others_metadata_with_it(settings: Settings) -> None:
     """Qlik restarts between two runs: the same name again, with other rows, and a `.dfm` that counts them."""
-    if request.node.callspec.params["settings"] == "versioned":
-        reason = "a version that is no longer the newest is read, and moved, with the newest .dfm: see landing.read_companion"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     land(settings, LOAD1, csv("1,one,2.40"), metadata(TYPES, 1, ("TAP_ID",)))
     driver.discover(settings)
     time.sleep(1.1)

@@ -19,6 +19,9 @@ from ingestion_dagster.engine.ledger import LEGAL_MOVES
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.cubic import test_adoption as test_cubic_adoption
+from ingestion_dagster_tests.cubic import test_catalogue, test_consume, test_current, test_fetch, test_reconciliation
+from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
 from ingestion_dagster_tests.engine import test_notifications
 from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
@@ -183,6 +186,13 @@ def test_no_fault_point_is_without_a_crash() -> None:
         *test_boot.BEFORE_COMMIT,
         *test_boot.AFTER_COMMIT,
         *test_stream.CRASHES,
+        *test_cubic_crashes.CRASHES,
+        *test_consume.CRASHES,
+        *test_cubic_adoption.FAULTS,
+        *test_reconciliation.FAULTS,
+        *(f"cubic.fetch.{point}" for point in test_fetch.POINTS),
+        *test_current.KILLED_AT,
+        *test_catalogue.KILLED_AT,
     ]
     killed_at = {case.point for case in CRASHES} | {fault.partition(":")[0] for fault in elsewhere}
     points = fault_points_of_the_package()

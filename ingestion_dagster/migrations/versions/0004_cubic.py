@@ -13,6 +13,10 @@ ALTER TABLE ledger.datasets ADD COLUMN resumed_at timestamptz;
 COMMENT ON COLUMN ledger.datasets.entry IS 'what the registry says of it, where a pipeline has one';
 COMMENT ON COLUMN ledger.datasets.resumed_at IS 'faults before this moment no longer count towards a pause';
 
+ALTER TABLE ledger.loads ADD COLUMN replay boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN ledger.loads.replay IS 'it was archived and is loaded again: with all others of its dataset, to be published together';
+
+CREATE INDEX loads_ready_of_dataset ON ledger.loads (dataset_id, modified, key, id) WHERE status = 'ready';
 CREATE INDEX loads_held_back ON ledger.loads (pipeline, waiting_for) WHERE waiting_for IS NOT NULL;
 CREATE INDEX loads_by_snapshot ON ledger.loads (snapshot_id, key) WHERE snapshot_id IS NOT NULL;
 CREATE INDEX loads_finished ON ledger.loads (dataset_id, finished_at) WHERE finished_at IS NOT NULL;
@@ -27,6 +31,7 @@ CREATE TABLE cubic.schemas (
     columns    jsonb NOT NULL,
     key        text[] NOT NULL,
     registered boolean NOT NULL,
+    described  boolean NOT NULL,
     since      timestamptz,
     load_id    bigint REFERENCES ledger.loads,
     at         timestamptz NOT NULL DEFAULT now(),
@@ -34,6 +39,7 @@ CREATE TABLE cubic.schemas (
 );
 COMMENT ON TABLE cubic.schemas IS 'columns a table was loaded with; the newest version is what the next file is compared with';
 COMMENT ON COLUMN cubic.schemas.registered IS 'it is what the registry says; otherwise a file brought it';
+COMMENT ON COLUMN cubic.schemas.described IS 'types and key are known, by registry or .dfm; otherwise only the names are, from a header';
 COMMENT ON COLUMN cubic.schemas.since IS 'files modified before are of an older version; null: none is';
 COMMENT ON COLUMN cubic.schemas.columns IS 'list of [name, type], in the order in which they are written';
 """
@@ -94,7 +100,7 @@ CREATE TABLE cubic.current_tables (
 );
 COMMENT ON TABLE cubic.current_tables IS 'what each current table holds: written after the Delta commit that it describes';
 COMMENT ON COLUMN cubic.current_tables.sequence IS 'the greatest change sequence that has gone in';
-COMMENT ON COLUMN cubic.current_tables.commit IS 'number of the commit, as its transaction in the Delta log has it; another there: not known to us';
+COMMENT ON COLUMN cubic.current_tables.commit IS 'number of the commit; the Delta log has it as a transaction of ours, and another there is not known';
 
 CREATE TABLE cubic.current_loads (
     dataset_id   bigint NOT NULL REFERENCES ledger.datasets,
