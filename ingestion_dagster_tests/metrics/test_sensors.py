@@ -149,14 +149,14 @@ def test_back_off_doubles_up_to_a_quarter_of_an_hour(instance: dg.DagsterInstanc
     for _ in range(failures):
         run_of_ours(instance, dg.DagsterRunStatus.FAILURE)
     now = datetime.now(UTC)
-    assert _not_now(instance, PIPELINE, 1, now + timedelta(seconds=seconds - 5)) is not None
-    assert _not_now(instance, PIPELINE, 1, now + timedelta(seconds=seconds + 1)) is None
+    assert _not_now(instance, PIPELINE, "metrics_load", 1, now + timedelta(seconds=seconds - 5)) is not None
+    assert _not_now(instance, PIPELINE, "metrics_load", 1, now + timedelta(seconds=seconds + 1)) is None
 
 
 def test_success_ends_the_back_off(instance: dg.DagsterInstance) -> None:
     run_of_ours(instance, dg.DagsterRunStatus.FAILURE)
     run_of_ours(instance, dg.DagsterRunStatus.SUCCESS)
-    assert _not_now(instance, PIPELINE, 1, datetime.now(UTC)) is None
+    assert _not_now(instance, PIPELINE, "metrics_load", 1, datetime.now(UTC)) is None
 
 
 # The cursor
