@@ -248,6 +248,7 @@ def tell_of_tables(connection: Connection, settings: Settings, outcome: CubicOut
             f"schema:{name}:{problem.message}",
             f"{name} waits for a decision about its columns",
             problem.message,
+            *(f"proposed: {line}" for line in outcome.proposed.get(name, "").splitlines()),
         )
 
 

@@ -37,7 +37,7 @@ BATCH_LOST: Final = Problem(
 ARRIVALS_AGREE = timedelta(minutes=1)
 """How much earlier than the record before it one may be said to have arrived: the stream says so approximately."""
 
-_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # pragma: allowlist secret
 _NAME_LENGTH = 22
 _LEVEL = 6
 _LOOKS = 3

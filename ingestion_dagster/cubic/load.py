@@ -77,6 +77,8 @@ class CubicOutcome(Outcome):
 
     paused: list[str] = field(default_factory=list)
     held: dict[str, Problem] = field(default_factory=dict)
+    proposed: dict[str, str] = field(default_factory=dict)
+    """By held table, an entry for the registry by which what waits would be loaded."""
     trouble: Transient | ConfigurationError | None = None
     """Why some table could not be read at all; the run goes on with the others, and fails at its end."""
 
@@ -143,6 +145,8 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
         _tell(verdict)
         if verdict.waiting_for == WAITS_FOR_SCHEMA:
             outcome.held.setdefault(table.name, verdict.problems[0])
+            if batch_in_hand.proposed:
+                outcome.proposed.setdefault(table.name, batch_in_hand.proposed)
     outcome.count(verdicts)
     return [
         replace(
@@ -225,6 +229,8 @@ class _Batch:
         self._held_since = schemas.held_since(connection, table.name)
         self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads)
         self._offsets: dict[tuple[str, int], set[int]] = {}
+        self.proposed = ""
+        """An entry for the registry, if this batch has met a file that asks for another."""
         self._overtaken = ledger.overtaken(connection, loads) if job.zone.landing.dated_by_arrival else frozenset()
 
     def convert(self) -> list[_Done]:
@@ -302,6 +308,7 @@ class _Batch:
             return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=refused.problems, bytes=load.size))
         except Held as held:
             self._held_since = load.modified
+            self.proposed = held.proposed
             return _Done(_waiting(load, held.problem))
         except (Missing, Changed, Transient, ConfigurationError) as error:
             return error

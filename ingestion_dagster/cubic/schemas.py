@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import yaml
 from psycopg.types.json import Jsonb
 
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column, is_wider
-from ingestion_dagster.cubic.registry import CubicTable, Registry
+from ingestion_dagster.cubic.registry import CHANGES, CubicTable, Registry
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.postgres import Connection
 
@@ -99,9 +100,11 @@ Accept = Callable[[Offer], Fit]
 class Held(Exception):
     """A table that may gain columns has lost one, or changed in another way that a person has to decide about."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, proposed: str) -> None:
         super().__init__(problem.code)
         self.problem = problem
+        self.proposed = proposed
+        """An entry for the registry by which the file would be loaded; empty if nothing vouches for its columns."""
 
 
 def fit(table: CubicTable, versions: Sequence[Version], offer: Offer, modified: datetime) -> Fit:
@@ -130,7 +133,7 @@ def fit(table: CubicTable, versions: Sequence[Version], offer: Offer, modified: 
     if table.strict:
         raise Refused(problem)
     if dropped or narrower:
-        raise Held(problem)
+        raise Held(problem, _proposed(table, offer))
     wider = {change.name: change.type for change in changes}
     columns = (*(Column(column.name, wider.get(column.name, column.type)) for column in newest.columns), *added)
     return Fit(Version(columns, newest.key, since=modified, described=newest.described), is_new=True)
@@ -169,6 +172,23 @@ def _refuse_values(table: CubicTable, offer: Offer) -> None:
     if offer.types is None and table.columns is None and not all(_NAME.fullmatch(name) for name in offer.header):
         said = "the first line holds what are no names of columns: deliver the file with its header, or list the columns in the registry"
         raise Refused(Problem("header_unreadable", "line 1", said))
+
+
+def _proposed(table: CubicTable, offer: Offer) -> str:
+    """The table's entry with the columns and the key of a file that a `.dfm` describes."""
+    if offer.types is None:
+        return ""
+    own = {column.name for column in CHANGE_COLUMNS}
+    entry = {
+        "name": table.base or table.name,
+        "prefix": table.prefix if table.base is None else f"{table.prefix.removesuffix(f'{CHANGES}/')}/",
+        "kind": table.kind,
+        "strict": table.strict,
+        "columns": {column.name: column.type for column in offer.columns if column.name not in own},
+        "key": list(offer.key),
+    }
+    text: str = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=200)
+    return text
 
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$#]{0,127}")

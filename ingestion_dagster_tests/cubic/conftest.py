@@ -117,7 +117,7 @@ class Cubic:
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Rows of a statement in the ledger's database."""
         with self.database.connect() as connection:
-            found = connection.execute(statement)  # type: ignore[arg-type]
+            found = connection.execute(statement)
             return found.fetchall() if found.description else []
 
     def keys(self, place: str) -> list[str]:

@@ -363,7 +363,7 @@ def test_poison_goes_to_dead_letters_and_stops_nothing(consumers: Consumers, cap
         envelope(-1): ["record_without_offset"],
         envelope(2**63 - 1): ["record_without_offset"],
         envelope(1, partition=True): ["record_without_partition"],
-        b'{"topic": 1, "partition": "0", "secret": "marker-7781"}': [
+        b'{"topic": 1, "partition": "0", "secret": "marker-7781"}': [  # pragma: allowlist secret
             "record_without_topic",
             "record_without_partition",
             "record_without_offset",

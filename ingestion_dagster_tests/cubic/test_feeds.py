@@ -113,7 +113,7 @@ def test_a_record_is_read_and_its_time_without_a_zone_is_utc():
         ({"url": "https://files.invalid"}, "url"),
         ({"url": "https://files.invalid/"}, "url"),
         ({"url": "https:///x.csv.gz"}, "url"),
-        ({"url": "https://user:secret@files.invalid/x.csv.gz"}, "url"),
+        ({"url": "https://user:secret@files.invalid/x.csv.gz"}, "url"),  # pragma: allowlist secret
         ({"url": "https://[::1/x"}, "url"),
         ({"url": "https://files.invalid:notaport/x"}, "url"),
         ({"url": "https://files.invalid/x y"}, "url"),

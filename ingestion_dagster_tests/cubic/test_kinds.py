@@ -287,7 +287,7 @@ def test_a_table_that_holds_its_files_holds_this_one_too(sample: Sample, tmp_pat
         return  # an envelope cannot drift
 
     def held(_offer: Offer) -> Fit:
-        raise Held(Problem("schema_changed", "header", "a test says so"))
+        raise Held(Problem("schema_changed", "header", "a test says so"), "")
 
     source = Source(sample.key, iter([sample.content]), sample.companion)
     (tmp_path / "out").mkdir()

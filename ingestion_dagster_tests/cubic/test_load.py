@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_dagster.cubic import load as loading
+from ingestion_dagster.cubic import schemas
+from ingestion_dagster.cubic.ods import ODS
 from ingestion_dagster.cubic.publication import Publication
 from ingestion_dagster.cubic.registry import parse_registry
 from ingestion_dagster.cubic.zone import prepare, zone
@@ -197,6 +198,8 @@ def test_a_table_that_loses_something_waits_for_a_person(cubic: Cubic, columns: 
     cubic.land(f"{LOOSE}/LOAD00000003.csv.gz", first, moment("06:00:02"), dfm=first_dfm)
     outcome = cubic.run()
     assert says in outcome.held["loose"].message
+    proposed = parse_registry(f"tables:\n{outcome.proposed['loose']}").tables["loose"]
+    assert ({column.name for column in proposed.columns or ()}, proposed.key) == ({name.lower() for name in columns}, (key[0].lower(),))
     assert [state["waiting_for"] for state in cubic.states()] == [None, "schema", "schema"]
     cubic.land(f"{LOOSE}/LOAD00000004.csv.gz", first, moment("06:00:03"), dfm=first_dfm)
     cubic.run()
@@ -221,7 +224,7 @@ def test_ten_faults_of_ours_in_a_row_pause_the_table_and_no_other(cubic: Cubic, 
     def broken(*_: object) -> None:
         raise RuntimeError("a value of a record")
 
-    monkeypatch.setattr(loading.schemas, "fit", broken)
+    monkeypatch.setattr(schemas, "fit", broken)
     for number in range(1, 12):
         cubic.land(f"{TAPS}/LOAD{number:08}.csv.gz", csv(f"{number},x,1"), moment(f"06:00:{number:02}"))
     outcome = cubic.run(batch_files=1)
@@ -276,7 +279,7 @@ def test_a_full_disk_fails_the_run_and_charges_no_load(cubic: Cubic, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loading.KINDS["ods"].__class__, "read", full)
+    monkeypatch.setattr(ODS.__class__, "read", full)
     with pytest.raises(Transient, match="No space left"):
         cubic.run()
     assert [(state["status"], state["attempts"]) for state in cubic.states()] == [("ready", 0)]

@@ -9,7 +9,7 @@ import pytest
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Arrival, Scope, Status, Verdict
-from ingestion_dagster.engine.object_store import ObjectStore
+from ingestion_dagster.engine.object_store import Changed, ObjectStore
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster_tests.engine.scene import BAD, NOON, PIPELINE, ZONE, Scene, seen
 
@@ -163,7 +163,7 @@ def test_a_companion_that_cannot_be_copied_now_keeps_its_object_where_it_is(scen
 
     def refuse(key: str) -> None:
         if key.endswith(".dfm"):
-            raise landing.Changed(key)
+            raise Changed(key)
 
     scene.archive.before["receive"] = refuse
     [load] = scene.claim()

@@ -100,7 +100,7 @@ CREATE TABLE cubic.current_tables (
 );
 COMMENT ON TABLE cubic.current_tables IS 'what each current table holds: written after the Delta commit that it describes';
 COMMENT ON COLUMN cubic.current_tables.sequence IS 'the greatest change sequence that has gone in';
-COMMENT ON COLUMN cubic.current_tables.commit IS 'number of the commit; the Delta log has it as a transaction of ours, and no other is known';
+COMMENT ON COLUMN cubic.current_tables.commit IS 'number of the commit, which the Delta log has as a transaction; no other is known';
 
 CREATE TABLE cubic.current_loads (
     dataset_id   bigint NOT NULL REFERENCES ledger.datasets,
