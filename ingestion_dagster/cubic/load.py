@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 EMPTY = Problem("empty_file", "the whole file", "it has no byte; deliver it again")
 UNKNOWN_TYPE = "unknown_file_type"
 WAITS_FOR_SCHEMA = schemas.WAITS_FOR
+
+_ASK_SECONDS = 0.2
+
+_SMALL = 256 * 1024
+"""Bytes: files of this size on average cost more side by side than one after the other."""
 
 _LONGEST_IDENTIFIER = 240
 """Bytes: with `identifier=` before it, it is the name of a folder."""
@@ -237,7 +242,8 @@ class _Batch:
         """Convert each load aside, some side by side. Raises `Transient` if nothing at all can be read."""
         # Files that may change the table's columns are read in order, so that what they bring comes in the same order every time.
         in_order = self._kind.one_by_one or not self._table.strict or not self._versions
-        workers = 1 if in_order else min(self._job.workers, len(self._loads))
+        small = sum(load.size for load in self._loads) < _SMALL * len(self._loads)
+        workers = 1 if in_order or small else min(self._job.workers, len(self._loads))
         if workers == 1:
             done = [self._one(load) for load in self._loads]
         else:
@@ -264,12 +270,24 @@ class _Batch:
                 changed = any(each.fit is not None and each.fit.is_new for each in done)
                 if changed and not schemas.stands_at(self._connection, self._table.name, self._known):
                     raise _Outdated
-                publication_.publish(lambda: self._connection.execute("SELECT 1"))
+                publication_.publish(self._still_held())
                 self._note(done)
                 ledger.settle(self._connection, [each.verdict for each in done])
         finally:
             publication_.clear()
         return [each.verdict for each in done]
+
+    def _still_held(self) -> Callable[[], None]:
+        """What fails if the transaction is gone; it asks now and then, and at once after a sleep."""
+        asked = time.monotonic()
+
+        def ask() -> None:
+            nonlocal asked
+            if time.monotonic() - asked > _ASK_SECONDS:
+                self._connection.execute("SELECT 1")
+                asked = time.monotonic()
+
+        return ask
 
     def _note(self, done: Sequence[_Done]) -> None:
         """Enter new versions of the table's columns and the records written; remove rejects of an earlier reading."""
