@@ -68,14 +68,14 @@ def settings(one: Database, registry_file: Path) -> Iterator[Settings]:
 
 
 def outcome(settings: Settings) -> dict[str, Any]:
-    """What is left behind, but for which of two batches has written a record that both hold: that depends on which came first."""
+    """What is left behind, but for which of two files has written a record, or named a column, that both hold: the one that came first."""
     found = driver.left_behind(settings)
     events = [load for load in found["loads"].values() if load["dataset"] == "events"]
     return {
         "fates": [(load["key"], load["number"], load["status"], load["error_code"], load["location"]) for load in found["loads"].values()],
         "records": sorted((row["partition"], row["offset"]) for row in table(settings, EVENTS)),
         "counted": (sum(load["rows_in"] for load in events), sum(load["rows_written"] for load in events)),
-        "schemas": found["schemas"],
+        "schemas": [row[:-1] for row in found["schemas"]],
         "files": {
             place: [(key, "" if key.endswith(".report.json") else digest) for key, digest in there if EVENTS not in key]
             for place, there in found["files"].items()
