@@ -347,6 +347,8 @@ def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request,
     with postgres.ready(settings).connect() as connection:
         for dataset, why, count in whereabouts.held_back(connection, pipeline.name):
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
+        if working := whereabouts.in_hand(connection, pipeline.name):
+            err.print(f"not finished: {working} loads are in the hands of another run, or of a dead one until its lease ends", markup=False)
     if request.dry_run:
         print(describe_dry(summary))
         raise typer.Exit(SOME_REFUSED if summary.errored or summary.rows_rejected else LOADED)

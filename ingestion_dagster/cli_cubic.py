@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,11 @@ def propose(path: Annotated[Path, typer.Argument(metavar="PATH.dfm", exists=True
         raise ConfigurationError(f"{path}: {refused.problems[0].message}") from None
     for warning in described.warnings:
         err.print(f"{warning.place}: {warning.message}", markup=False)
-    print(dfm.propose(described), end="")
+    proposed = dfm.propose(described)
+    entry = yaml.safe_load(proposed)[0]
+    # A table that has an entry keeps its name, whatever the .dfm would have it called.
+    known = next((table for table in registry(current()).tables.values() if table.prefix == entry["prefix"]), None)
+    print(proposed.replace(entry["name"], known.name, 1) if known else proposed, end="")
 
 
 @cubic_commands.command(epilog="Example: ingestion cubic query 'SELECT count(*) FROM cubic__ods_qlik__edw_sample__current'")

@@ -136,7 +136,7 @@ def _nothing_waits(connection: Connection, _settings: Settings, _registry: Regis
     waits = [
         (dataset, count)
         for dataset, why, count in whereabouts.held_back(connection, PIPELINE)
-        if why.endswith(f" {schemas.WAITS_FOR}") or why.startswith("paused") or why == "not active"
+        if why.startswith((f"waiting for {schemas.WAITS_FOR}", "paused", "not active"))
     ]
     return not waits, dg.AssetCheckSeverity.ERROR, {"tables": table(("table", "loads"), waits)}
 

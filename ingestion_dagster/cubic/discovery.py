@@ -47,6 +47,7 @@ def sync(connection: Connection, registry: Registry) -> None:
     if _differing(connection, registry):
         with connection.transaction():
             connection.execute(sql.LOCK, {"lock": _LOCK})
+            _rename(connection, registry)
             _enter(connection, _differing(connection, registry), registry)
     _classify(connection, registry)
 
@@ -92,10 +93,6 @@ def _enter(connection: Connection, difference: _Difference, registry: Registry) 
     connection.execute(sql.RELEASE_SCHEMA, {"pipeline": PIPELINE, "names": list(difference.changed)})
     datasets = difference.write
     connection.execute(
-        sql.RENAME,
-        {"pipeline": PIPELINE, "names": list(registry.tables), "prefixes": [table.prefix for table in registry.tables.values()]},
-    )
-    connection.execute(
         sql.SYNC,
         {
             "pipeline": PIPELINE,
@@ -106,6 +103,14 @@ def _enter(connection: Connection, difference: _Difference, registry: Registry) 
         },
     )
     connection.execute(sql.DEACTIVATE, {"pipeline": PIPELINE, "names": list(registry.datasets)})
+
+
+def _rename(connection: Connection, registry: Registry) -> None:
+    """Give tables that have another name their loads and snapshots; their current tables are built again, at the new place."""
+    parameters = {"pipeline": PIPELINE, "names": list(registry.tables), "prefixes": [table.prefix for table in registry.tables.values()]}
+    renamed = [row[0] for row in connection.execute(sql.RENAME, parameters)]
+    if renamed:
+        connection.execute(sql.FORGET_CURRENT, {"datasets": renamed})
 
 
 def _classify(connection: Connection, registry: Registry) -> None:

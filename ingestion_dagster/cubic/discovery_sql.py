@@ -20,7 +20,10 @@ UPDATE ledger.datasets AS d SET name = wanted.name
 FROM unnest(%(names)s::text[], %(prefixes)s::text[]) AS wanted (name, prefix)
 WHERE d.pipeline = %(pipeline)s AND d.landing_prefix = wanted.prefix AND wanted.prefix <> '' AND d.name <> ALL (%(names)s::text[])
   AND NOT EXISTS (SELECT FROM ledger.datasets AS there WHERE there.pipeline = %(pipeline)s AND there.name = wanted.name)
+RETURNING d.id
 """
+
+FORGET_CURRENT = "DELETE FROM cubic.current_tables WHERE dataset_id = ANY (%(datasets)s::bigint[])"
 
 DEACTIVATE = "UPDATE ledger.datasets SET is_active = false WHERE pipeline = %(pipeline)s AND is_active AND name <> ALL (%(names)s::text[])"
 

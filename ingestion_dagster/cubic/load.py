@@ -146,12 +146,7 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
             failure = ""
         if failure:
             raise Transient("database_gave_way", failure)
-    for verdict in verdicts:
-        _tell(verdict)
-        if verdict.waiting_for == WAITS_FOR_SCHEMA:
-            outcome.held.setdefault(table.name, verdict.problems[0])
-            if batch_in_hand.proposed:
-                outcome.proposed.setdefault(table.name, batch_in_hand.proposed)
+    _tell_of(batch_in_hand, verdicts, outcome)
     outcome.count(verdicts)
     return [
         replace(
@@ -166,6 +161,23 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
         for v in verdicts
         if v.to != Status.READY
     ]
+
+
+def _tell_of(batch: "_Batch", verdicts: Sequence[Verdict], outcome: CubicOutcome) -> None:
+    """Log what was not loaded, and keep what a person has to know of."""
+    table = batch.table
+    if batch.kept:
+        codes = ", ".join(sorted({problem.code for v in verdicts for problem in v.problems if problem.severity == "error"}))
+        outcome.trouble = outcome.trouble or ConfigurationError(
+            f"{batch.kept} files of {table.name} are refused by what is said of them now ({codes}), and stay as they were loaded "
+            "before: correct the table's entry, then replay again"
+        )
+    for verdict in verdicts:
+        _tell(verdict)
+        if verdict.waiting_for == WAITS_FOR_SCHEMA:
+            outcome.held.setdefault(table.name, verdict.problems[0])
+            if batch.proposed:
+                outcome.proposed.setdefault(table.name, batch.proposed)
 
 
 def judge_loads(job: Job, connection: Connection, loads: Sequence[Load], versions: Mapping[str, list[Version]]) -> CubicOutcome:
@@ -224,7 +236,7 @@ class _Batch:
     ) -> None:
         self._connection = connection
         self._job = job
-        self._table = table
+        self.table = table
         self._kind = KINDS[table.kind]
         self._folder = folder
         self._loads = loads
@@ -234,6 +246,8 @@ class _Batch:
         self._held_since = schemas.held_since(connection, table.name)
         self._previous: Mapping[int, Previous] = ledger.previous_versions(connection, loads)
         self._offsets: dict[tuple[str, int], set[int]] = {}
+        self.kept = 0
+        """How many replayed files were refused, and stay as they were."""
         self.proposed = ""
         """An entry for the registry, if this batch has met a file that asks for another."""
         self._overtaken = ledger.overtaken(connection, loads) if job.zone.landing.dated_by_arrival else frozenset()
@@ -241,7 +255,7 @@ class _Batch:
     def convert(self) -> list[_Done]:
         """Convert each load aside, some side by side. Raises `Transient` if nothing at all can be read."""
         # Files that may change the table's columns are read in order, so that what they bring comes in the same order every time.
-        in_order = self._kind.one_by_one or not self._table.strict or not self._versions
+        in_order = self._kind.one_by_one or not self.table.strict or not self._versions
         small = sum(load.size for load in self._loads) < _SMALL * len(self._loads)
         workers = 1 if in_order or small else min(self._job.workers, len(self._loads))
         if workers == 1:
@@ -253,10 +267,12 @@ class _Batch:
         if unreadable and len(unreadable) == len(done) and not any(load.alone for load in self._loads):
             # A load that is claimed by itself is charged all the same.
             raise _Unreadable(unreadable[0])
-        return [
+        judged = [
             _Done(unread(load, each, self._max_attempts)) if isinstance(each, Exception) else each
             for load, each in zip(self._loads, done, strict=True)
         ]
+        self.kept = sum(each.verdict.to == Status.READY_FOR_ERRORING and each.verdict.load.replay for each in judged)
+        return [_kept(each) for each in judged]
 
     def publish(self, done: Sequence[_Done]) -> list[Verdict]:
         """Publish what was converted and settle the loads, in one transaction. Raises `ClaimLost`, and then nothing is published."""
@@ -268,7 +284,7 @@ class _Batch:
                 self._connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                 ledger.hold(self._connection, self._loads)
                 changed = any(each.fit is not None and each.fit.is_new for each in done)
-                if changed and not schemas.stands_at(self._connection, self._table.name, self._known):
+                if changed and not schemas.stands_at(self._connection, self.table.name, self._known):
                     raise _Outdated
                 publication_.publish(self._still_held())
                 self._note(done)
@@ -292,33 +308,30 @@ class _Batch:
     def _note(self, done: Sequence[_Done]) -> None:
         """Enter new versions of the table's columns and the records written; remove rejects of an earlier reading."""
         if any(each.fit is not None and each.fit.is_new for each in done):
-            known = schemas.versions_of(self._connection, self._table.name)
+            known = schemas.versions_of(self._connection, self.table.name)
             for each in done:
                 if each.fit is not None and each.fit.is_new and (not known or known[-1].columns != each.fit.version.columns):
-                    schemas.add(self._connection, self._table.name, each.fit.version, load_id=each.verdict.load.id)
+                    schemas.add(self._connection, self.table.name, each.fit.version, load_id=each.verdict.load.id)
                     known.append(each.fit.version)
         for each in done:
             load = each.verdict.load
             if self._kind.one_by_one and each.fit is not None:
-                offsets.enter(self._connection, self._table.name, load.id, each.offsets)
+                offsets.enter(self._connection, self.table.name, load.id, each.offsets)
             was_read_before = load.attempts or load.location is not None or load.id in self._previous
             if each.parts and not each.verdict.rows_rejected and was_read_before:
-                publication.remove(self._job.springboard, self._table, load, ("rejects",))
-            if each.verdict.to == Status.READY_FOR_ERRORING and load.location is not None:
-                # What was loaded once and is refused now: readers see what the ledger says.
-                publication.remove(self._job.springboard, self._table, load, publication.AREAS)
+                publication.remove(self._job.springboard, self.table, load, ("rejects",))
 
     def _one(self, load: Load) -> "_Done | Exception":
         """What one file is worth; an exception if it could not be read."""
         if load.id in self._overtaken:
             return _Done(superseded(load))
-        if problem := refused_on_sight(self._kind, self._table, load.key, load.size):
+        if problem := refused_on_sight(self._kind, self.table, load.key, load.size):
             return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=(problem,), bytes=load.size))
-        if not (self._table.raw or self._table.typed):
+        if not (self.table.raw or self.table.typed):
             return _Done(Verdict(load, Status.READY_FOR_ARCHIVING, bytes=load.size, why="archived only, as the registry says"))
         if self._held_since is not None and load.modified >= self._held_since:
             return _Done(_waiting(load, Problem(schemas.SCHEMA_CHANGED, "the table", "an earlier file waits for a decision")))
-        written = publication.outputs(self._folder, self._table, load)
+        written = publication.outputs(self._folder, self.table, load)
         try:
             reading = self._read(load, written)
         except Refused as refused:
@@ -337,16 +350,16 @@ class _Batch:
             raise Transient("scratch_unusable", f"{self._job.springboard.scratch()}: {error.strerror or kind_of(error)}") from None
         except Exception as error:  # noqa: BLE001 - a defect of ours must not take a file's neighbours down
             frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("load_id=%s dataset=%s error=%s\n%s", load.id, self._table.name, kind_of(error), frames)
+            log.error("load_id=%s dataset=%s error=%s\n%s", load.id, self.table.name, kind_of(error), frames)
             return _Done(Verdict(load, Status.READY_FOR_ERRORING, problems=(internal_error(error),), bytes=load.size))
         return self._accepted(load, reading, written)
 
     def _read(self, load: Load, written: Outputs) -> Reading:
         def accept(offer: Offer) -> Fit:
-            return schemas.fit(self._table, self._versions, offer, load.modified)
+            return schemas.fit(self.table, self._versions, offer, load.modified)
 
         def others(asked: Offsets) -> Mapping[tuple[str, int], set[int]]:
-            found = offsets.written(self._connection, self._table.name, load.id, asked)
+            found = offsets.written(self._connection, self.table.name, load.id, asked)
             # Of those before it in this batch the database does not know yet.
             for record, numbers in self._offsets.items():
                 if record in asked:
@@ -357,13 +370,13 @@ class _Batch:
             raise Changed(load.key)
         companion = landing.read_companion(self._job.zone, load) if self._kind.companions(load.key) else None
         source = Source(load.key, landing.stream(self._job.zone, load), companion, others)
-        return self._kind.read(source, accept, self._table.columns, written, self._job.tolerance)
+        return self._kind.read(source, accept, self.table.columns, written, self._job.tolerance)
 
     def _accepted(self, load: Load, reading: Reading, written: Outputs) -> _Done:
         converted = reading.converted
         verdict = Verdict(load, Status.READY_FOR_ARCHIVING, bytes=converted.bytes_read, content_hash=converted.content_hash)
         previous = self._previous.get(load.id)
-        if self._kind.repeats(self._table) and previous is not None and previous.content_hash == converted.content_hash:
+        if self._kind.repeats(self.table) and previous is not None and previous.content_hash == converted.content_hash:
             return _Done(replace(verdict, duplicate_of=previous.load_id, why="the same content as the version before"))
         fit = reading.fit
         if self._kind.one_by_one:
@@ -379,7 +392,25 @@ class _Batch:
             rows_rejected=converted.rows_rejected,
             problems=(*converted.problems, *reading.warnings),
         )
-        return _Done(verdict, tuple(publication.parts(self._table, load, written)), fit, reading.offsets)
+        return _Done(verdict, tuple(publication.parts(self.table, load, written)), fit, reading.offsets)
+
+
+def _kept(done: _Done) -> _Done:
+    """A replay that is refused takes nothing away: the load stays archived, with the rows it has loaded before."""
+    load, verdict = done.verdict.load, done.verdict
+    if not load.replay or verdict.to != Status.READY_FOR_ERRORING:
+        return done
+    why = "refused when it was replayed: what it had loaded before stands"
+    return _Done(
+        replace(
+            verdict,
+            to=Status.READY_FOR_ARCHIVING,
+            why=why,
+            rows_in=load.rows_in,
+            rows_written=load.rows_written,
+            rows_rejected=load.rows_rejected,
+        )
+    )
 
 
 def refused_on_sight(kind: StreamKind, table: CubicTable, key: str, size: int) -> Problem | None:

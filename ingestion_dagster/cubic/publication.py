@@ -15,9 +15,6 @@ from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject
 
-AREAS = ("", "raw", "rejects")
-"""Where a load's Parquet may stand: typed, all strings, and what was rejected."""
-
 STAGING = "_staging"
 """Where files for a store without renames lie until they are published; readers of a lake pass over names that begin so."""
 

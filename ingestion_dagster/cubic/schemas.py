@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -250,6 +250,8 @@ def sync(connection: Connection, registry: Registry) -> None:
     known = {name: (columns, tuple(key)) for name, columns, key in connection.execute(REGISTERED)}
     for table in registry.tables.values():
         if table.columns is None:
+            if table.name in known:
+                _forget_registered(connection, table)
             continue
         if known.get(table.name) == ([[column.name, column.type] for column in table.columns], table.key):
             continue
@@ -258,6 +260,18 @@ def sync(connection: Connection, registry: Registry) -> None:
             registered = [version for version in versions_of(connection, table.name) if version.registered]
             if not registered or (registered[-1].columns, registered[-1].key) != (table.columns, table.key):
                 add(connection, table.name, Version(table.columns, table.key, registered=True))
+
+
+def _forget_registered(connection: Connection, table: CubicTable) -> None:
+    """Where the registry says nothing of columns any more, go by the files again: as they were before, or as the next `.dfm` says."""
+    versions = versions_of(connection, table.name)
+    if not versions[-1].registered:
+        return
+    with connection.transaction():
+        lock(connection, table.name)
+        versions = versions_of(connection, table.name)
+        before = next((version for version in reversed(versions) if not version.registered), versions[-1])
+        add(connection, table.name, replace(before, registered=False, since=None, described=before.described and not before.registered))
 
 
 def held_since(connection: Connection, dataset: str) -> datetime | None:

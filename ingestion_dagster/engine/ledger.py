@@ -96,6 +96,8 @@ class Load:
     rows_rejected: int = 0
     snapshot: str | None = None
     """The snapshot it belongs to, as `20220101T204950Z`; None where there are none."""
+    replay: bool = False
+    """Whether it was archived and is loaded again; its rows are then those that it has loaded before."""
 
     @property
     def stored_object(self) -> StoredObject:
@@ -600,4 +602,5 @@ def _load(row: tuple[Any, ...]) -> Load:
         rows_unchanged=row[17],
         rows_rejected=row[18],
         snapshot=row[19],
+        replay=row[20],
     )

@@ -139,7 +139,7 @@ CLAIM_OF = _CLAIM.replace(
 LOADS = """
 SELECT l.id, l.pipeline, d.name, l.landing_zone, l.key, l.version, l.size, l.modified, l.partition, l.status, l.claim, l.attempts,
        l.alone, l.problems, CASE WHEN NOT l.came_back THEN l.location END, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected,
-       to_char(s.snapshot AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"')
+       to_char(s.snapshot AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"'), l.replay
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 LEFT JOIN ledger.snapshots AS s ON s.id = l.snapshot_id
@@ -310,7 +310,11 @@ WITH wanted AS (
     UPDATE ledger.loads AS l
     SET status = 'ready', attempts = 0, alone = false, claim = NULL, lease_until = NULL, error_code = NULL, error_message = NULL,
         problems = NULL, duplicate_of = NULL, committed_at = NULL, finished_at = NULL,
-        rows_in = 0, rows_written = 0, rows_unchanged = 0, rows_rejected = 0, replay = w.from_status = 'archived'
+        rows_in = CASE w.from_status WHEN 'archived' THEN l.rows_in ELSE 0 END,
+        rows_written = CASE w.from_status WHEN 'archived' THEN l.rows_written ELSE 0 END,
+        rows_unchanged = CASE w.from_status WHEN 'archived' THEN l.rows_unchanged ELSE 0 END,
+        rows_rejected = CASE w.from_status WHEN 'archived' THEN l.rows_rejected ELSE 0 END,
+        replay = w.from_status = 'archived'
     FROM wanted AS w WHERE l.id = w.id AND NOT w.superseded
     RETURNING l.id, w.from_status
 ), told AS (

@@ -54,9 +54,12 @@ SELECT status, count(*), coalesce(sum(rows_in), 0), coalesce(sum(rows_written), 
 FROM ledger.loads WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s GROUP BY status
 """
 
+IN_HAND = "SELECT count(*) FROM ledger.loads WHERE pipeline = %(pipeline)s AND status NOT IN ('ready', 'archived', 'errored')"
+
 HELD_BACK = """
 SELECT coalesce(d.name, 'unknown'), CASE WHEN d.paused_at IS NOT NULL THEN 'paused: ' || coalesce(d.paused_why, '')
-            WHEN l.waiting_for IS NOT NULL THEN 'waiting for ' || l.waiting_for ELSE 'not active' END, count(*)
+            WHEN l.waiting_for IS NOT NULL THEN 'waiting for ' || l.waiting_for || coalesce(': ' || l.error_message, '')
+            ELSE 'not active' END, count(*)
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 WHERE l.pipeline = %(pipeline)s AND l.status = 'ready' AND (d.paused_at IS NOT NULL OR l.waiting_for IS NOT NULL OR NOT d.is_active)
@@ -159,6 +162,13 @@ def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
     loads, rows_in, written, unchanged, rejected, duplicates, late = (int(sum(row[column] for row in done)) for column in range(1, 8))
     moving = sum(row[1] for row in done if row[0] not in ("archived", "errored"))
     return RunSummary(loads, errored, duplicates, rows_in, written, unchanged, rejected, moving, late=late)
+
+
+def in_hand(connection: Connection, pipeline: str) -> int:
+    """How many loads some run has, or had when it died."""
+    row = connection.execute(IN_HAND, {"pipeline": pipeline}).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def held_back(connection: Connection, pipeline: str) -> list[tuple[str, str, int]]:

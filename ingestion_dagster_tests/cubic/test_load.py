@@ -12,7 +12,7 @@ from ingestion_dagster.cubic.publication import Publication
 from ingestion_dagster.cubic.registry import parse_registry
 from ingestion_dagster.cubic.zone import prepare, zone
 from ingestion_dagster.engine import landing, ledger
-from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster_tests.cubic.conftest import TAPS, Cubic, csv, metadata, moment
 
 CHANGES = "header__change_seq,header__change_oper,header__timestamp,TAP_ID,NOTE,FARE"
@@ -331,3 +331,59 @@ def test_a_folder_that_is_landed_twice_changes_nothing(cubic: Cubic) -> None:
     cubic.run(run_id="again")
     assert {(state["status"], state["snapshot"]) for state in cubic.states()} == {("archived", AT_SIX)}
     assert before == (cubic.keys("springboard"), cubic.query("SELECT * FROM taps ORDER BY 1"), cubic.query("SELECT * FROM taps__ct"))
+
+
+def test_a_replay_that_is_refused_takes_nothing_away(cubic: Cubic) -> None:
+    cubic.land(f"{TAPS}/LOAD00000001.csv.gz", csv("1,one,2.40"), moment("06:00:00"))
+    cubic.run()
+    good = cubic.registry
+    cubic.registry = parse_registry(
+        "tables: [{name: taps, prefix: cubic/ods_qlik/EDW.TAPS/, kind: ods, key: [tap_id],"
+        " columns: {tap_id: date, note: string, fare: 'decimal(10,2)'}}]"
+    )
+    with cubic.database.connect() as connection:
+        ledger.replay(connection, ledger.Scope("cubic"))
+    with pytest.raises(ConfigurationError, match="1 files of taps are refused"):
+        cubic.run(run_id="again")
+    state = cubic.state(f"{TAPS}/LOAD00000001.csv.gz")
+    assert (state["status"], state["rows_in"], state["rows_written"]) == ("archived", 1, 1)
+    assert state["error_code"] == "too_many_rejected_rows"
+    cubic.registry = good
+    assert cubic.query("SELECT note FROM raw_taps") == [{"note": "one"}]
+    with cubic.database.connect() as connection:
+        ledger.replay(connection, ledger.Scope("cubic"))
+    cubic.run(run_id="once more")
+    assert cubic.state(f"{TAPS}/LOAD00000001.csv.gz")["error_code"] is None
+
+
+def test_a_registry_that_says_nothing_of_columns_any_more_is_believed(cubic: Cubic) -> None:
+    def registered(columns: str) -> None:
+        cubic.registry = parse_registry(f"tables: [{{name: gates, prefix: cubic/ods_qlik/EDW.GATES/, kind: ods{columns}}}]")
+
+    content, dfm = loose({"A": "INT4", "B": "STRING"}, ["1,x"])
+    cubic.land(f"{GATES}/LOAD00000001.csv.gz", content, moment("06:00:00"), dfm=dfm)
+    registered("")
+    cubic.run()
+    registered(", columns: {a: int, b: int}, key: [a]")
+    cubic.land(f"{GATES}/LOAD00000002.csv.gz", content, moment("06:00:01"), dfm=dfm)
+    cubic.run()
+    assert cubic.state(f"{GATES}/LOAD00000002.csv.gz")["status"] == "errored"
+    registered("")
+    cubic.retry()
+    cubic.run(run_id="again")
+    assert cubic.state(f"{GATES}/LOAD00000002.csv.gz")["status"] == "archived"
+    assert cubic.columns("gates") == {"a": "int", "b": "string"}
+    assert cubic.query("SELECT a, b FROM gates") == [{"a": 1, "b": "x"}] * 2
+
+
+def test_a_table_that_is_renamed_and_changed_at_once_goes_on_where_it_was(cubic: Cubic) -> None:
+    first, first_dfm = loose({"A": "INT4", "B": "STRING"}, ["1,x"])
+    second, second_dfm = loose({"A": "INT4"}, ["2"])
+    cubic.land(f"{LOOSE}/LOAD00000001.csv.gz", first, moment("06:00:00"), dfm=first_dfm)
+    cubic.land(f"{LOOSE}/LOAD00000002.csv.gz", second, moment("06:00:01"), dfm=second_dfm)
+    cubic.run()
+    cubic.registry = parse_registry(
+        "tables: [{name: renamed, prefix: cubic/ods_qlik/EDW.LOOSE/, kind: ods, strict: false, columns: {a: int}, key: [a]}]"
+    )
+    cubic.run(run_id="again")
+    assert {(state["dataset"], state["status"], state["snapshot"]) for state in cubic.states()} == {("renamed", "archived", AT_SIX)}

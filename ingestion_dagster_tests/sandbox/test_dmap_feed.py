@@ -111,7 +111,7 @@ def test_last_updated_selects_what_was_issued_on_that_day_or_later(api: Api):
 
 
 def test_each_of_the_fourteen_feeds_serves_its_columns_and_no_key_is_needed_for_a_file(api: Api):
-    assert len(COLUMNS) == 15
+    assert len(COLUMNS) == 16
     counts = {kind: len(columns) for kind, columns in COLUMNS.items()}
     assert (counts["sale_transaction"], counts["use_transaction_location"], counts["use_transaction_longitudinal"]) == (169, 147, 145)
     for kind in COLUMNS:
