@@ -114,13 +114,13 @@ def _without_handed_back(state: list[Any]) -> list[Any]:
     return [loads, *state[2:]]
 
 
-def test_everything_is_loaded_by_a_star_and_by_ingestion_run_in_turns(
+def test_everything_is_loaded_by_its_group_and_by_ingestion_run_in_turns(
     materialize: Materialize, metrics: Metrics, instance: dg.DagsterInstance, today: str
 ) -> None:
     metrics.land(case=CASES)
     assert runs.run(METRICS, metrics.settings, runs.Request()).loads == 1
     metrics.land(deaths=GOOD, bad=GOOD | {"sex": "banana"}, headline=headline_payload())
-    done = materialize("*", today)
+    done = materialize("group:metrics", today)
     assert done.returncode == 0, done.stderr[-3000:]
     assert metrics.statuses() == {
         "case.json": "archived", "deaths.json": "archived", "bad.json": "errored", "headline.json": "archived",

@@ -92,7 +92,7 @@ def page(address: str) -> Iterator[Page]:
 
 
 def test_an_operator_opens_the_graph_materializes_an_asset_and_sees_it_green(page: Page, metrics: Metrics) -> None:
-    page.goto("/asset-groups")
+    page.goto("/locations/__repository__@ingestion/asset-groups/metrics/lineage")
     for name in ("kinesis_stream", "landing_zone", "cases", "core_time_series", "api_time_series", "dashboard"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
 
@@ -122,7 +122,7 @@ def test_an_operator_opens_the_graph_materializes_an_asset_and_sees_it_green(pag
         expect(page.get_by_text(count)).to_be_visible()
 
     page.set_viewport_size({"width": 2000, "height": 1900})
-    page.goto("/asset-groups")
+    page.goto("/locations/__repository__@ingestion/asset-groups/metrics/lineage")
     expect(page.get_by_text("dashboard", exact=True).first).to_be_visible()
     page.get_by_role("button", name="zoom_out").click()
     page.wait_for_load_state("networkidle")

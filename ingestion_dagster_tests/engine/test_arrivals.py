@@ -174,10 +174,13 @@ def test_a_companion_that_cannot_be_copied_now_keeps_its_object_where_it_is(scen
     assert standing(scene.landing) == []
 
 
-def test_an_object_is_not_entered_before_all_of_it_is_there(scene: Scene) -> None:
-    zone = replace(a_pair(scene), complete=lambda found, _now: not found.key.endswith(".csv"))
-    found = landing.discover(scene.connection, zone, NOON)
-    assert (found.new, found.settling) == (0, 1)
+def test_an_object_is_known_at_once_and_not_claimed_before_all_of_it_is_there(scene: Scene) -> None:
+    whole = a_pair(scene)
+    found = landing.discover(scene.connection, replace(whole, complete=lambda _found, _now: False), NOON)
+    assert (found.new, found.settling) == (1, 1)
+    assert scene.claim() == []
+    assert landing.discover(scene.connection, whole, NOON).settling == 0
+    assert [load.key for load in scene.claim()] == ["t/a.csv"]
 
 
 def test_a_finished_file_is_taken_as_an_object_at_once_and_in_place_of_another(scene: Scene, tmp_path: Path) -> None:
@@ -207,4 +210,4 @@ def test_verdicts_that_wait_are_told_in_the_status(scene: Scene) -> None:
     with scene.connection.transaction():
         ledger.settle(scene.connection, [Verdict(load, Status.READY, waiting_for="schema", problems=(BAD,)) for load in scene.claim()])
 
-    assert whereabouts.held_back(scene.connection, PIPELINE) == [("boxes", "waiting for schema", 1)]
+    assert whereabouts.held_back(scene.connection, PIPELINE) == [("boxes", f"waiting for schema: {BAD.place}: {BAD.message}", 1)]
