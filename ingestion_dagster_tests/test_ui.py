@@ -93,7 +93,7 @@ def page(address: str) -> Iterator[Page]:
 
 def test_an_operator_opens_the_graph_materializes_an_asset_and_sees_it_green(page: Page, metrics: Metrics) -> None:
     page.goto("/locations/__repository__@ingestion/asset-groups/metrics/lineage")
-    for name in ("kinesis_stream", "landing_zone", "cases", "core_time_series", "api_time_series", "dashboard"):
+    for name in ("kinesis_stream", "landing_zone", "deaths", "core_time_series", "api_time_series", "dashboard"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
 
     page.goto("/assets/metrics/cases")
