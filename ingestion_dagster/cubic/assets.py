@@ -161,6 +161,7 @@ def load(context: dg.AssetExecutionContext, config: CubicConfig, ingestion: Inge
                 load_cubic(claims, job, connection, outcome)
         except Exception:
             yield from committed(context, database, outcome, selected, settings)
+            tell_of_tables(connection, settings, outcome, run_id)
             raise
         context.log.info("%s", summary(outcome))
         yield from materializations(context, connection, outcome, selected, partitions, settings)

@@ -310,7 +310,7 @@ class _Batch:
         if any(each.fit is not None and each.fit.is_new for each in done):
             known = schemas.versions_of(self._connection, self.table.name)
             for each in done:
-                if each.fit is not None and each.fit.is_new and (not known or known[-1].columns != each.fit.version.columns):
+                if each.fit is not None and each.fit.is_new and (not known or not known[-1].says_the_same(each.fit.version)):
                     schemas.add(self._connection, self.table.name, each.fit.version, load_id=each.verdict.load.id)
                     known.append(each.fit.version)
         for each in done:

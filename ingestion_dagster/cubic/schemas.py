@@ -25,9 +25,11 @@ WHERE d.pipeline = 'cubic' AND d.name = %(dataset)s ORDER BY s.version
 """
 
 REGISTERED = """
-SELECT DISTINCT ON (d.name) d.name, s.columns, s.key
-FROM cubic.schemas AS s JOIN ledger.datasets AS d ON d.id = s.dataset_id
-WHERE d.pipeline = 'cubic' AND s.registered ORDER BY d.name, s.version DESC
+SELECT name, columns, key FROM (
+    SELECT DISTINCT ON (d.name) d.name, s.columns, s.key, s.registered
+    FROM cubic.schemas AS s JOIN ledger.datasets AS d ON d.id = s.dataset_id
+    WHERE d.pipeline = 'cubic' AND s.load_id IS NULL ORDER BY d.name, s.version DESC) AS decided
+WHERE registered
 """
 
 ADD = """
@@ -59,6 +61,10 @@ class Version:
     registered: bool = False
     described: bool = True
     """Whether types and key are known; otherwise a header has given the names, and the first `.dfm` decides about the rest."""
+
+    def says_the_same(self, other: "Version") -> bool:
+        """Whether the other says nothing else of columns and key; when and by what it came up does not matter."""
+        return (self.columns, self.key, self.described) == (other.columns, other.key, other.described)
 
     @property
     def names(self) -> frozenset[str]:
@@ -247,31 +253,38 @@ def stands_at(connection: Connection, dataset: str, versions: int) -> bool:
 
 def sync(connection: Connection, registry: Registry) -> None:
     """Enter what the registry says of columns, where it says something else than it did. The datasets must be in the ledger."""
-    known = {name: (columns, tuple(key)) for name, columns, key in connection.execute(REGISTERED)}
+    known = _registered(connection)
     for table in registry.tables.values():
-        if table.columns is None:
-            if table.name in known:
-                _forget_registered(connection, table)
-            continue
-        if known.get(table.name) == ([[column.name, column.type] for column in table.columns], table.key):
+        if _wanted(table) == known.get(table.name):
             continue
         with connection.transaction():
             lock(connection, table.name)
-            registered = [version for version in versions_of(connection, table.name) if version.registered]
-            if not registered or (registered[-1].columns, registered[-1].key) != (table.columns, table.key):
+            if _wanted(table) == _registered(connection).get(table.name):
+                continue  # somebody else was quicker
+            if table.columns is None:
+                add(connection, table.name, _by_files(versions_of(connection, table.name)))
+            else:
                 add(connection, table.name, Version(table.columns, table.key, registered=True))
 
 
-def _forget_registered(connection: Connection, table: CubicTable) -> None:
-    """Where the registry says nothing of columns any more, go by the files again: as they were before, or as the next `.dfm` says."""
-    versions = versions_of(connection, table.name)
-    if not versions[-1].registered:
-        return
-    with connection.transaction():
-        lock(connection, table.name)
-        versions = versions_of(connection, table.name)
-        before = next((version for version in reversed(versions) if not version.registered), versions[-1])
-        add(connection, table.name, replace(before, registered=False, since=None, described=before.described and not before.registered))
+_Decision = tuple[tuple[Column, ...], tuple[str, ...]]
+
+
+def _wanted(table: CubicTable) -> _Decision | None:
+    """Columns and key as the registry says them; None: it leaves them to the files."""
+    return None if table.columns is None else (table.columns, table.key)
+
+
+def _registered(connection: Connection) -> dict[str, _Decision]:
+    """By table, what the registry has last been seen to say; tables of which it says nothing are not among them."""
+    rows = connection.execute(REGISTERED)
+    return {name: (tuple(Column(column, kind) for column, kind in columns), tuple(key)) for name, columns, key in rows}
+
+
+def _by_files(versions: Sequence[Version]) -> Version:
+    """What holds once the registry says nothing any more: what files have brought; else its names, and the next `.dfm` decides."""
+    brought = next((version for version in reversed(versions) if not version.registered), None)
+    return replace(versions[-1], registered=False, since=None, described=False) if brought is None else replace(brought, since=None)
 
 
 def held_since(connection: Connection, dataset: str) -> datetime | None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from ingestion_dagster.cubic.publication import Publication
 from ingestion_dagster.cubic.registry import parse_registry
 from ingestion_dagster.cubic.zone import prepare, zone
 from ingestion_dagster.engine import landing, ledger
-from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
+from ingestion_dagster.engine.verdicts import OUR_FAULT
 from ingestion_dagster_tests.cubic.conftest import TAPS, Cubic, csv, metadata, moment
 
 CHANGES = "header__change_seq,header__change_oper,header__timestamp,TAP_ID,NOTE,FARE"
@@ -387,3 +389,77 @@ def test_a_table_that_is_renamed_and_changed_at_once_goes_on_where_it_was(cubic:
     )
     cubic.run(run_id="again")
     assert {(state["dataset"], state["status"], state["snapshot"]) for state in cubic.states()} == {("renamed", "archived", AT_SIX)}
+
+
+@pytest.mark.parametrize("kinds", [{"A": "INT4", "B": "STRING"}, {"A": "STRING", "B": "STRING"}], ids=["types and key", "the key alone"])
+def test_the_first_metadata_file_decides_about_what_a_header_could_not(cubic: Cubic, kinds: dict[str, str]) -> None:
+    content, dfm = loose(kinds, ["1,x"])
+    cubic.land(f"{GATES}/LOAD00000001.csv.gz", content, moment("06:00:00"))
+    cubic.run()
+    for number in (2, 3):
+        cubic.land(f"{GATES}/LOAD{number:08}.csv.gz", content, moment(f"06:00:0{number}"), dfm=dfm)
+    cubic.run(run_id="next")
+    assert {state["status"] for state in cubic.states()} == {"archived"}
+    [(columns, key)] = cubic.sql("SELECT columns, key FROM cubic.schemas ORDER BY version DESC LIMIT 1")
+    assert (dict(columns)["a"], key) == ("int" if kinds["A"] == "INT4" else "string", ["a"])
+
+
+def test_a_registry_that_says_the_same_of_columns_again_is_believed_again(cubic: Cubic) -> None:
+    def sync(columns: str) -> dict[str, str]:
+        cubic.registry = parse_registry(f"tables: [{{name: gates, prefix: cubic/ods_qlik/EDW.GATES/, kind: ods{columns}}}]")
+        with cubic.database.connect() as connection:
+            prepare(connection, cubic.registry)
+            before = connection.execute("SELECT count(*) FROM cubic.schemas").fetchone()
+            prepare(connection, cubic.registry)
+            assert connection.execute("SELECT count(*) FROM cubic.schemas").fetchone() == before, "nothing has changed"
+        return cubic.columns("gates")
+
+    assert sync(", columns: {a: int}") == {"a": "int"}
+    sync("")
+    assert sync(", columns: {a: bigint}") == {"a": "bigint"}
+    sync("")
+    assert sync(", columns: {a: bigint}") == {"a": "bigint"}
+    with cubic.database.connect() as connection:
+        assert schemas.versions_of(connection, "gates")[-1].registered
+
+
+def test_rejects_of_the_issue_before_are_gone_when_there_are_none_now(cubic: Cubic) -> None:
+    key = "cubic/dmap/agg_fares/a.csv.gz"
+    good = ["2026-01-01,1"] * 2000
+    cubic.land(key, csv("2026-01-01,x", *good, header="day,count"), moment("06:00:00"))
+    cubic.run()
+    assert [each for each in cubic.keys("springboard") if each.startswith("rejects/")]
+    cubic.land(key, csv(*good, header="day,count"), moment("07:00:00"))
+    cubic.run(run_id="next")
+    assert not [each for each in cubic.keys("springboard") if each.startswith("rejects/")]
+
+
+def test_a_replay_from_an_archive_that_has_moved_says_so_and_takes_nothing_away(cubic: Cubic) -> None:
+    cubic.land(f"{TAPS}/LOAD00000001.csv.gz", csv("1,one,2.40"), moment("06:00:00"))
+    cubic.run()
+    with cubic.database.connect() as connection:
+        ledger.replay(connection, ledger.Scope("cubic"))
+    home = cubic.settings
+    cubic.settings = home.model_copy(update={"cubic_archive_url": f"{home.storage}/elsewhere"})
+    with pytest.raises(ConfigurationError, match="set the zones' URLs to where they were"):
+        cubic.run(run_id="lost")
+    assert cubic.states()[0]["status"] == "ready"
+    cubic.settings = home
+    cubic.run(run_id="found")
+    assert cubic.states()[0]["status"] == "archived"
+
+
+def test_runs_that_died_with_file_after_file_pause_their_table(cubic: Cubic) -> None:
+    problem = Problem("crashed_repeatedly", "the whole file", "runs died with it")
+    for number in range(1, 4):
+        cubic.land(f"{TAPS}/LOAD{number:08}.csv.gz", csv(f"{number},x,1"), moment(f"06:00:0{number}"))
+    with cubic.database.connect() as connection:
+        prepare(connection, cubic.registry)
+        place = zone(cubic.settings, cubic.registry)
+        landing.discover(connection, place, moment("07:00:00"))
+        claimed = ledger.claim(connection, ledger.Scope("cubic"), "dead", count=9, size=1 << 30, lease_seconds=60)
+        with connection.transaction():
+            ledger.settle(connection, [ledger.Verdict(load, ledger.Status.READY_FOR_ERRORING, problems=(problem,)) for load in claimed])
+        given_up = [replace(load, status=ledger.Status.READY_FOR_ERRORING, problems=(problem,)) for load in claimed]
+        landing.move(connection, place, given_up, lease_seconds=60)
+        assert ledger.pause_faulty(connection, "cubic", OUR_FAULT, 3) == ["taps"]
