@@ -12,12 +12,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from dotenv import load_dotenv
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ingestion_dagster import runs
 from ingestion_dagster.cli_cubic import cubic_commands
+from ingestion_dagster.console import err, print_table
 from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
@@ -42,8 +41,6 @@ app.add_typer(metrics_commands, name="metrics")
 app.add_typer(cubic_commands, name="cubic")
 sandbox_commands = typer.Typer(no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed.")
 app.add_typer(sandbox_commands, name="sandbox")
-
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _pipeline(name: str) -> Pipeline:
@@ -125,7 +122,7 @@ def status(
         if as_json:
             print(json.dumps(rows, ensure_ascii=False))
             return
-        _print_table(rows, ["pipeline", "dataset", "partition", "status", *(["key", "error_code"] if loads else ["loads"])])
+        _print_states(rows, ["pipeline", "dataset", "partition", "status", *(["key", "error_code"] if loads else ["loads"])])
         for name in names:
             count, oldest = ledger.claimable(connection, Scope(name))
             print(f"{name}: {count} loads claimable" + (f", the oldest discovered {oldest:%Y-%m-%d %H:%M:%S} UTC" if oldest else ""))
@@ -394,17 +391,9 @@ def _progress(title: str) -> Iterator[runs.Progress | None]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def _print_table(rows: list[dict[str, Any]], shown: list[str]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
-    columns = [name for name in (*shown, "rows_written", "rows_unchanged", "rows_rejected") if rows and name in rows[0]]
-    if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join("" if row[name] is None else str(row[name]) for name in columns))
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
-    Console(highlight=False).print(table)
+def _print_states(rows: list[dict[str, Any]], shown: list[str]) -> None:
+    """Where loads stand: these columns, and the counts of rows."""
+    print_table(rows, [name for name in (*shown, "rows_written", "rows_unchanged", "rows_rejected") if rows and name in rows[0]])
 
 
 def main() -> None:

@@ -1,16 +1,14 @@
 """`ingestion cubic …`: what only the cubic pipeline has."""
 
 import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
-from rich.table import Table
 
+from ingestion_dagster.console import err, print_table
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError, Refused
@@ -18,7 +16,6 @@ from ingestion_dagster.settings import current
 
 SOME_FAILED = 2
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 cubic_commands = typer.Typer(no_args_is_help=True, help="What only cubic has: propose, query, consume, fetch.")
 
 
@@ -54,14 +51,7 @@ def query(
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
         return
-    if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join("" if row[name] is None else str(row[name]) for name in columns))
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
-    Console(highlight=False).print(table)
+    print_table(rows, columns)
 
 
 @cubic_commands.command(epilog="Example: INGESTION_CUBIC_KINESIS_STREAM=cubic-kafka ingestion cubic consume")

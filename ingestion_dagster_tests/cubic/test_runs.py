@@ -1,8 +1,13 @@
 """What the commands do with cubic, through Dagster in this process, by the registry that is shipped."""
 
+import dagster as dg
+
 from ingestion_dagster import runs
 from ingestion_dagster.cubic.pipeline import CUBIC
+from ingestion_dagster.cubic.sensors import cubic_s3_sensor
+from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine.dagster import INGESTION
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
@@ -30,3 +35,23 @@ def test_a_dry_run_changes_nothing_in_the_database(settings: Settings, database:
     assert (summary.loads, summary.errored, summary.rows_in) == (1, 0, 1)
     with database.connect() as connection:
         assert connection.execute(counted).fetchone() == (0, 0, 0)
+
+
+def test_the_sensor_asks_for_tables_that_have_files_and_for_no_others(settings: Settings) -> None:
+    landing_zone = CUBIC.zone(settings).landing
+    landing_zone.write(KEY, CONTENT)
+    landing_zone.write(
+        "cubic/ods_qlik/EDW.SAMPLE/LOAD1.csv.gz",
+        csv("1,a,,", header="SAMPLE_ID,SAMPLE_NAME,EDW_INSERTED_DTM,EDW_UPDATED_DTM"),
+        modified=moment("06:00:00"),
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(
+            instance=instance, repository_def=defs.get_repository_def(), resources={"ingestion": INGESTION}, sensor_name="cubic_s3_sensor"
+        )
+        tick = cubic_s3_sensor.evaluate_tick(context)
+    asked = {request.job_name: [key.to_user_string() for key in request.asset_selection or ()] for request in tick.run_requests or ()}
+    assert asked == {"cubic_ods_load": ["cubic/ods_qlik/edw_sample"], "cubic_daily_load": ["cubic/dmap/agg_sample"]}
+    assert len({request.tags["ingestion/queue"] for request in tick.run_requests or ()}) == 2, "neither waits for the other"
+    [added] = tick.dynamic_partitions_requests or ()
+    assert list(added.partition_keys) == ["20260102T060000Z"]
