@@ -1,5 +1,6 @@
 """Cubic tables: one load step for those that go by snapshots, one for those that go by days, and what arrives from outside."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -246,7 +247,7 @@ def tell_of_tables(connection: Connection, settings: Settings, outcome: CubicOut
             connection,
             settings,
             PIPELINE,
-            f"schema:{name}:{problem.message}",
+            f"schema:{name}:{hashlib.sha256(problem.message.encode()).hexdigest()[:16]}",
             f"{name} waits for a decision about its columns",
             problem.message,
             *(f"proposed: {line}" for line in outcome.proposed.get(name, "").splitlines()),

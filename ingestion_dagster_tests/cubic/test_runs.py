@@ -3,11 +3,14 @@
 import dagster as dg
 
 from ingestion_dagster import runs
+from ingestion_dagster.cubic.assets import tell_of_tables
+from ingestion_dagster.cubic.load import CubicOutcome
 from ingestion_dagster.cubic.pipeline import CUBIC
 from ingestion_dagster.cubic.sensors import cubic_s3_sensor
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
@@ -55,3 +58,14 @@ def test_the_sensor_asks_for_tables_that_have_files_and_for_no_others(settings: 
     assert len({request.tags["ingestion/queue"] for request in tick.run_requests or ()}) == 2, "neither waits for the other"
     [added] = tick.dynamic_partitions_requests or ()
     assert list(added.partition_keys) == ["20260102T060000Z"]
+
+
+def test_a_table_with_very_many_changed_columns_is_alerted_to_as_well(settings: Settings, database: Database) -> None:
+    """The key of an alert stands in an index, which takes no more than 2,704 bytes."""
+    many = "; ".join(f"'column_{number}' is gone" for number in range(2000))
+    outcome = CubicOutcome(held={"wide": Problem("schema_changed", "header", many)})
+    with database.connect() as connection:
+        heard = settings.model_copy(update={"slack_webhook_url": "http://127.0.0.1:9/nobody"})
+        for _ in range(2):
+            tell_of_tables(connection, heard, outcome, "a-run")
+        assert connection.execute("SELECT count(*) FROM ledger.alerts").fetchone() == (1,), "and once only"
