@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PointPolicy = Literal["keep", "full"]
@@ -84,6 +84,58 @@ class Settings(BaseSettings):
     cubic_claimable_minutes: int = Field(
         60, ge=1, description="A cubic file that could have been loaded and was not for this long raises an alert."
     )
+    drive_url: str | None = Field(
+        None,
+        description="Where people drop spreadsheets: file:///folder, or gdrive: with the folder ids below. Unset: the folder drive under "
+        "INGESTION_HOME.",
+    )
+    drive_credentials: Path | None = Field(None, description="Key file (JSON) of the Google service account that may use the Drive folders.")
+    drive_api_url: str | None = Field(None, description="Base URL of the Drive API, for a proxy or a test. Unset: Google's.")
+    residents_contact_tracing_inbound_folder_id: str | None = Field(None, description="Drive folder of files to load; with gdrive: only.")
+    residents_contact_tracing_outbound_folder_id: str | None = Field(None, description="Drive folder of reports; with gdrive: only.")
+    residents_nsss_inbound_folder_id: str | None = Field(None, description="As above, for nsss.")
+    residents_nsss_outbound_folder_id: str | None = Field(None, description="As above, for nsss.")
+    residents_spl_inbound_folder_id: str | None = Field(None, description="As above, for spl.")
+    residents_spl_outbound_folder_id: str | None = Field(None, description="As above, for spl.")
+    residents_self_isolation_inbound_folder_id: str | None = Field(None, description="As above, for self_isolation.")
+    residents_self_isolation_outbound_folder_id: str | None = Field(None, description="As above, for self_isolation.")
+    residents_generic_inbound_folder_id: str | None = Field(None, description="As above, for generic.")
+    residents_generic_outbound_folder_id: str | None = Field(None, description="As above, for generic.")
+    residents_api_url: str | None = Field(
+        None, description="Base URL of the Here to Help API, ending in api/ (https://host/api/). Unset: the sandbox API."
+    )
+    residents_api_key: SecretStr | None = Field(None, description="Its key, sent as x-api-key. Unset: the sandbox's.")
+    residents_requests_per_second: float = Field(
+        80, gt=0, description="Requests a second to the Here to Help API by all runs together; its usage plan allows 100."
+    )
+    residents_requests_in_flight: int = Field(32, ge=1, description="Requests to it that wait for an answer at a time, at most.")
+    residents_api_patience_seconds: float = Field(
+        30, ge=0, description="How long a run waits for an API that fails before it gives its files back and ends; the next run goes on."
+    )
+    residents_excluded_ctas_ids: str | None = Field(
+        None, description="Account IDs of contact tracing that are never sent, with commas between them. Unset: none."
+    )
+    residents_hash_key: SecretStr | None = Field(
+        None,
+        description="Key of the hashes by which the ledger knows rows and people; at least 32 characters. Keep it: with another one every "
+        "row is new. Unset: one is made under INGESTION_HOME.",
+    )
+    residents_retention_days: int = Field(
+        400, ge=1, description="Days after which the ledger forgets a row that has not come again; it would be sent anew after that."
+    )
+    residents_first_day_files: int = Field(
+        20, ge=0, description="A dataset that finds more files older than a day than this when it is first looked at pauses."
+    )
+    residents_turn_seconds: float = Field(
+        60, gt=0, description="How long one dataset sends before files of another that wait get their turn."
+    )
+    residents_max_file_bytes: int = Field(64 * 1024 * 1024, ge=1, description="A spreadsheet larger than this is refused unread.")
+    residents_refused_percent: float = Field(
+        20, ge=0, le=100, description="The check of a load fails if a larger share of its rows was refused."
+    )
+    residents_claimable_minutes: int = Field(
+        60, ge=1, description="A spreadsheet that could have been loaded and was not for this long raises an alert."
+    )
     slack_webhook_url: str | None = Field(
         None,
         validation_alias=AliasChoices("INGESTION_SLACK_WEBHOOK_URL", "SLACK_WEBHOOK"),
@@ -130,6 +182,11 @@ class Settings(BaseSettings):
     def storage(self) -> str:
         """URL of the object store, without a trailing slash."""
         return (self.storage_url or (self.home_folder / "storage").as_uri()).rstrip("/")
+
+    @cached_property
+    def drive(self) -> str:
+        """URL of the drop folder, without a trailing slash: `gdrive:`, or a folder."""
+        return (self.drive_url or (self.home_folder / "drive").as_uri()).rstrip("/")
 
     def zone(self, pipeline: str, purpose: str, default_path: str) -> str:
         """URL of one place of a pipeline: its own variable, or a prefix of the storage. No trailing slash."""

@@ -1,0 +1,34 @@
+"""The five datasets: which columns a file must have, what each row means for the API, and what its report looks like."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ingestion_dagster.residents.model import Judged, Rules
+
+PIPELINE = "residents"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One kind of spreadsheet.
+
+    `judge` is given a row's cells by column (text, trimmed; "" for a blank one or a column that the file lacks), its number below the
+    header from 1, and the rules.
+    """
+
+    name: str
+    title: str
+    description: str
+    required: tuple[str, ...]
+    """Columns without which a file is refused: what is sent, or decides whether a row is."""
+    judge: Callable[[Mapping[str, str], int, Rules], Judged]
+    expected: tuple[str, ...] = ()
+    """Columns that files have, and that may be missing: they are only copied to the report."""
+    known: tuple[str, ...] = ()
+    """Columns that may be there, and are only copied."""
+    anchors: tuple[str, ...] = ()
+    """Cells by which the header is looked for in the first rows; none: it is the first row."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By column, other names that people write for it, to suggest."""
+    day_first: bool = True
+    """How a date cell of a workbook is written as text: 22/02/1963, otherwise 19630222."""
