@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import cubic, metrics
+from benchmarks import cubic, metrics, residents
 
-BENCHMARKS = {"metrics": metrics.main, "cubic": cubic.main}
+BENCHMARKS = {"metrics": metrics.main, "cubic": cubic.main, "residents": residents.main}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ingestion_dagster import runs
 from ingestion_dagster.cli_cubic import cubic_commands
+from ingestion_dagster.cli_residents import residents_commands
 from ingestion_dagster.console import err, print_table
 from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
@@ -39,7 +40,8 @@ app.add_typer(database_commands, name="db")
 metrics_commands = typer.Typer(no_args_is_help=True, help="What only metrics has: boot.")
 app.add_typer(metrics_commands, name="metrics")
 app.add_typer(cubic_commands, name="cubic")
-sandbox_commands = typer.Typer(no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed.")
+app.add_typer(residents_commands, name="residents")
+sandbox_commands = typer.Typer(no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed, the Here to Help API.")
 app.add_typer(sandbox_commands, name="sandbox")
 
 
@@ -61,13 +63,13 @@ def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
         raise typer.BadParameter(f"a run cannot be narrowed to '{dataset}': what belongs there comes with any run")
 
 
-PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics or cubic")]
+PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic or residents")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
-Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table).")]
+Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; a kind of spreadsheet, such as nsss).")]
 Partition = Annotated[
     str | None, typer.Option("--partition", "-p", help="Only this partition (day of discovery, UTC; snapshot of an ods table).")
 ]
-AsOf = Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day.")]
+AsOf = Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day; residents: judge rows by that day.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge what would be loaded; claim and write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -98,12 +100,12 @@ def load(
     as_of: AsOf = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Land files, then run. Exit codes as for `run`. A dry run lands nothing and says what `check` says."""
+    """Land files, then run. Exit codes as for `run`. A dry run lands nothing; it says what `check` says, or what would become of each row."""
     found = _pipeline(pipeline)
     _check_narrowing(found, dataset)
-    if dry_run:
-        raise typer.Exit(_check(found, paths, dataset))
     settings = current()
+    if dry_run:
+        raise typer.Exit(_predicted(found, settings, paths, dataset, as_of) if found.predict else _check(found, paths, dataset))
     prepare_dagster_home(settings)
     unusable = _land(found, settings, paths, dataset)
     _run_and_exit(found, settings, runs.Request(dataset, partition, as_of), some_refused=unusable)
@@ -146,16 +148,16 @@ def retry(
     dataset: Dataset = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Only this key of the landing zone.")] = None,
 ) -> None:
-    """Load errored files again, from where they were moved to, and look again at those that wait for a decision about their columns.
+    """Load errored files again, from where they stand now, and look again at those that wait for a decision about their columns.
 
-    Only the newest version of a key.
+    Of residents also the rows that failed, and only those. Only the newest version of a key.
     """
     found = _pipeline(pipeline)
     _check_dataset(found, dataset)
     settings = current()
     scope = Scope(found.name, frozenset({dataset}) if dataset else None)
     with postgres.ready(settings).connect() as connection:
-        retried = ledger.retry(connection, scope, key)
+        retried = found.retry(connection, scope, key)
         released = ledger.look_again(connection, scope, key)
     for old in retried.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
@@ -338,7 +340,28 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
     return SOME_REFUSED if refused else LOADED
 
 
+def _stand_ins(pipeline: Pipeline, settings: Settings) -> None:
+    """Start what of the sandbox a pipeline needs."""
+    if names := pipeline.stand_ins(settings):
+        from ingestion_dagster.sandbox import servers
+
+        servers.up(settings.home_folder, settings.environment, names)
+
+
+def _predicted(pipeline: Pipeline, settings: Settings, paths: list[Path], dataset: str | None, as_of: str | None) -> int:
+    """Foretell what would become of the rows of files, and print it; the exit code."""
+    assert pipeline.predict is not None
+    _stand_ins(pipeline, settings)
+    worst = LOADED
+    for key, path in local_files(paths, pipeline.prefix_of(dataset) if dataset else ""):
+        counts = pipeline.predict(settings, key, read_file(path), as_of)
+        print(f"{path}: dry run, nothing sent: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+        worst = SOME_REFUSED if any("refused" in what for what, count in counts.items() if count) else worst
+    return worst
+
+
 def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request, *, some_refused: bool = False) -> NoReturn:
+    _stand_ins(pipeline, settings)
     with _progress(pipeline.name) as progress:
         summary = runs.run(pipeline, settings, request, progress)
     with postgres.ready(settings).connect() as connection:
@@ -363,9 +386,12 @@ def _exit_with(summary: RunSummary, *, some_refused: bool = False) -> NoReturn:
 
 def describe_dry(summary: RunSummary) -> str:
     """A dry run in one line."""
+    foretold = ""
+    if summary.rows_created or summary.rows_matched or summary.rows_skipped:
+        foretold = f"; {summary.rows_created} would be created, {summary.rows_matched} matched, {summary.rows_skipped} skipped"
     return (
         f"dry run, nothing changed: {summary.loads} loads: {summary.loads - summary.errored} would be loaded, {summary.errored} refused; "
-        f"{summary.rows_in} rows in, {summary.rows_rejected} rejected"
+        f"{summary.rows_in} rows in, {summary.rows_rejected} rejected{foretold}"
     )
 
 

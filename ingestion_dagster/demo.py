@@ -12,6 +12,7 @@ from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Delivery, Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.pipelines import PIPELINES
+from ingestion_dagster.sandbox import servers
 from ingestion_dagster.settings import Settings
 
 BAD = "bad/"
@@ -33,6 +34,10 @@ class Surprise:
 
 def run_demo(settings: Settings) -> bool:
     """Load `source_data/` through every pipeline; print what landed where. True if every file ended as expected."""
+    for pipeline in PIPELINES.values():
+        if names := pipeline.stand_ins(settings):
+            for name, address in servers.up(settings.home_folder, settings.environment, names).items():
+                print(f"{pipeline.name}: {name} of the sandbox answers at {address}")
     as_expected = [_run(pipeline, settings, project_file("source_data") / pipeline.name) for pipeline in PIPELINES.values()]
     print("see it: make dev, then http://localhost:3000 · where every load stands: .venv/bin/ingestion status")
     return all(as_expected)
@@ -59,7 +64,7 @@ def _deliver(pipeline: Pipeline, settings: Settings, delivery: Delivery) -> list
             return delivery.surprises(connection) if delivery.surprises else []
     print(f"{pipeline.name}: landing {delivery.name}")
     landed = runs.land(pipeline, settings, [delivery.folder])
-    summary = runs.run(pipeline, settings, runs.Request())
+    summary = runs.run(pipeline, settings, runs.Request(as_of=delivery.as_of))
     print(
         f"{pipeline.name}: {len(landed.objects)} files landed, {summary.loads - summary.errored} loaded ({summary.duplicates} of them "
         f"as before), {summary.errored} refused, {summary.rows_written} rows written"

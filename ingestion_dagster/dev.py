@@ -12,6 +12,7 @@ from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.dagster import open_instance
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.pipelines import PIPELINES
+from ingestion_dagster.sandbox import servers
 from ingestion_dagster.settings import current
 
 
@@ -29,6 +30,9 @@ def main() -> None:
         landing_zone = pipeline.zone(settings).landing.url
         if landing_zone.startswith("file://"):
             Path(unquote(landing_zone.removeprefix("file://"))).mkdir(parents=True, exist_ok=True)
+        if names := pipeline.stand_ins(settings):
+            for name, address in servers.up(settings.home_folder, settings.environment, names).items():
+                print(f"{pipeline.name}: {name} of the sandbox answers at {address}", flush=True)
         print(f"{pipeline.name}: files put into {landing_zone} are loaded within a minute", flush=True)
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *sys.argv[1:]]
     os.execv(sys.executable, command)  # noqa: S606 - a list of our own

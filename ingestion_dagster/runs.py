@@ -59,7 +59,7 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
                 landed.unusable.append(key)
                 continue
             modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            landed.objects.append(zone.landing.write(key, read_file(path), modified=modified))
+            landed.objects.append(zone.landing.write(pipeline.landing_key(settings, key), read_file(path), modified=modified))
             if len(landed.objects) - entered >= _PAGE:
                 _enter(connection, zone, landed.objects[entered:])
                 entered = len(landed.objects)
@@ -210,7 +210,7 @@ class Adopted:
 def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None, *, dry_run: bool = False) -> Adopted:
     """Take over a living system: its tables, and, as done, the files that stand in the landing zone (modified before `before`).
 
-    Nothing is loaded. The files are moved to where loaded ones go.
+    Nothing is loaded. The files are moved to where loaded ones go. Of a pipeline that can tell which files were dealt with, only those.
     """
     told = pipeline.take_over(postgres.locate(settings), dry_run)
     zone = pipeline.zone(settings)
@@ -218,8 +218,9 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
         return Adopted(told, 0)
     if not told:
         postgres.ready(settings)
+    is_done = pipeline.is_done(settings)
     if dry_run:
-        return Adopted(told, sum(before is None or seen.modified < before for seen in zone.landing.list()))
+        return Adopted(told, sum((before is None or seen.modified < before) and is_done(seen.key) for seen in zone.landing.list()))
     database = postgres.ready(settings)
     limits = Limits.of(settings)
     run_id = f"adopt-{uuid.uuid4().hex[:8]}"
@@ -227,8 +228,9 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     with database.connect() as connection:
         pipeline.sync_datasets(connection, settings)
         await_settled(pipeline, settings, connection)
-        scope = Scope(pipeline.name, waiting=True)
+        scope = Scope(pipeline.name, waiting=True, paused=True)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
+        there = [load for load in there if is_done(load.key)]
         with Claims(database, replace(scope, ids=frozenset(load.id for load in there)), run_id, limits) as claims:
             for batch in claims.batches(connection):
                 with connection.transaction():

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -30,18 +30,23 @@ _TELLING = "ingestion_dagster.engine.errors."
 _LONGEST_REASON = 300
 _LOOK_BACK = timedelta(days=1)
 _MOST_FAILED_RUNS = 50
+_MOST_FILES = 20
 _SHORTEST_SILENCE = timedelta(minutes=5)
 _CURSOR_VERSION = 1
 
 
-def errored_loads_alert(connection: Connection, settings: Settings, pipeline: str, run_id: str) -> None:
+def errored_loads_alert(connection: Connection, settings: Settings, pipeline: str, run_id: str, *, files: Sequence[str] = ()) -> None:
     """Alert to what a run errored or rejected, at its end, if there is any. What hinders this does not fail the run.
 
-    The watch sensor makes good what a crash, or such a hindrance, leaves out.
+    `files` are lines on single files, for people who know theirs by name. The watch sensor makes good what a crash, or such a hindrance,
+    leaves out.
     """
     with _no_hindrance("errored loads", "the watch sensor alerts to them"):
         through = notifications.channels(settings)
         alert = notifications.errored_loads(connection, settings, pipeline, run_id) if through else None
+        if alert and files:
+            more = (f"and {len(files) - _MOST_FILES} more files",) if len(files) > _MOST_FILES else ()
+            alert = replace(alert, details=(*alert.details, *files[:_MOST_FILES], *more))
         if alert and notifications.raise_alert(connection, through, alert):
             notifications.deliver(connection, through)
 

@@ -7,15 +7,18 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
+import orjson
 from yarl import URL
 
+from ingestion_dagster.engine.breaker import UNAVAILABLE, Breaker
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
+from ingestion_dagster.engine.rate import Rate
 
 T = TypeVar("T")
 
@@ -24,8 +27,12 @@ Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 UNREACHABLE, TIMED_OUT, BROKEN = "http_unreachable", "http_timeout", "http_broken"
 THROTTLED, SERVER_ERROR = "http_throttled", "http_server_error"
-TRANSPORT = frozenset({UNREACHABLE, TIMED_OUT, THROTTLED, SERVER_ERROR, BROKEN})
+TRANSPORT = frozenset({UNREACHABLE, TIMED_OUT, THROTTLED, SERVER_ERROR, BROKEN, UNAVAILABLE})
 """Codes of what says something about the server, and nothing about what it was asked for."""
+
+
+class Lost(Transient):
+    """No answer that can be relied on came to a request that must not be made twice: it may have been done, or not. Read first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,10 @@ class Http:
     """Between two pieces of an answer."""
     request_timeout: float = 3600.0
     """For a request from its beginning to the end of the answer."""
+    rate: Rate | None = None
+    """Shared by all requests. A server that asks for fewer makes all of them wait."""
+    breaker: Breaker | None = None
+    """Shared by all requests. While it is open they wait, and what fails then is no attempt spent."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Callable[[], float] = random.random
 
@@ -74,6 +85,8 @@ class Client:
     def __init__(self, http: Http, session: aiohttp.ClientSession) -> None:
         self._http = http
         self._session = session
+        # Waiting for a connection must not count as waiting for an answer, nor use up the rate.
+        self._slots = asyncio.Semaphore(http.connections)
 
     async def get(
         self, url: str, receive: Receive[T], *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
@@ -84,51 +97,139 @@ class Client:
         `params` behind it. Redirects are not followed: they would carry the headers elsewhere. Raises `Transient` when all attempts
         are spent, `Refused` for an address that is none.
         """
+        return await self.request("GET", url, receive, params=params, headers=headers)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        receive: Receive[T],
+        *,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeat: bool = True,
+    ) -> T:
+        """As `get`, with any method, and `json` as the body.
+
+        What must not be done twice is asked with `repeat=False`: it is asked again only if it certainly was not done (no connection
+        came about, or 429). Raises `Lost` for all else that would be asked again.
+        """
+        asking = _Asking(method, url, params, {"Accept-Encoding": "identity", **(headers or {})}, None)
+        if json is not None:
+            asking = replace(asking, headers={"Content-Type": "application/json", **asking.headers}, body=orjson.dumps(json))
         attempt = 0
         while True:
             attempt += 1
-            asked: float | None = None
             try:
-                return await self._once(url, receive, params, headers)
-            except _Later as later:
-                failure, asked = Transient(later.code, later.message), later.asked
-            except Transient as raised:
-                failure = raised
-            except (TimeoutError, aiohttp.ServerTimeoutError):
-                failure = Transient(TIMED_OUT, "the server did not answer in time")
-            except aiohttp.InvalidURL:
-                raise Refused(Problem("http_bad_url", "url", "this is no address that can be asked")) from None
-            except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError) as error:
-                failure = Transient(BROKEN, f"the answer broke off or could not be read ({type(error).__name__})")
-            except (aiohttp.ClientError, ConnectionError) as error:
-                failure = Transient(UNREACHABLE, f"the server could not be reached ({type(error).__name__})")
-            pause = self._http.pause(attempt, asked) if attempt <= self._http.retries else None
+                return await self._attempt(asking, receive)
+            except _Failed as failed:
+                failure = failed
+            if not (repeat or failure.not_done):
+                self._slow_down(failure, attempt)
+                raise Lost(failure.code, failure.message) from None
+            waits = self._http.breaker is not None and self._http.breaker.is_open
+            if waits:
+                attempt -= 1
+            elif attempt > self._http.retries:
+                raise Transient(failure.code, failure.message) from None
+            pause = self._slow_down(failure, attempt + waits)
             if pause is None:
-                raise failure from None
+                raise Transient(failure.code, failure.message) from None
             await self._http.sleep(pause)
 
-    async def _once(self, url: str, receive: Receive[T], params: Mapping[str, str] | None, headers: Mapping[str, str] | None) -> T:
+    async def pause(self, attempt: int) -> None:
+        """Wait as long as after so many attempts that failed."""
+        await self._http.sleep(self._http.pause(attempt, None) or 0.0)
+
+    def _slow_down(self, failure: "_Failed", attempt: int) -> float | None:
+        """The pause to make, unless it is made by all; None if the server asks for too long a one."""
+        rate, breaker = self._http.rate, self._http.breaker
+        pause = self._http.pause(attempt, failure.asked)
+        if pause is None:
+            if breaker is not None and failure.asked is not None:
+                breaker.shut(failure.asked)
+            return None
+        if rate is not None and (failure.asked is not None or failure.code == THROTTLED):
+            rate.pause(pause)
+            return 0.0
+        return 0.0 if breaker is not None and breaker.is_open else pause
+
+    async def _attempt(self, asking: "_Asking", receive: Receive[T]) -> T:
+        """Ask once, when it is this request's turn. Raises `_Failed` for what may pass."""
+        rate, breaker = self._http.rate, self._http.breaker
+        async with self._slots:
+            was_probe = await breaker.enter() if breaker is not None else False
+            try:
+                if rate is not None:
+                    await rate.take()
+                try:
+                    received = await self._once(asking, receive)
+                except aiohttp.InvalidURL:
+                    raise Refused(Problem("http_bad_url", "url", "this is no address that can be asked")) from None
+                except Exception as error:
+                    failed = _failed(error)
+                    if breaker is not None:
+                        breaker.good() if failed is None else breaker.bad()
+                    if failed is None:
+                        raise
+                    raise failed from None
+                if breaker is not None:
+                    breaker.good()
+                return received
+            finally:
+                if breaker is not None:
+                    breaker.leave(was_probe)
+
+    async def _once(self, asking: "_Asking", receive: Receive[T]) -> T:
         # A signed address is signed letter by letter: it must not be quoted anew.
-        address = URL(url, encoded=True)
-        if params:
-            address = address.extend_query(dict(params))
-        sent = {"Accept-Encoding": "identity", **(headers or {})}
-        async with self._session.get(address, headers=sent, allow_redirects=False) as answer:
+        address = URL(asking.url, encoded=True)
+        if asking.params:
+            address = address.extend_query(dict(asking.params))
+        async with self._session.request(asking.method, address, data=asking.body, headers=asking.headers, allow_redirects=False) as answer:
             if answer.status == 429:
-                raise _Later(THROTTLED, "the server asks for fewer requests (429)", _asked(answer))
+                raise _Failed(THROTTLED, "the server asks for fewer requests (429)", _asked(answer), not_done=True)
             if answer.status == 408 or answer.status >= 500:
-                raise _Later(SERVER_ERROR, f"the server answered {answer.status}", _asked(answer))
+                raise _Failed(SERVER_ERROR, f"the server answered {answer.status}", _asked(answer))
             return await receive(answer)
 
 
-class _Later(Exception):
-    """The server answers, but not now."""
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    method: str
+    url: str = field(repr=False)
+    params: Mapping[str, str] | None = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
 
-    def __init__(self, code: str, message: str, asked: float | None) -> None:
+
+class _Failed(Exception):
+    """One attempt came to nothing, and another may not."""
+
+    def __init__(self, code: str, message: str, asked: float | None = None, *, not_done: bool = False) -> None:
         super().__init__(code)
         self.code = code
         self.message = message
         self.asked = asked
+        self.not_done = not_done
+
+
+def _failed(error: Exception) -> _Failed | None:
+    """What failed, if it says something about the server or the way to it; None for anything else."""
+    kind = type(error).__name__
+    if isinstance(error, _Failed):
+        return error
+    if isinstance(error, Transient):
+        return _Failed(error.code, error.message)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return _Failed(TIMED_OUT, "no connection came about in time", not_done=True)
+    if isinstance(error, (TimeoutError, aiohttp.ServerTimeoutError)):
+        return _Failed(TIMED_OUT, "the server did not answer in time")
+    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError)):
+        return _Failed(BROKEN, f"the answer broke off or could not be read ({kind})")
+    if isinstance(error, (aiohttp.ClientError, ConnectionError)):
+        return _Failed(UNREACHABLE, f"the server could not be reached ({kind})", not_done=isinstance(error, aiohttp.ClientConnectorError))
+    return None
 
 
 def _asked(answer: aiohttp.ClientResponse) -> float | None:

@@ -65,6 +65,8 @@ class Zone:
     """Decide about loads that wait for others, after some have arrived."""
     companions: Callable[[str], tuple[str, ...]] = lambda _key: ()
     """Keys of the objects that travel with the one of this key."""
+    stays: bool = False
+    """Whether an object stays where it landed, loaded or refused, and what there is to say of it is told elsewhere."""
 
     def targets(self, load: Load) -> Sequence[Target]:
         """Where this load's object belongs, by its status."""
@@ -113,7 +115,8 @@ def discover(
                 found.new += ledger.discover(connection, zone.pipeline, zone.landing.url, arrivals, now, run_id)
                 whole = [arrival.object for arrival in arrivals if arrival.object not in incomplete]
                 ledger.completed(connection, zone.pipeline, zone.landing.url, whole)
-                found.came_back += _come_back(connection, zone, [arrival.object for arrival in arrivals], listed_at)
+                if not zone.stays:
+                    found.came_back += _come_back(connection, zone, [arrival.object for arrival in arrivals], listed_at)
         if seconds is not None and time.monotonic() - started > seconds:
             found.complete = False
             break
@@ -269,7 +272,7 @@ def _copy(zone: Zone, load: Load) -> _Copy:
     targets = zone.targets(load)
     try:
         copied = _copied(zone, load, targets)
-        if load.status == Status.ERRORING or load.rows_rejected:
+        if not zone.stays and (load.status == Status.ERRORING or load.rows_rejected):
             target = targets[-1]
             fault_point("landing.report.before")
             target.store.write(f"{target.key}.report.json", _report(load))

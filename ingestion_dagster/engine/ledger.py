@@ -116,6 +116,8 @@ class Scope:
     ids: frozenset[int] | None = None
     waiting: bool = False
     """Whether what waits for something else is meant, too: to be marked, not to be loaded."""
+    paused: bool = False
+    """Whether loads of paused datasets are meant, too: to be marked, not to be loaded."""
 
     def as_parameters(self) -> dict[str, Any]:
         """The named parameters of `_IN_SCOPE`."""
@@ -126,6 +128,7 @@ class Scope:
             "not_after": self.not_after,
             "ids": None if self.ids is None else sorted(self.ids),
             "waiting": self.waiting,
+            "paused": self.paused,
         }
 
 

@@ -15,7 +15,7 @@ _CLAIMABLE = f"""
     {_IN_SCOPE}
     AND l.status = 'ready'
     AND (l.waiting_for IS NULL OR (%(waiting)s AND l.waiting_for <> 'upload'))
-    AND (d.id IS NULL OR (d.is_active AND d.paused_at IS NULL))
+    AND (d.id IS NULL OR (d.is_active AND d.paused_at IS NULL) OR %(paused)s)
     AND NOT EXISTS (
         SELECT FROM ledger.loads AS older
         WHERE older.landing_zone = l.landing_zone AND older.key = l.key
@@ -304,6 +304,7 @@ WITH wanted AS (
       AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
       AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
       AND (%(not_after)s::timestamptz IS NULL OR l.discovered_at <= %(not_after)s::timestamptz)
+      AND (%(ids)s::bigint[] IS NULL OR l.id = ANY(%(ids)s::bigint[]))
       AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
     FOR UPDATE OF l
 ), again AS (

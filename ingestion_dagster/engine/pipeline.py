@@ -1,12 +1,13 @@
 """What the command line and the tests may ask of any pipeline, without Dagster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
 
@@ -33,6 +34,8 @@ class Delivery:
     folder: Path
     is_known: Callable[[Connection], bool] = lambda _connection: False
     """Whether it has been landed before, and would be something else if it were landed again."""
+    as_of: str | None = None
+    """The ISO date by which it is to be judged; None: today."""
     surprises: Callable[[Connection], list[str]] | None = None
     """Lines that tell of files which did not end as expected; None: what lies below `bad/` is refused, the rest is loaded."""
 
@@ -69,6 +72,16 @@ class Pipeline:
     behind: Callable[[Connection, Settings], list[tuple[str, ...]]] | None = None
     """Keys of assets that lag behind what has been loaded; `follow_job` materializes them."""
     follow_job: str | None = None
+    stand_ins: Callable[[Settings], tuple[str, ...]] = lambda _settings: ()
+    """Names of the sandbox's servers that it needs by these settings."""
+    landing_key: Callable[[Settings, str], str] = lambda _settings, key: key
+    """The key under which a file is landed that lies under this one in the folder it is taken from."""
+    retry: Callable[[Connection, Scope, str | None], ledger.Again] = ledger.retry
+    """Put back to `ready` what ended without being loaded whole, of this key or of any."""
+    predict: Callable[[Settings, str, bytes, str | None], Mapping[str, int]] | None = None
+    """What loading a file would do, given its key, its content and an ISO date to go by: counts by word. None: only `check` tells."""
+    is_done: Callable[[Settings], Callable[[str], bool]] = lambda _settings: lambda _key: True
+    """Which files of a living system have been dealt with, by key; asked once, on the first day."""
     takes_over_loads: bool = False
     """Whether `take_over` knows what has been loaded, so that what stands in the landing zone then has not."""
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()

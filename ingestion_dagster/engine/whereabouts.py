@@ -150,6 +150,10 @@ class RunSummary:
     """Loads whose file was older than one already seen."""
     left: int = 0
     """Loads in scope that could be claimed but not be dealt with."""
+    rows_created: int = 0
+    """Of a dry run that could foretell it: rows that would become new records elsewhere; so the next two."""
+    rows_matched: int = 0
+    rows_skipped: int = 0
 
     def __add__(self, other: "RunSummary") -> "RunSummary":
         return RunSummary(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))

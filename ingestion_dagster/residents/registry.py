@@ -7,13 +7,24 @@ from ingestion_dagster.residents.model import Judged, Rules
 
 PIPELINE = "residents"
 
+BORN = ("DOB", "D.O.B.", "Date of Birth", "Birth date", "Birthday", "Born")
+FIRST_NAME = ("First name", "Forename", "Given name", "Christian name")
+LAST_NAME = ("Last name", "Surname", "Family name")
+NHS_NUMBER = ("NHS Number", "NHS No", "NHS", "NHSNUMBER")
+POSTCODE = ("Postcode", "Post code", "Zip")
+EMAIL = ("Email", "E-mail", "Email address", "Mail")
+PHONE = ("Phone", "Phone number", "Phone 1", "Telephone", "Tel", "Landline", "Contact number")
+MOBILE = ("Phone2", "Phone number 2", "Mobile", "Mobile number", "Second phone")
+TOWN = ("Town", "City", "Town/City")
+TESTED = ("Date Tested", "Test date", "Tested", "Date of test")
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """One kind of spreadsheet.
 
     `judge` is given a row's cells by column (text, trimmed; "" for a blank one or a column that the file lacks), its number below the
-    header from 1, and the rules.
+    header from 1, and the rules. It is pure, and raises nothing for whatever a cell holds.
     """
 
     name: str
@@ -32,3 +43,5 @@ class Dataset:
     """By column, other names that people write for it, to suggest."""
     day_first: bool = True
     """How a date cell of a workbook is written as text: 22/02/1963, otherwise 19630222."""
+    explanations: Mapping[str, str] = field(default_factory=dict)
+    """What belongs into a column, for whoever fills in the template; without one, its name says it."""

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,22 +17,25 @@ from ingestion_dagster.engine import stand_ins
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.stand_ins import StandIn, address_file, recorded
 
-SERVERS = {"dmap": "ingestion_dagster.sandbox.dmap_feed"}
+SERVERS = {"dmap": "ingestion_dagster.sandbox.dmap_feed", "here_to_help": "ingestion_dagster.sandbox.here_to_help"}
 """The module of each server. It is run with its address file, which it writes once it answers, and with the word it is known by."""
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
 
-def up(home: Path, environment: str = "local") -> dict[str, str]:
-    """Start what does not run yet, and wait until it answers; the URL of each server by its name.
+def up(home: Path, environment: str = "local", names: Collection[str] | None = None) -> dict[str, str]:
+    """Start what does not run yet of the servers named (None: of all), and wait until it answers; the URL of each by its name.
 
-    Raises `ConfigurationError` in production, where nothing stands in for anything, and if a server does not start.
+    Raises `ConfigurationError` in production, where nothing stands in for anything, for a name that no server has, and if one does not
+    start.
     """
     if environment == "production":
         raise ConfigurationError("production has no sandbox: set the URLs of what it stands in for")
+    if unknown := set(names or ()) - set(SERVERS):
+        raise ConfigurationError(f"the sandbox has no server {', '.join(sorted(unknown))}; it has {', '.join(SERVERS)}")
     with _locked(home):
-        return {name: _started(home, name, module) for name, module in SERVERS.items()}
+        return {name: _started(home, name, module) for name, module in SERVERS.items() if names is None or name in names}
 
 
 def down(home: Path) -> list[str]:

@@ -1,0 +1,58 @@
+"""A drop folder on Google Drive: a pair of folders for each dataset, answers as Google Sheets."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import unquote
+
+from ingestion_dagster.engine.drive_media import SHEET, XLSX, file_media
+from ingestion_dagster.engine.drive_pairs import DriveFile, DrivePairs, marked
+from ingestion_dagster.engine.drive_store import DriveStore, RecentDriveStore
+from ingestion_dagster.engine.drop_folder import INBOUND, OUTBOUND, Answer, DropFolder, as_segment
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.object_store import ObjectStore
+
+_LONGEST_NAME = 600
+
+
+class DriveFolder(DropFolder):
+    """Folders that are shared with a service account, best on a shared drive: it owns no storage."""
+
+    def __init__(self, url: str, pairs: DrivePairs) -> None:
+        self._url = url
+        self._pairs = pairs
+        self.inbound = DriveStore(url, pairs)
+
+    def file_name(self, key: str) -> str:
+        """See DropFolder."""
+        return unquote(key.rpartition("/")[2])
+
+    def key_of(self, dataset: str, name: str) -> str:
+        """See DropFolder. The file gets another key when it is written, with its id."""
+        self._pairs.folder(dataset, INBOUND)
+        return f"{dataset}/{INBOUND}/{as_segment(name, _LONGEST_NAME, reversible=True)}"
+
+    def put_answer(self, dataset: str, name: str, workbook: Path, mark: str) -> Answer:
+        """See DropFolder. The workbook becomes a Google Sheet of exactly that name."""
+        fault_point("drop_folder.put_answer.before")
+        put = self._pairs.put(dataset, OUTBOUND, {"name": name, "mimeType": SHEET}, lambda: file_media(workbook, XLSX), mark)
+        fault_point("drop_folder.put_answer.after")
+        return _answer(put)
+
+    def answers(self, dataset: str) -> Iterator[Answer]:
+        """See DropFolder."""
+        return map(_answer, self._pairs.listed(dataset, OUTBOUND))
+
+    def recently(
+        self,
+        *,
+        overlap: timedelta = timedelta(minutes=15),
+        full_every: timedelta = timedelta(hours=1),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> ObjectStore:
+        """See DropFolder."""
+        return RecentDriveStore(self._url, self._pairs, overlap, full_every, clock)
+
+
+def _answer(file: DriveFile) -> Answer:
+    return Answer(file["name"], file.get("webViewLink", f"https://drive.google.com/open?id={file['id']}"), marked(file))

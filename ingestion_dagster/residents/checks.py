@@ -1,0 +1,168 @@
+"""What is checked of spreadsheets: after each load, by the load step itself, and every day, whatever has been loaded."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ingestion_dagster.engine.alerting import failed_checks_alert
+from ingestion_dagster.engine.checks import (
+    CLAIMED_IN_TIME,
+    NOTHING_ERRORED,
+    NOTHING_LEFT_ERRORED,
+    ROWS_ADD_UP,
+    Finding,
+    claimed_in_time,
+    failed_names,
+    nothing_errored,
+    nothing_left_errored,
+    result,
+    rows_add_up,
+    table,
+)
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.residents import row_ledger, upkeep
+from ingestion_dagster.residents.places import NAMES, SANDBOX, api_address
+from ingestion_dagster.residents.registry import PIPELINE
+from ingestion_dagster.settings import Settings, current
+
+ALL_ROWS_TERMINAL = "all_rows_terminal"
+REFUSED_SHARE = "refused_share"
+DEDUPE_COLLISIONS = "dedupe_collisions"
+API_REACHABLE = "api_reachable"
+
+DROP_FOLDER_KEY = dg.AssetKey([PIPELINE, "drop_folder"])
+API_KEY = dg.AssetKey([PIPELINE, "here_to_help_api"])
+
+_IN_LOAD = {
+    ROWS_ADD_UP: "Every row that came in was sent, left out for a reason, or refused.",
+    NOTHING_ERRORED: "No file of this dataset stands refused.",
+    ALL_ROWS_TERMINAL: "Every row of a finished file is done, skipped, refused, failed or quarantined.",
+    REFUSED_SHARE: "Not more rows were refused than INGESTION_RESIDENTS_REFUSED_PERCENT allows.",
+    DEDUPE_COLLISIONS: "No id stood for two people.",
+}
+
+CHECK_SPECS = [
+    dg.AssetCheckSpec(name, asset=[PIPELINE, dataset], description=description)
+    for dataset in NAMES
+    for name, description in _IN_LOAD.items()
+]
+
+
+def check_results(
+    selected: Iterable[dg.AssetCheckKey], connection: Connection, settings: Settings, outcome: Outcome, run_id: str
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the selected checks of a load step, for what this run has loaded."""
+    collisions = row_ledger.collisions(connection, run_id)
+    for check in sorted(selected):
+        dataset = check.asset_key.path[-1]
+        match check.name:
+            case "rows_add_up":
+                found = rows_add_up(connection, PIPELINE, dataset, run_id)
+            case "nothing_errored":
+                found = nothing_errored(connection, PIPELINE, dataset)
+            case "all_rows_terminal":
+                found = all_rows_terminal(connection, dataset, run_id)
+            case "refused_share":
+                found = refused_share(outcome, dataset, settings.residents_refused_percent)
+            case _:
+                found = no_collisions(collisions.get(dataset, 0))
+        yield result(check, found)
+
+
+def all_rows_terminal(connection: Connection, dataset: str, run_id: str | None = None) -> Finding:
+    """Every row of a finished file has come to an end."""
+    rows = row_ledger.open_rows(connection, dataset, run_id)
+    return not rows, dg.AssetCheckSeverity.ERROR, {"rows_open": rows}
+
+
+def refused_share(outcome: Outcome, dataset: str, limit_percent: float) -> Finding:
+    """The share of a run's rows that were refused, failed or quarantined is not above the limit."""
+    tally = outcome.total([dataset])
+    percent = 100 * tally.rows_rejected / tally.rows_in if tally.rows_in else 0.0
+    metadata = {"rows_in": tally.rows_in, "rows_rejected": tally.rows_rejected, "percent": round(percent, 2), "limit_percent": limit_percent}
+    return percent <= limit_percent, dg.AssetCheckSeverity.WARN, metadata
+
+
+def no_collisions(rows: int) -> Finding:
+    """No row was refused because its id stands for somebody else."""
+    return not rows, dg.AssetCheckSeverity.WARN, {"rows": rows}
+
+
+DAILY_SPECS = [
+    dg.AssetCheckSpec(ROWS_ADD_UP, asset=DROP_FOLDER_KEY, description="For every load there has been, no row is unaccounted for."),
+    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=DROP_FOLDER_KEY, description="No file stands refused, of whatever dataset."),
+    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=DROP_FOLDER_KEY, description="No file that could be loaded has waited beyond the limit."),
+    dg.AssetCheckSpec(ALL_ROWS_TERMINAL, asset=DROP_FOLDER_KEY, description="Every row of every finished file has come to an end."),
+    dg.AssetCheckSpec(API_REACHABLE, asset=API_KEY, description="The Here to Help API answers, and takes our key."),
+]
+"""Standing: evaluated by a run of their own."""
+
+
+@dg.multi_asset_check(name="residents_daily_checks", specs=DAILY_SPECS, can_subset=True)
+def residents_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
+    """What must hold whatever was loaded today; what is older than the retention setting is forgotten first."""
+    settings = ingestion.settings()
+    with ingestion.database().connect() as connection:
+        upkeep.sync(connection, settings)
+        of_files, rows = upkeep.forget(connection, settings, datetime.now(UTC))
+        context.log.info("%s rows of files and %s rows forgotten after %s days", of_files, rows, settings.residents_retention_days)
+        results = []
+        for check in sorted(context.selected_asset_check_keys):
+            results.append(result(check, DAILY[check.name](connection, settings)))
+            yield results[-1]
+        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
+
+
+RESIDENTS_CHECKS_JOB = dg.define_asset_job(
+    "residents_checks",
+    selection=dg.AssetSelection.checks(residents_daily),
+    description="Check what must hold whatever was loaded today, and forget what is older than the retention setting.",
+    tags={PIPELINE_TAG: PIPELINE},
+    executor_def=dg.in_process_executor,
+)
+
+residents_daily_schedule = dg.ScheduleDefinition(
+    name="residents_daily_schedule",
+    job=RESIDENTS_CHECKS_JOB,
+    cron_schedule="0 6 * * *",
+    execution_timezone="Europe/London",
+    description="Checks every morning what must hold whatever was loaded.",
+    default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+)
+
+
+def api_reachable(settings: Settings) -> Finding:
+    """The API answers its health check, and takes the key."""
+    try:
+        asyncio.run(_ping(settings))
+    except (ConfigurationError, Transient) as error:
+        why = error.code if isinstance(error, Transient) else str(error)
+        return False, dg.AssetCheckSeverity.ERROR, {"why": why}
+    return True, dg.AssetCheckSeverity.ERROR, {"stand_in": not settings.residents_api_url and SANDBOX or ""}
+
+
+async def _ping(settings: Settings) -> None:
+    from ingestion_dagster.residents.api_client import open_api
+
+    address = api_address(settings)
+    async with open_api(address.url, address.key, requests_per_second=1, in_flight=1, patience_seconds=5) as api:
+        await api.ping()
+
+
+def _terminal_everywhere(connection: Connection) -> Finding:
+    found = [(name, rows) for name in NAMES if (rows := row_ledger.open_rows(connection, name))]
+    return not found, dg.AssetCheckSeverity.ERROR, {"datasets": table(("dataset", "rows"), found)}
+
+
+DAILY: Mapping[str, Callable[[Connection, Settings], Finding]] = {
+    ROWS_ADD_UP: lambda connection, _settings: rows_add_up(connection, PIPELINE),
+    NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_errored(connection, PIPELINE),
+    CLAIMED_IN_TIME: lambda connection, settings: claimed_in_time(connection, PIPELINE, settings.residents_claimable_minutes),
+    ALL_ROWS_TERMINAL: lambda connection, _settings: _terminal_everywhere(connection),
+    API_REACHABLE: lambda _connection, settings: api_reachable(settings),
+}

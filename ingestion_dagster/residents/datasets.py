@@ -1,0 +1,10 @@
+"""Every dataset by its name, in the order in which people are shown them."""
+
+from ingestion_dagster.residents.contact_tracing import CONTACT_TRACING
+from ingestion_dagster.residents.generic import GENERIC
+from ingestion_dagster.residents.nsss import NSSS
+from ingestion_dagster.residents.registry import Dataset
+from ingestion_dagster.residents.self_isolation import SELF_ISOLATION
+from ingestion_dagster.residents.spl import SPL
+
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (CONTACT_TRACING, NSSS, SPL, SELF_ISOLATION, GENERIC)}

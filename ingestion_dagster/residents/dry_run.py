@@ -1,0 +1,81 @@
+"""What loading a file would do, found out by reading only: nothing is sent, entered or written."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from datetime import date, datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ingestion_dagster.engine import postgres
+from ingestion_dagster.engine.errors import ConfigurationError, Refused
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.residents import row_ledger
+from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.identity import Hasher, hasher
+from ingestion_dagster.residents.load import LONDON, rules
+from ingestion_dagster.residents.model import Prepared, RowStatus
+from ingestion_dagster.residents.places import NAMES, api_address
+from ingestion_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROWS, REFUSED_FILES = "rows", "refused_files"
+_AT_ONCE = 500
+
+
+def predict_file(settings: Settings, key: str, raw: bytes, as_of: str | None) -> Mapping[str, int]:
+    """What would become of a file's rows: how many `created`, `matched`, `skipped`, `refused`; or `refused_files`: 1.
+
+    The dataset is the first part of the key. Raises `ConfigurationError` and `Transient`.
+    """
+    name = key.partition("/")[0]
+    if name not in DATASETS:
+        raise ConfigurationError(f"say of which dataset this is: --dataset, one of {', '.join(NAMES)}")
+    day = date.fromisoformat(as_of) if as_of else datetime.now(LONDON).date()
+    with postgres.ready(settings).connect() as connection:
+        return predict(connection, settings, hasher(settings), name, key.rpartition("/")[2], raw, day)
+
+
+def predict(connection: Connection, settings: Settings, by: Hasher, dataset: str, name: str, raw: bytes, as_of: date) -> Counter[str]:
+    """What would become of a file's rows: `rows`, and of them `created`, `matched`, `skipped` (not ours, or done before), `refused`."""
+    from ingestion_dagster.residents import sheets
+
+    kind = DATASETS[dataset]
+    counts: Counter[str] = Counter()
+    try:
+        sheet = sheets.read(name, raw, kind)
+    except Refused:
+        return Counter({REFUSED_FILES: 1})
+    judged = (kind.judge(cells, number, rules(settings, as_of)) for number, cells in sheet.rows())
+
+    def to_ask() -> "Iterator[Prepared]":
+        while batch := list(islice(judged, _AT_ONCE)):
+            counts[ROWS] += len(batch)
+            counts.update(each.status.value for each in batch if each.prepared is None)
+            due = [each.prepared for each in batch if each.prepared is not None]
+            done = row_ledger.known(connection, dataset, [by.of_row(dataset, each) for each in due])
+            counts[RowStatus.SKIPPED] += len(done)
+            yield from (each for position, each in enumerate(due) if position not in done)
+
+    asyncio.run(_ask(settings, to_ask(), counts))
+    return +counts
+
+
+async def _ask(settings: Settings, due: "Iterator[Prepared]", counts: Counter[str]) -> None:
+    from ingestion_dagster.residents.api_client import open_api
+    from ingestion_dagster.residents.predict import predict as foresee
+
+    address = api_address(settings)
+    async with open_api(
+        address.url,
+        address.key,
+        requests_per_second=settings.residents_requests_per_second / settings.runs_per_pipeline,
+        in_flight=settings.residents_requests_in_flight,
+        patience_seconds=settings.residents_api_patience_seconds,
+    ) as api:
+        while batch := list(islice(due, settings.residents_requests_in_flight * 4)):
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(foresee(api, each)) for each in batch]
+            counts.update(task.result().value for task in asked)

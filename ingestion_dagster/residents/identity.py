@@ -1,0 +1,116 @@
+"""Keyed hashes: how the ledger knows rows and people again without holding who they are."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.residents.model import Prepared
+from ingestion_dagster.settings import Settings
+
+IDS_NAME_NO_PERSON = frozenset({"generic"})
+"""Datasets whose ids stand for a kind of help, and not for anybody."""
+
+_SHORTEST_KEY = 32
+_BYTES = 16
+"""Of a hash: two rows of a billion share one by a chance of 1 in 10²⁰."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowIdentity:
+    """By what a row is known: itself, its content, and its person (None: unknown), as hashes."""
+
+    identity: bytes
+    row_hash: bytes
+    nhs_hash: bytes | None
+    name_hash: bytes | None
+
+
+class Hasher:
+    """Hashes under one key. The same words under another key give something else."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def of(self, *words: str) -> bytes:
+        """The hash of some words, in this order."""
+        return hmac.digest(self._key, orjson.dumps(words), "sha256")[:_BYTES]
+
+    def of_file(self, raw: bytes) -> str:
+        """The hash of a file's content, in hex."""
+        return hmac.digest(self._key, raw, "sha256").hex()
+
+    def of_row(self, dataset: str, prepared: Prepared) -> RowIdentity:
+        """What the ledger knows a row by."""
+        person = prepared.person
+        names = (_folded(person.first_name), _folded(person.last_name))
+        known_by = [prepared.dedupe_id]
+        if dataset in IDS_NAME_NO_PERSON:
+            known_by += [*names, person.date_of_birth, *_contacts(prepared.request)]
+        sent: dict[str, Any] = {
+            "request": dict(prepared.request),
+            "notes": [(note.author, note.text) for note in prepared.notes],
+            "shielding": prepared.shielding_note.text if prepared.shielding_note else None,
+        }
+        return RowIdentity(
+            identity=self.of("identity", dataset, *known_by),
+            row_hash=hmac.digest(self._key, orjson.dumps(sent, option=orjson.OPT_SORT_KEYS), "sha256")[:_BYTES],
+            nhs_hash=self.of("nhs", person.nhs_number) if person.nhs_number else None,
+            name_hash=self.of("name", *names) if all(names) else None,
+        )
+
+
+def _folded(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _contacts(request: Mapping[str, Any]) -> list[str]:
+    return [str(request.get(field, "")) for field in ("Uprn", "ContactTelephoneNumber", "ContactMobileNumber", "EmailAddress")]
+
+
+def hasher(settings: Settings) -> Hasher:
+    """The hasher of this installation. Without a key of its own one is made, once, below the home.
+
+    Raises `ConfigurationError` for a key that is too short, and in production without one.
+    """
+    if settings.residents_hash_key is not None:
+        key = settings.residents_hash_key.get_secret_value().encode()
+        if len(key) < _SHORTEST_KEY:
+            raise ConfigurationError(f"INGESTION_RESIDENTS_HASH_KEY is shorter than {_SHORTEST_KEY} characters")
+        return Hasher(key)
+    if settings.environment == "production":
+        raise ConfigurationError("production needs a key of its own for the ledger's hashes: set INGESTION_RESIDENTS_HASH_KEY")
+    return Hasher(_own_key(settings.home_folder / "residents.key"))
+
+
+def _own_key(file: Path) -> bytes:
+    """The key in a file that only we may read; made if it is not there, whoever comes first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        aside = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as writing:
+            writing.write(secrets.token_hex(32))
+            writing.flush()
+            os.fsync(writing.fileno())
+        try:
+            os.link(aside, file)
+        except FileExistsError:
+            pass
+        finally:
+            aside.unlink()
+    key = file.read_text(encoding="ascii").strip().encode()
+    if len(key) < _SHORTEST_KEY:
+        raise ConfigurationError(f"{file} holds no key: restore it, or set INGESTION_RESIDENTS_HASH_KEY; with another key every row is new")
+    return key
+
+
+def sha256(raw: bytes) -> str:
+    """The plain hash of a file, for the people who sent it."""
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,449 @@
+"""The way of a spreadsheet: claim, read, judge, send, report, settle. No Dagster in here."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine.claims import Claims
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Load, Status, Verdict
+from ingestion_dagster.engine.object_store import Changed, Missing
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.verdicts import internal_error, kind_of, unread
+from ingestion_dagster.residents import outbound, row_ledger
+from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON, hasher
+from ingestion_dagster.residents.model import Judged, RowReport, RowStatus, Rules
+from ingestion_dagster.residents.outbound import COMPLETE, PARTIAL, REFUSED, Place
+from ingestion_dagster.residents.people import Groups, keys_of, lock_ids
+from ingestion_dagster.residents.places import ApiAddress, api_address, drop_folder, zone
+from ingestion_dagster.residents.registry import Dataset
+from ingestion_dagster.residents.row_ledger import COLLISION, Entry, FileRecord
+from ingestion_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from ingestion_dagster.residents.dispatch import Due, Sent
+    from ingestion_dagster.residents.sheets import Sheet
+
+log = logging.getLogger(__name__)
+
+LONDON = ZoneInfo("Europe/London")
+
+_REJECTED = (RowStatus.REFUSED, RowStatus.FAILED, RowStatus.QUARANTINED)
+_ENTERED_AT_ONCE = 5000
+_PROBLEMS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run has been asked for: where from and to, and by which day rows are judged."""
+
+    place: Place
+    zone: Zone
+    settings: Settings
+    as_of: date
+    asked: bool = False
+    """Whether somebody asked for that day; else a file that was begun before keeps its own."""
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @classmethod
+    def of(cls, settings: Settings, as_of: date | None = None) -> "Job":
+        """What the settings ask for; today, in London, without a day."""
+        folder = drop_folder(settings)
+        return cls(
+            place=Place(folder, hasher(settings)),
+            zone=zone(settings, folder),
+            settings=settings,
+            as_of=as_of or datetime.now(LONDON).date(),
+            asked=as_of is not None,
+        )
+
+    def rules(self, as_of: date | None = None) -> Rules:
+        """What rows are judged by, on a day."""
+        return rules(self.settings, as_of or self.as_of)
+
+
+def rules(settings: Settings, as_of: date) -> Rules:
+    """What rows are judged by, on a day."""
+    excluded = frozenset(name.strip() for name in (settings.residents_excluded_ctas_ids or "").split(",") if name.strip())
+    return Rules(as_of, excluded)
+
+
+@dataclass(slots=True)
+class ResidentsOutcome(Outcome):
+    """A run's counts; rows by dataset, status and reason; and the files of which somebody has to know."""
+
+    rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    troubled: list[str] = field(default_factory=list)
+    """A line each: dataset, file, counts, report."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Of those, files with rows for which the API gave another person's record: by a key for the alert."""
+    trouble: Transient | ConfigurationError | None = None
+    """Why some files could not be read or sent; the run goes on with what it can, and fails at its end."""
+
+
+class _ApiGaveWay(Exception):
+    """Sending makes no sense for now, whatever the dataset."""
+
+    def __init__(self, error: Transient | ConfigurationError) -> None:
+        super().__init__(kind_of(error))
+        self.error = error
+
+
+def load_residents(
+    claims: Claims, job: Job, connection: Connection, database: Database, outcome: ResidentsOutcome | None = None
+) -> ResidentsOutcome:
+    """Load every claimable file, one of a dataset after one of another, until none is left or time is up.
+
+    Raises `Transient` or `ConfigurationError` when the database or the API gives way, and at its end if some files could not be read; what
+    was sent by then stays sent, and is not sent again.
+    """
+    outcome = ResidentsOutcome() if outcome is None else outcome
+    started = time.monotonic()
+    address = api_address(job.settings)
+    until = started + claims.limits.run_seconds
+    for batch in claims.rounds(connection, count=1, size=1):
+        for load in batch:
+            file = _File(connection, database, job, claims, load, address, until)
+            settled = _settled(file, outcome)
+            pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+            outcome.moves_pending += len(pending)
+            outcome.seconds = time.monotonic() - started
+    if outcome.trouble is not None:
+        raise outcome.trouble
+    return outcome
+
+
+def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
+    """One load, to its end or given back; the load as it is now to be moved."""
+    load = file.load
+    try:
+        verdict = file.verdict()
+        with file.connection.transaction():
+            ledger.settle(file.connection, [verdict])
+    except ledger.ClaimLost:
+        log.warning("load_id=%s: its lease ran out and another run took it; the rows that were sent are noted", load.id)
+        return []
+    except _Unreadable as unreadable:
+        file.claims.leave(load.dataset or "")
+        outcome.trouble = outcome.trouble or unreadable.error
+        _give_back(file.connection, load, outcome, "nothing can be read")
+        return []
+    except _ApiGaveWay as gave_way:
+        _give_back(file.connection, load, outcome, "the API gave way")
+        raise gave_way.error from None
+    except psycopg.Error as error:
+        # What the database says may quote a row.
+        failure = kind_of(error)
+    else:
+        failure = ""
+    if failure:
+        raise Transient("database_gave_way", failure)
+    file.tell(verdict, outcome)
+    outcome.count([verdict])
+    if verdict.to == Status.READY:
+        return []
+    return [
+        replace(
+            load,
+            status=verdict.to,
+            problems=verdict.problems,
+            rows_in=verdict.rows_in,
+            rows_written=verdict.rows_written,
+            rows_unchanged=verdict.rows_unchanged,
+            rows_rejected=verdict.rows_rejected,
+        )
+    ]
+
+
+def _give_back(connection: Connection, load: Load, outcome: ResidentsOutcome, why: str) -> None:
+    verdict = Verdict(load, Status.READY, why=why)
+    with connection.transaction():
+        ledger.settle(connection, [verdict])
+    outcome.count([verdict])
+
+
+class _Unreadable(Exception):
+    """The drop folder gives way: that is no file's fault."""
+
+    def __init__(self, error: Transient | ConfigurationError) -> None:
+        super().__init__(kind_of(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class _File:
+    """One claimed load, from reading to the report."""
+
+    connection: Connection
+    database: Database
+    job: Job
+    claims: Claims
+    load: Load
+    address: ApiAddress
+    until: float
+    started: float = field(default_factory=time.monotonic)
+    rows: list[RowReport] = field(default_factory=list)
+    file_status: str = ""
+    links: list[str] = field(default_factory=list)
+
+    def verdict(self) -> Verdict:
+        """What becomes of the load. Raises what `_settled` tells apart."""
+        raw = self._read()
+        if isinstance(raw, Verdict):
+            return raw
+        content_hash = self.job.place.hasher.of_file(raw)
+        previous = ledger.previous_versions(self.connection, [self.load]).get(self.load.id)
+        if previous is not None and previous.content_hash == content_hash:
+            return Verdict(
+                self.load, Status.READY_FOR_ARCHIVING, duplicate_of=previous.load_id, content_hash=content_hash, bytes=len(raw),
+                why="the same content as before; its report stands",
+            )  # fmt: skip
+        try:
+            return replace(self._loaded(raw), content_hash=content_hash, bytes=len(raw))
+        except (Transient, ConfigurationError, psycopg.Error, ledger.ClaimLost, _ApiGaveWay, _Unreadable):
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect that one file brings to light is not its neighbours' trouble
+            log.error("load_id=%s error=%s", self.load.id, kind_of(error))
+            _log_place(error)
+            return self._refused(raw, (internal_error(error),))
+
+    def _read(self) -> bytes | Verdict:
+        """The file in the version that the load stands for."""
+        too_large = self.load.size > self.job.settings.residents_max_file_bytes
+        try:
+            return b"" if too_large else self.job.zone.landing.read(self.load.stored_object)
+        except (Missing, Changed) as error:
+            return unread(self.load, error, self.claims.limits.max_attempts)
+        except Refused as refused:
+            return self._refused(b"", refused.problems)
+        except ConfigurationError as error:
+            raise _Unreadable(error) from None
+        except Transient as error:
+            if self.load.alone or self._others_can_be_read():
+                return unread(self.load, error, self.claims.limits.max_attempts)
+            raise _Unreadable(error) from None
+
+    def _others_can_be_read(self) -> bool:
+        """Whether the drop folder answers at all."""
+        try:
+            self.job.zone.landing.find(self.load.key)
+        except (Transient, ConfigurationError):
+            return False
+        return True
+
+    def _loaded(self, raw: bytes) -> Verdict:
+        from ingestion_dagster.residents import sheets
+
+        dataset = DATASETS[self.load.dataset or ""]
+        if self.load.size > self.job.settings.residents_max_file_bytes:
+            return self._refused(raw, (too_large(self.job.settings),))
+        try:
+            sheet = sheets.read(self.job.place.folder.file_name(self.load.key), raw, dataset)
+        except Refused as refused:
+            return self._refused(raw, refused.problems)
+        record = row_ledger.begin(self.connection, self.load.id, self.job.as_of, asked=self.job.asked)
+        problems, people = self._enter(sheet, dataset, self.job.rules(record.as_of))
+        sent = self._send(sheet, dataset, self.job.rules(record.as_of), people)
+        seconds = time.monotonic() - self.started
+        if sent is not None and not sent.is_over:
+            row_ledger.spent(self.connection, self.load.id, seconds)
+            return Verdict(self.load, Status.READY, why="its turn is over; the next one goes on")
+        self.rows = row_ledger.states(self.connection, self.load.id)
+        rejected = sum(row.status in _REJECTED for row in self.rows)
+        written = sum(row.status == RowStatus.DONE and row.reason_code is None for row in self.rows)
+        if self.load.replay:
+            written = min(written, sent.ended if sent else 0)
+        self.file_status = PARTIAL if rejected else COMPLETE
+        problems = [*sheet.problems, *problems, *_unsent(self.rows)]
+        self._report(
+            raw, sheet, replace(record, status=self.file_status, header_row=sheet.header_row, seconds=record.seconds + seconds), problems
+        )
+        return Verdict(
+            self.load,
+            Status.READY_FOR_ARCHIVING,
+            rows_in=len(self.rows),
+            rows_written=written,
+            rows_rejected=rejected,
+            problems=_kept(problems),
+        )
+
+    def _enter(self, sheet: "Sheet", dataset: Dataset, by: Rules) -> tuple[list[Problem], dict[int, int]]:
+        """Judge every row and enter it into the ledger, before the first is sent; what there is to say, and whose each row is."""
+        entries: list[Entry] = []
+        problems: list[Problem] = []
+        groups = Groups()
+        persons: dict[bytes, tuple[bytes | None, bytes | None]] = {}
+        of_ledger = row_ledger.dataset_id(self.connection, dataset.name)
+        number = 0
+        for number, cells in sheet.rows():
+            judged = dataset.judge(cells, number, by)
+            entry = self._entry(number, judged, dataset, persons)
+            said = judged.problems if entry.code != COLLISION.code else (*judged.problems, _collision(number))
+            problems += [problem for problem in said if problem is not judged.reason or judged.status == RowStatus.REFUSED]
+            if judged.prepared is not None:
+                groups.add(number, keys_of(judged.prepared, dataset.name))
+            entries.append(entry)
+            if len(entries) == _ENTERED_AT_ONCE:
+                self._enter_some(of_ledger, entries, dataset)
+                entries = []
+        self._enter_some(of_ledger, entries, dataset)
+        row_ledger.end_of_file(self.connection, self.load.id, number)
+        return problems, {number: person for person, group in enumerate(groups.groups()) for number in group.rows}
+
+    def _enter_some(self, of_ledger: int, entries: Sequence[Entry], dataset: Dataset) -> None:
+        if entries:
+            fault_point("residents.enter.before")
+            row_ledger.enter(self.connection, self.load.id, of_ledger, entries, ids_name_people=dataset.name not in IDS_NAME_NO_PERSON)
+            fault_point("residents.enter.after")
+
+    def _entry(self, number: int, judged: Judged, dataset: Dataset, persons: dict[bytes, tuple[bytes | None, bytes | None]]) -> Entry:
+        """A row on its way into the ledger; refused if an earlier one of the file has its id and is somebody else."""
+        if judged.prepared is None:
+            reason = judged.reason
+            return Entry(number, judged.status, code=reason.code if reason else None, message=_messages(judged))
+        known_by = self.job.place.hasher.of_row(dataset.name, judged.prepared)
+        if dataset.name not in IDS_NAME_NO_PERSON:
+            first = persons.setdefault(known_by.identity, (known_by.nhs_hash, known_by.name_hash))
+            if _somebody_else(first, (known_by.nhs_hash, known_by.name_hash)):
+                return Entry(number, RowStatus.REFUSED, code=COLLISION.code, message=COLLISION.message)
+        return Entry(number, RowStatus.PENDING, known_by, message=_messages(judged) or None)
+
+    def _send(self, sheet: "Sheet", dataset: Dataset, by: Rules, people: dict[int, int]) -> "Sent | None":
+        """Send what is not over yet; None if everything is."""
+        from ingestion_dagster.residents.dispatch import Due
+
+        ids = row_ledger.to_send(self.connection, self.load.id)
+        if not ids:
+            return None
+
+        def due() -> Iterator[Due]:
+            for number, cells in sheet.rows():
+                if number in ids:
+                    prepared = dataset.judge(cells, number, by).prepared
+                    assert prepared is not None
+                    keys = keys_of(prepared, dataset.name)
+                    yield Due(number, ids[number], prepared, tuple(lock_ids(keys)), people[number])
+
+        try:
+            return asyncio.run(self._dispatched(due()))
+        except (Transient, ConfigurationError) as error:
+            raise _ApiGaveWay(error) from None
+
+    async def _dispatched(self, due: "Iterator[Due]") -> "Sent":
+        from ingestion_dagster.residents.api_client import open_api
+        from ingestion_dagster.residents.dispatch import Dispatch, Turn
+        from ingestion_dagster.residents.journal import Journal, Locks
+
+        settings = self.job.settings
+        async with (
+            Journal.open(self.database, self.load.id) as journal,
+            Locks.open(self.database, self.claims.limits.lease_seconds) as locks,
+            open_api(
+                self.address.url,
+                self.address.key,
+                requests_per_second=settings.residents_requests_per_second / settings.runs_per_pipeline,
+                in_flight=settings.residents_requests_in_flight,
+                patience_seconds=settings.residents_api_patience_seconds,
+            ) as api,
+        ):
+            dispatch = Dispatch(api, journal, locks, settings.residents_requests_in_flight, self.claims.limits.max_attempts, self.job.now)
+            return await dispatch.send_all(due, Turn(self.until, settings.residents_turn_seconds, self._others_wait))
+
+    def _others_wait(self) -> bool:
+        """Whether files of another dataset wait for their turn. Asked from another thread, so by a connection of its own."""
+        with self.database.connect() as connection:
+            return bool(ledger.claimable_datasets(connection, self.claims.scope).keys() - {self.load.dataset})
+
+    def _refused(self, raw: bytes, problems: Iterable[Problem]) -> Verdict:
+        """A file of which nothing was sent."""
+        found = list(problems)
+        record = row_ledger.begin(self.connection, self.load.id, self.job.as_of, asked=self.job.asked)
+        self.file_status = REFUSED
+        self._report(raw, None, replace(record, status=REFUSED, seconds=time.monotonic() - self.started), found)
+        return Verdict(self.load, Status.READY_FOR_ERRORING, problems=_kept(found))
+
+    def _report(self, raw: bytes, sheet: "Sheet | None", record: FileRecord, problems: Sequence[Problem]) -> None:
+        kept = _kept(problems)
+        row_ledger.finish(
+            self.connection, self.load.id, status=record.status or "", header_row=record.header_row, problems=kept, seconds=record.seconds
+        )
+        self.links = outbound.write(self.connection, self.job.place, self.load, raw, sheet, replace(record, problems=kept), self.rows)
+
+    def tell(self, verdict: Verdict, outcome: ResidentsOutcome) -> None:
+        """Log what came of the file, and keep what a person has to know of."""
+        counted = Counter((row.status.value, row.reason_code or "") for row in self.rows)
+        name = self.load.dataset or ""
+        outcome.rows.update({(name, *what): count for what, count in counted.items()})
+        said = ", ".join(f"{count} {' '.join(filter(None, what))}" for what, count in sorted(counted.items()))
+        codes = ", ".join(sorted({problem.code for problem in verdict.problems if problem.severity == "error"}))
+        log.info("load_id=%s %s %s: %s", self.load.id, verdict.to, said, codes)
+        if self.file_status not in (PARTIAL, REFUSED):
+            return
+        file = self.job.place.folder.file_name(self.load.key)
+        line = f"{name}: {file} is {self.file_status} ({said or codes}); report: {' and '.join(self.links)}"
+        outcome.troubled.append(line)
+        if any(row.status == RowStatus.QUARANTINED for row in self.rows):
+            outcome.quarantined[f"{self.load.id}:{counted['quarantined', 'resident_mismatch']}"] = line
+
+
+def too_large(settings: Settings) -> Problem:
+    """What is said of a file that is not read at all."""
+    megabytes = settings.residents_max_file_bytes // 1024**2
+    return Problem(
+        "too_large", "the whole file", f"it is larger than {megabytes} MB; take out what is no row, or split it into several files"
+    )
+
+
+def _collision(number: int) -> Problem:
+    return replace(COLLISION, place=f"row {number}")
+
+
+def _messages(judged: Judged) -> str:
+    """Everything said of a row that is not sent, for its line in the report."""
+    return "; ".join(f"{problem.place.partition(', ')[2] or 'the row'}: {problem.message}" for problem in judged.problems)
+
+
+def _somebody_else(one: tuple[bytes | None, bytes | None], other: tuple[bytes | None, bytes | None]) -> bool:
+    """Whether neither NHS number nor names agree, and one of them is known of both."""
+    pairs = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine is not None and theirs is not None]
+    return bool(pairs) and not any(mine == theirs for mine, theirs in pairs)
+
+
+def _unsent(rows: Sequence[RowReport]) -> list[Problem]:
+    """Rows that the API did not take, as problems."""
+    return [
+        Problem(row.reason_code or "api_error", f"row {row.number}", row.message)
+        for row in rows
+        if row.status in (RowStatus.FAILED, RowStatus.QUARANTINED)
+    ]
+
+
+def _kept(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """Problems as a load carries them: errors first, and not more than anybody reads."""
+    ordered = sorted(problems, key=lambda problem: problem.severity != "error")
+    if len(ordered) <= _PROBLEMS_KEPT:
+        return tuple(ordered)
+    more = Counter(problem.code for problem in ordered[_PROBLEMS_KEPT:])
+    rest = ", ".join(f"{count} {code}" for code, count in sorted(more.items()))
+    return (*ordered[:_PROBLEMS_KEPT], Problem("more_problems", "the whole file", f"and there are more: {rest}", "warning"))
+
+
+def _log_place(error: BaseException) -> None:
+    """Where in our code an unforeseen error came up: files and lines, no values."""
+    frame = error.__traceback__
+    while frame is not None:
+        log.error("  at %s:%s", frame.tb_frame.f_code.co_filename.rpartition("ingestion_dagster/")[2], frame.tb_lineno)
+        frame = frame.tb_next

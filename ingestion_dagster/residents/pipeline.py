@@ -1,0 +1,66 @@
+"""The residents pipeline as the command line sees it. What reads spreadsheets is imported when one is to be read."""
+
+from collections.abc import Mapping
+
+from ingestion_dagster.engine.errors import Problem
+from ingestion_dagster.engine.ledger import Again, Scope
+from ingestion_dagster.engine.pipeline import LoadJob, Pipeline
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.residents import first_day, places
+from ingestion_dagster.residents.registry import PIPELINE
+from ingestion_dagster.settings import Settings
+
+LOAD_JOB = "residents_load"
+
+
+def _sync(connection: Connection, settings: Settings) -> None:
+    from ingestion_dagster.residents import upkeep
+
+    upkeep.sync(connection, settings)
+
+
+def _check(settings: Settings, key: str, raw: bytes, _beside: object) -> tuple[Problem, ...]:
+    from datetime import datetime
+
+    from ingestion_dagster.residents import load
+    from ingestion_dagster.residents.check import check_file
+
+    name = key.partition("/")[0]
+    if name not in places.NAMES:
+        return (Problem("unknown_dataset", "the whole file", f"say which it is for: --dataset, one of {', '.join(places.NAMES)}"),)
+    if len(raw) > settings.residents_max_file_bytes:
+        return (load.too_large(settings),)
+    return check_file(key.rpartition("/")[2], raw, name, load.rules(settings, datetime.now(load.LONDON).date()))
+
+
+def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:
+    from ingestion_dagster.residents import row_ledger
+
+    return row_ledger.retry(connection, scope, key)
+
+
+def _predict(settings: Settings, key: str, raw: bytes, as_of: str | None) -> Mapping[str, int]:
+    from ingestion_dagster.residents.dry_run import predict_file
+
+    return predict_file(settings, key, raw, as_of)
+
+
+RESIDENTS = Pipeline(
+    name=PIPELINE,
+    known=lambda: places.NAMES,
+    zone=places.zone,
+    check=_check,
+    jobs=(LoadJob(LOAD_JOB),),
+    asset_of=lambda dataset: (PIPELINE, dataset) if dataset in places.NAMES else None,
+    places=lambda settings: (
+        ("arriving", f"{settings.drive}/<dataset>/inbound"),
+        ("reports", f"{settings.drive}/<dataset>/outbound"),
+    ),
+    prefix_of=lambda dataset: f"{dataset}/",
+    sync=_sync,
+    stand_ins=places.stand_ins_needed,
+    landing_key=places.landing_key,
+    retry=_retry,
+    predict=_predict,
+    is_done=first_day.is_done,
+)

@@ -1,0 +1,13 @@
+"""What the API would make of a row, told by calls that change nothing."""
+
+from ingestion_dagster.residents.api_client import HereToHelp
+from ingestion_dagster.residents.find import find
+from ingestion_dagster.residents.model import Action, Prepared
+
+
+async def predict(api: HereToHelp, prepared: Prepared) -> Action:
+    """Whether a row would create a help request or match one. Raises `Transient` and `ConfigurationError`.
+
+    The API can only be searched by names: a row that lacks one is said to create a request, though it may match.
+    """
+    return Action.CREATED if await find(api, prepared) is None else Action.MATCHED

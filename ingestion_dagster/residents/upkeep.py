@@ -1,0 +1,38 @@
+"""What the residents ledger needs besides loads: its datasets, a first look at their folders, reports that are gone, and forgetting."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.residents import first_day, outbound, row_ledger
+from ingestion_dagster.residents.identity import hasher
+from ingestion_dagster.residents.outbound import Place
+from ingestion_dagster.residents.places import NAMES, drop_folder, zone
+from ingestion_dagster.residents.registry import PIPELINE
+from ingestion_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def sync(connection: Connection, settings: Settings) -> None:
+    """Enter the datasets; look at the folders of those that are new."""
+    ledger.sync_datasets(connection, PIPELINE, NAMES)
+    for name in first_day.look(connection, settings, datetime.now(UTC)):
+        log.warning("%s is paused: its folder held too many old files at the first look", name)
+
+
+def write_missing_reports(connection: Connection, settings: Settings) -> int:
+    """Write again the reports that are gone; how many files' reports those were. A drop folder that gives way is asked the next time."""
+    folder = drop_folder(settings)
+    try:
+        return outbound.write_missing(connection, Place(folder, hasher(settings)), zone(settings, folder))
+    except Transient as error:
+        log.warning("the outbound folders could not be looked through (%s)", error.code)
+        return 0
+
+
+def forget(connection: Connection, settings: Settings, now: datetime) -> tuple[int, int]:
+    """Let go of what is older than the retention setting; how many rows of files, and rows."""
+    return row_ledger.forget(connection, now - timedelta(days=settings.residents_retention_days))

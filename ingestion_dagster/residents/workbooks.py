@@ -1,0 +1,167 @@
+"""Excel workbooks: whether a file is one that can be read safely, and the cells of its first worksheet as text."""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from itertools import chain, repeat
+from typing import Any
+
+from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.residents import dates
+
+ZIP_MAGIC = b"PK\x03\x04"
+_SAVE_AS = "open it and save it as an Excel workbook (.xlsx) or as CSV"
+
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_OTHER_KINDS = {
+    b"%PDF": "a PDF",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"GIF8": "an image",
+    b"BM": "an image",
+    b"II*\0": "an image",
+    b"MM\0*": "an image",
+    b"{\\rtf": "a text document",
+    b"\x1f\x8b": "a compressed file",
+    b"7z\xbc\xaf\x27\x1c": "a compressed file",
+    b"Rar!": "a compressed file",
+    b"PK\x05\x06": "an empty compressed file",
+}
+_MARKUP = re.compile(rb"\s*<(?:!doctype|html|\?xml|table|svg|head|meta)\b", re.IGNORECASE)
+
+
+def refuse_other_kinds(raw: bytes) -> None:
+    """Raises `Refused` for content that is neither an Excel workbook nor a text: `empty_file`, `encrypted_workbook`, `unsupported_file_type`."""
+    if not raw.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n"):
+        raise Refused(Problem("empty_file", "file", "there is nothing in it; upload it again"))
+    if raw.startswith(_OLE):
+        if _ENCRYPTED in raw:
+            raise Refused(Problem("encrypted_workbook", "file", "it is protected by a password; save it without one"))
+        raise _unsupported("a workbook or document in the format before 2007")
+    for magic, kind in _OTHER_KINDS.items():
+        if raw.startswith(magic) and (magic != b"BM" or b"\0" in raw[:64]):
+            raise _unsupported(kind)
+    if _MARKUP.match(raw.removeprefix(b"\xef\xbb\xbf")[:200]):
+        raise _unsupported("a web page or XML, whatever its name ends in")
+
+
+def _unsupported(kind: str) -> Refused:
+    return Refused(Problem("unsupported_file_type", "file", f"this is {kind}; {_SAVE_AS}"))
+
+
+def rows(raw: bytes, *, day_first: bool, max_unpacked_bytes: int, max_cells: int) -> Iterator[list[str]]:
+    """The rows of the first worksheet from the sheet's first row and column on, all cells as text.
+
+    Raises `Refused` on the first step: `unsupported_file_type` (a zip that is no workbook), `unreadable_workbook`, `too_large`.
+    A cell that holds an error such as #N/A is blank.
+    """
+    _look_inside(raw, max_unpacked_bytes=max_unpacked_bytes, max_cells=max_cells)
+    sheet = _first_sheet(raw)
+    if sheet.start is None:
+        return
+    before = [""] * sheet.start[1]
+    for cells in _guarded(iter(sheet.iter_rows())):
+        yield before + [cell if type(cell) is str else _text(cell, day_first) for cell in cells]
+
+
+def _text(cell: Any, day_first: bool) -> str:
+    match cell:
+        case bool():
+            return "TRUE" if cell else "FALSE"
+        case float():
+            return str(int(cell)) if cell.is_integer() else repr(cell)
+        case datetime() | date():
+            return dates.written(cell, day_first=day_first)
+        case time():
+            return cell.strftime("%H:%M:%S")
+        case timedelta():
+            minutes, seconds = divmod(int(cell.total_seconds()), 60)
+            return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
+        case _:
+            return str(cell)
+
+
+def _unreadable() -> Refused:
+    return Refused(Problem("unreadable_workbook", "file", f"the workbook is damaged or cut off; upload it again, or {_SAVE_AS}"))
+
+
+def _look_inside(raw: bytes, *, max_unpacked_bytes: int, max_cells: int) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            infos = {info.filename.lower().lstrip("/"): info for info in archive.infolist()}
+            if "xl/workbook.xml" not in infos:
+                raise _unsupported("a compressed file, or a workbook of another program")
+            if sum(info.file_size for info in infos.values()) > max_unpacked_bytes:
+                raise _too_large()
+            if any(info.flag_bits & 1 for info in infos.values()):
+                raise _unreadable()
+            for name, info in infos.items():
+                if name.startswith("xl/worksheets/") and name.endswith(".xml") and _extent(archive, info) > max_cells:
+                    raise _too_large()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zipfile.zlib.error):
+        raise _unreadable() from None
+
+
+def _too_large() -> Refused:
+    message = "it unpacks to more than can be read; remove what lies outside the table, or split it into several files"
+    return Refused(Problem("too_large", "file", message))
+
+
+_CELL = re.compile(rb'\br="([A-Z]{1,3})([0-9]{1,7})"[^<>]*[^/<>]>')
+_WIDE_CELL = re.compile(rb'\br="((?:[B-Z][A-Z]|[A-Z]{3}))([0-9]{1,7})"[^<>]*[^/<>]>')
+
+
+def _extent(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """How many cells lie between a sheet's first and its last: the reader makes room for each, though nearly all may be blank."""
+    lowest = widest = 0
+    kept = b""
+    with archive.open(info) as part:
+        while piece := part.read(1 << 20):
+            piece = kept + piece
+            end = piece.rfind(b">") + 1
+            piece, kept = piece[:end], piece[end:][-(1 << 16) :]
+            last = None
+            for last in _CELL.finditer(piece, max(piece.rfind(b"<row") - 1, 0) if b"<row" in piece else 0):
+                pass
+            if last:
+                lowest = max(lowest, int(last[2]))
+            for wide in _WIDE_CELL.finditer(piece):
+                widest = max(widest, _column(wide[1]))
+    return lowest * max(widest, 52)
+
+
+def _column(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - 64
+    return number
+
+
+def _first_sheet(raw: bytes) -> Any:
+    import pandas as pd
+
+    def opened() -> Iterator[Any]:
+        book: Any = pd.ExcelFile(io.BytesIO(raw), engine="calamine").book
+        number = next(number for number, each in enumerate(book.sheets_metadata) if str(each.typ).endswith("WorkSheet"))
+        yield book.get_sheet_by_index(number)
+
+    for sheet in _guarded(opened()):
+        return sheet
+    raise _unreadable()
+
+
+def _guarded(items: Iterator[Any]) -> Iterator[Any]:
+    """The items; whatever the reader raises for a damaged workbook, a panic of its native part too, becomes `Refused`."""
+    for step in repeat(items):
+        try:
+            item = next(step)
+        except StopIteration:
+            return
+        except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # noqa: BLE001
+            raise _unreadable() from None
+        yield item

@@ -1,0 +1,385 @@
+"""The Here to Help API of the sandbox: an HTTP server that keeps residents, help requests and case notes as the real one was observed to.
+
+What is below /api/ takes a key and is limited by a usage plan; what is below /admin takes neither: it makes the rest slow, scarce or
+faulty, and tells what was asked and what is kept. State outlives the process, in a file beside the address file.
+"""
+
+import argparse
+import asyncio
+import hmac
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+from ingestion_dagster.sandbox.here_to_help_answers import (
+    Answered,
+    abort,
+    as_json,
+    body_of,
+    garble,
+    malformed,
+    misbehave,
+    not_saved,
+    path_id,
+    problem,
+)
+from ingestion_dagster.sandbox.here_to_help_openapi import document
+from ingestion_dagster.sandbox.here_to_help_schema import ADD_REQUEST, CREATE, NOTE, REQUEST, RESIDENT, SEARCH, Body, Malformed
+from ingestion_dagster.sandbox.here_to_help_store import NotKept, Store
+from ingestion_dagster.sandbox.here_to_help_switches import Bucket, Calls, Fault, Settings
+
+KEY = "sandbox-here-to-help"
+_NOBODYS = {"Id": 0, "ResidentId": 0, **dict.fromkeys((*REQUEST, "CaseNotes", "AssignedTo", "Metadata")), "HelpRequestCalls": None}
+"""A request that is not that resident's: an empty one, and no error."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class HereToHelp:
+    """The state of the server: what it keeps, how it is set, and what is to go wrong."""
+
+    store: Store = field(default_factory=Store)
+    settings: Settings = field(default_factory=Settings)
+    faults: list[Fault] = field(default_factory=list)
+    calls: Calls = field(default_factory=Calls)
+    token: str = ""
+    bucket: Bucket = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bucket = Bucket(self.settings)
+
+    def routes(self) -> list[tuple[str, str, str, Handler]]:
+        """The calls below /api/: method, path, the operation that faults and counts know it by, and what answers."""
+        residents, requests = "/api/v4/residents", "/api/v4/residents/{rid}/help-requests"
+        return [
+            ("GET", "/api/v3/healthcheck/ping", "ping", self._ping),
+            ("POST", "/api/v3/help-requests", "create", self._create),
+            ("GET", "/api/v3/help-requests/{id}", "get", self._get),
+            ("PATCH", "/api/v3/help-requests/{id}", "patch", self._patch),
+            ("GET", residents, "search", self._search),
+            ("POST", residents, "resident", self._create_resident),
+            ("GET", f"{residents}/{{rid}}", "resident", self._get_resident),
+            ("PATCH", f"{residents}/{{rid}}", "resident", self._patch_resident),
+            ("GET", f"{residents}/{{rid}}/case-notes", "notes", self._notes_of_resident),
+            ("GET", requests, "list", self._list),
+            ("POST", requests, "add_request", self._add_request),
+            ("GET", f"{requests}/{{hid}}", "list", self._get_of_resident),
+            ("GET", f"{requests}/{{hid}}/case-notes", "notes", self._notes),
+            ("POST", f"{requests}/{{hid}}/case-notes", "note", self._add_note),
+        ]
+
+    def app(self) -> web.Application:
+        """The server."""
+        app = web.Application(middlewares=[self._api])
+        for method, path, operation, handler in self.routes():
+            app.router.add_route(method, path, self._gate(operation, handler))
+        app.router.add_get("/healthz", self._health)
+        for path in ("/swagger/v1/swagger.json", "/openapi.json"):
+            app.router.add_get(path, self._openapi)
+        app.router.add_get("/admin/counts", self._admin_counts)
+        app.router.add_get("/admin/dump", self._admin_dump)
+        app.router.add_get("/admin/requests", self._admin_requests)
+        app.router.add_post("/admin/faults", self._admin_faults)
+        app.router.add_delete("/admin/faults", self._admin_no_faults)
+        app.router.add_get("/admin/settings", self._admin_settings)
+        app.router.add_post("/admin/settings", self._admin_set)
+        app.router.add_post("/admin/reset", self._admin_reset)
+        return app
+
+    @web.middleware
+    async def _api(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The key before all else, even before what there is no route for."""
+        if not request.path.startswith("/api/"):
+            return await handler(request)
+        if not hmac.compare_digest(request.headers.get("x-api-key", "").encode(errors="surrogateescape"), KEY.encode()):
+            self.calls.came()
+            self.calls.went("any", "403")
+            return as_json({"message": "Forbidden"}, 403)
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return problem(404, "Not Found")
+        except web.HTTPMethodNotAllowed:
+            return problem(405, "Method Not Allowed")
+
+    def _gate(self, operation: str, handler: Handler) -> Handler:
+        """What every call goes through: the usage plan, the time it takes, and what is to go wrong with it."""
+
+        async def gate(request: web.Request) -> web.StreamResponse:
+            self.calls.came()
+            how = "cancelled"
+            try:
+                if not self.bucket.takes():
+                    how = "429"
+                    self.calls.throttled += 1
+                    return as_json({"message": "Too Many Requests"}, 429)
+                if self.settings.latency_ms:
+                    await asyncio.sleep(self.settings.latency_ms / 1000)
+                answer, how = await self._answer(request, self._fault(operation), handler)
+                return answer
+            finally:
+                self.calls.went(operation, how)
+
+        return gate
+
+    async def _answer(self, request: web.Request, fault: Fault | None, handler: Handler) -> tuple[web.StreamResponse, str]:
+        if fault:
+            handler = self._half_create if fault.kind == "partial" else handler
+            instead = await misbehave(request, fault)
+            if instead is not None:
+                return instead, fault.kind
+        try:
+            answer = await handler(request)
+        except Answered as answered:
+            answer = answered.answer
+        except Malformed as error:
+            answer = malformed(error)
+        if fault and fault.kind == "lost":
+            abort(request)
+            return answer, "lost"
+        if fault and fault.kind == "bad_json":
+            garble(answer)
+            return answer, "bad_json"
+        return answer, str(answer.status)
+
+    def _fault(self, operation: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.is_for(operation):
+                if fault.skip > 0:
+                    fault.skip -= 1
+                    continue
+                fault.times -= 1
+                return fault
+        return None
+
+    async def _race(self) -> None:
+        """The gap between looking and doing, in which another call may do the same."""
+        if self.settings.race_ms:
+            await asyncio.sleep(self.settings.race_ms / 1000)
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        return as_json({"success": True})
+
+    async def _create(self, request: web.Request) -> web.Response:
+        body = await body_of(request, CREATE)
+        try:
+            resident_id = await self._merged(body)
+            request_id = self.store.find_request(resident_id, body)
+            await self._race()
+            if request_id is None:
+                request_id = self.store.create_request(resident_id, body)
+            if body.get("CaseNotes") is not None:
+                self.store.add_note(resident_id, request_id, body["CaseNotes"])
+        except NotKept:
+            return not_saved("Record not created")
+        return as_json({"Id": request_id}, 201, f"api/v3/help-requests/{request_id}")
+
+    async def _half_create(self, request: web.Request) -> web.Response:
+        """A create call that fails between person and request."""
+        await self._merged(await body_of(request, CREATE))
+        return web.Response(status=500)
+
+    async def _merged(self, body: Body) -> int:
+        """The person that a body is about, patched with it if known, else new."""
+        resident_id = self.store.find_resident(body)
+        await self._race()
+        if resident_id is None:
+            return self.store.create_resident(body)
+        self.store.patch_resident(resident_id, body, append_phones=True)
+        return resident_id
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return as_json(self._flat(path_id(request, "id")))
+
+    def _flat(self, request_id: int) -> Body:
+        found = self.store.request(request_id)
+        if found is None:
+            raise Answered(problem(404, "Not Found"))
+        resident = self.store.resident(found["ResidentId"]) or {}
+        return {"Id": found["Id"], "ResidentId": found["ResidentId"], **resident, **found}
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        request_id = path_id(request, "id")
+        body = await body_of(request, CREATE)
+        resident_id = self._flat(request_id)["ResidentId"]
+        try:
+            self.store.patch_resident(resident_id, body, append_phones=False)
+            self.store.patch_request(request_id, body)
+            if body.get("CaseNotes") is not None:
+                self.store.patch_first_note(resident_id, request_id, body["CaseNotes"])
+        except NotKept:
+            return not_saved("Record not updated")
+        return as_json(self._flat(request_id))
+
+    async def _search(self, request: web.Request) -> web.Response:
+        names = {name.lower(): name for name in SEARCH}
+        query = {names[key.lower()]: value for key, value in request.query.items() if key.lower() in names}
+        return as_json(self.store.search(query))
+
+    async def _create_resident(self, request: web.Request) -> web.Response:
+        body = await body_of(request, RESIDENT)
+        try:
+            resident_id = await self._merged(body)
+        except NotKept:
+            return web.Response(status=500)
+        return as_json(self._resident(resident_id), 201, f"api/v4/residents/{resident_id}")
+
+    async def _get_resident(self, request: web.Request) -> web.Response:
+        return as_json(self._resident(path_id(request, "rid")))
+
+    def _resident(self, resident_id: int) -> Body:
+        found = self.store.resident(resident_id)
+        if found is None:
+            raise Answered(as_json("Resident not found", 404))
+        return {"Id": resident_id, **found}
+
+    async def _patch_resident(self, request: web.Request) -> web.Response:
+        resident_id = path_id(request, "rid")
+        body = await body_of(request, RESIDENT)
+        self._resident(resident_id)
+        try:
+            self.store.patch_resident(resident_id, body, append_phones=False)
+        except NotKept:
+            return web.Response(status=500)
+        return as_json(self._resident(resident_id))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        shown = request.query.get("includeType") == "EUSS"
+        found = self.store.requests_of(path_id(request, "rid"))
+        return as_json([each for each in found if shown or each["HelpNeeded"] != "EUSS"])
+
+    async def _get_of_resident(self, request: web.Request) -> web.Response:
+        found = self.store.request(path_id(request, "hid"))
+        if found is None or found["ResidentId"] != path_id(request, "rid"):
+            return as_json(_NOBODYS)
+        return as_json(found)
+
+    async def _add_request(self, request: web.Request) -> web.Response:
+        resident_id = path_id(request, "rid")
+        body = await body_of(request, ADD_REQUEST)
+        try:
+            request_id = self.store.create_request(resident_id, body)
+        except NotKept:
+            return web.Response(status=500)
+        return as_json(request_id, 201, f"api/v4/residents/{resident_id}/help-requests/{request_id}")
+
+    async def _notes(self, request: web.Request) -> web.Response:
+        resident_id = path_id(request, "rid")
+        found = self.store.notes_of_request(path_id(request, "hid"))
+        return as_json([each for each in found if each["ResidentId"] == resident_id])
+
+    async def _notes_of_resident(self, request: web.Request) -> web.Response:
+        shown = request.query.get("includeType") == "EUSS"
+        found = self.store.notes_of_resident(path_id(request, "rid"))
+        return as_json([each for each in found if shown or self.store.help_needed(each["HelpRequestId"]) != "EUSS"])
+
+    async def _add_note(self, request: web.Request) -> web.Response:
+        resident_id, request_id = path_id(request, "rid"), path_id(request, "hid")
+        note = (await body_of(request, NOTE)).get("CaseNote")
+        try:
+            note_id = self.store.add_note(resident_id, request_id, note)
+        except NotKept:
+            return web.Response(status=500)
+        kept = {"Id": note_id, "ResidentId": resident_id, "HelpRequestId": request_id, "CaseNote": note}
+        place = f"api/v4/residents/{resident_id}/help-requests/{request_id}/case-notes/{note_id}"
+        return as_json({**kept, "HelpNeeded": self.store.help_needed(request_id)}, 201, place)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return as_json({"name": "here_to_help", "token": self.token})
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        return as_json(document())
+
+    async def _admin_counts(self, _request: web.Request) -> web.Response:
+        return as_json(self.store.counts())
+
+    async def _admin_dump(self, _request: web.Request) -> web.Response:
+        return as_json(self.store.dump())
+
+    async def _admin_requests(self, _request: web.Request) -> web.Response:
+        return as_json(self.calls.told())
+
+    async def _admin_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.faults.append(Fault(**await request.json()))
+        except (TypeError, ValueError) as error:
+            return as_json({"message": str(error)}, 400)
+        return as_json({})
+
+    async def _admin_no_faults(self, _request: web.Request) -> web.Response:
+        self.faults.clear()
+        return as_json({})
+
+    async def _admin_settings(self, _request: web.Request) -> web.Response:
+        return as_json(asdict(self.settings))
+
+    async def _admin_set(self, request: web.Request) -> web.Response:
+        try:
+            self.settings.change(**await request.json())
+        except (TypeError, ValueError) as error:
+            return as_json({"message": str(error)}, 400)
+        self.bucket.fill()
+        return as_json(asdict(self.settings))
+
+    async def _admin_reset(self, _request: web.Request) -> web.Response:
+        self.store.reset()
+        self.faults.clear()
+        self.calls.clear()
+        self.bucket.fill()
+        return as_json({})
+
+
+async def serve(api: HereToHelp, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
+    """Answer on loopback until told otherwise; `ready` is given the base URL of the API, which ends with /api/."""
+    runner = web.AppRunner(api.app(), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        ready(f"http://127.0.0.1:{runner.addresses[0][1]}/api/")
+        await until.wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    until = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, until.set)
+    file: Path = arguments.address_file
+    store = Store(file.with_suffix(".sqlite3"))
+    settings = Settings(latency_ms=arguments.latency_ms, rate=arguments.rate, burst=arguments.burst)
+    try:
+        api = HereToHelp(store, settings, token=arguments.token)
+        await serve(api, arguments.port, lambda url: _write_address(file, url, arguments.token), until)
+    finally:
+        store.close()
+
+
+def _write_address(file: Path, url: str, token: str) -> None:
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(json.dumps({"pid": os.getpid(), "url": url, "token": token}), encoding="utf-8")
+    aside.replace(file)
+
+
+def main() -> None:
+    """Serve until SIGTERM; where it answers stands in the address file from the moment on when it does."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address_file", type=Path)
+    parser.add_argument("--token", default="")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--burst", type=int, default=200)
+    asyncio.run(_main(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
