@@ -1,19 +1,26 @@
 """The peer: one row at a time with `requests`, as such imports are written. Runs by itself, with the interpreter of `.venv/bench`.
 
 Arguments: the base URL of the API, its key, a file of rows as JSON (body of the create call, note), and `session` or `plain`. It prints
-rows, calls, seconds on the clock, CPU seconds and megabytes as JSON.
+rows, calls, seconds on the clock, CPU seconds and bytes of memory as JSON.
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 
+def peak_memory() -> int:
+    """Bytes of memory this program has had at most."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def main() -> None:
     import requests
+
+    started_with = peak_memory()
 
     url, key, rows, kind = sys.argv[1:]
     headers = {"x-api-key": key, "Content-Type": "application/json"}
@@ -37,7 +44,8 @@ def main() -> None:
         "calls": calls,
         "wall": time.perf_counter() - started,
         "cpu": time.process_time() - spent,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "started": started_with,
+        "peak": peak_memory(),
     }
     print(json.dumps(told))
 

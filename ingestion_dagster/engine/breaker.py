@@ -102,4 +102,4 @@ class Breaker:
 
     def _give_up(self) -> None:
         if self._left() <= 0 or self._clock() < self._not_before:
-            raise Transient(UNAVAILABLE, f"the server has not been well for {self._patience:g} s: it is asked again later")
+            raise Transient(UNAVAILABLE, "the server has not been well for some time, and is left alone for now")

@@ -139,8 +139,8 @@ class Client:
             await self._http.sleep(pause)
 
     async def pause(self, attempt: int) -> None:
-        """Wait as long as after so many attempts that failed."""
-        await self._http.sleep(self._http.pause(attempt, None) or 0.0)
+        """Give the server time to end what it may still be doing: the longest pause that so many attempts may bring."""
+        await self._http.sleep(min(self._http.longest_pause, self._http.first_pause * 2.0 ** (attempt - 1)))
 
     def _slow_down(self, failure: "_Failed", attempt: int) -> float | None:
         """The pause to make, unless it is made by all; None if the server asks for too long a one."""

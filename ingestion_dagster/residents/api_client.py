@@ -136,14 +136,14 @@ class HereToHelp:
 
     async def ping(self) -> None:
         """Return if the API is there, takes the key, and says that it is well."""
-        answer = await self._get("v3/healthcheck/ping", missing=_NOT_THE_API)
+        answer = await self._get("v3/healthcheck/ping", is_always_there=True)
         if not isinstance(answer, dict) or answer.get("success") is not True:
             raise Transient(BAD_ANSWER, "the API answers its health check, and not that it is well")
 
     async def create(self, request: Mapping[str, Any]) -> Created:
         """Create a help request, and a resident if none matches; or find the one that there is."""
         begun = self._clock()
-        answer = await self._post(_CREATE, dict(request), lambda body: _id(_object(body).get("Id")), missing=_NOT_THE_API)
+        answer = await self._post(_CREATE, dict(request), lambda body: _id(_object(body).get("Id")), is_always_there=True)
         seen_before = answer in self._given
         self._given.add(answer)
         return Created(answer, self.not_before(begun), seen_before)
@@ -214,41 +214,42 @@ class HereToHelp:
         return tuple(Resident(_id(each.get("Id")), {name: _string(each.get(name)) for name in _SEARCHED}) for each in found)
 
     async def pause(self, attempt: int) -> None:
-        """Wait as long as after so many attempts that failed."""
+        """Give the API time to end what it may still be doing, after so many replies that were lost."""
         await self._client.pause(attempt)
 
-    async def _get(self, path: str, params: Mapping[str, str] | None = None, *, missing: str | None = None) -> Any:
-        receive = self._receive(200, lambda body: body, missing)
+    async def _get(self, path: str, params: Mapping[str, str] | None = None, *, is_always_there: bool = False) -> Any:
+        receive = self._receive(200, lambda body: body, is_always_there)
         return await self._client.get(self._base + path, receive, params=params, headers=self._headers)
 
-    async def _post(self, path: str, body: Any, believe: Callable[[Any], T], *, missing: str | None = None) -> T:
-        receive = self._receive(201, believe, missing)
+    async def _post(self, path: str, body: Any, believe: Callable[[Any], T], *, is_always_there: bool = False) -> T:
+        receive = self._receive(201, believe, is_always_there)
         return await self._client.request("POST", self._base + path, receive, json=body, headers=self._headers, repeat=False)
 
-    def _receive(self, expected: int, believe: Callable[[Any], T], missing: str | None) -> "Receive[T]":
+    def _receive(self, expected: int, believe: Callable[[Any], T], is_always_there: bool) -> "Receive[T]":
         """Takes an answer of the status expected, and believes it or not.
 
-        `missing` is said where the address of the API must be wrong if there is nothing at the path, or a web page.
+        Where a path is always there, nothing in its place, or a web page, means that this is not the API.
         """
 
         async def receive(answer: "aiohttp.ClientResponse") -> T:
             self._look_at_clock(answer)
             if answer.status in (401, 403):
                 raise ConfigurationError(
-                    f"the Here to Help API answered {answer.status}: it does not accept the key in INGESTION_RESIDENTS_API_KEY"
+                    f"the Here to Help API answered {answer.status}: it does not accept the key in INGESTION_RESIDENTS_API_KEY, "
+                    "or INGESTION_RESIDENTS_API_URL is not its base"
                 )
             if 300 <= answer.status < 400:
                 raise ConfigurationError(f"the Here to Help API sends elsewhere ({answer.status}): {_URL}")
             if answer.status == 404:
-                if missing is not None:
-                    raise ConfigurationError(missing)
+                if is_always_there or _is_page(await _body(answer)):
+                    raise ConfigurationError(_NOT_THE_API)
                 raise Rejected(NOT_THERE)
             if answer.status >= 400:
                 raise Rejected(REJECTED)
             body = await _body(answer)
-            if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-                if missing is not None:
-                    raise ConfigurationError(missing)
+            if _is_page(body):
+                if is_always_there:
+                    raise ConfigurationError(_NOT_THE_API)
                 raise Transient(BAD_ANSWER, "the API answered with a web page")
             if answer.status != expected:
                 raise Transient(BAD_ANSWER, f"the API answered {answer.status} where {expected} means that it was done")
@@ -265,6 +266,10 @@ class HereToHelp:
         except (ValueError, TypeError, IndexError):
             return
         self._shown = (moment if moment.tzinfo else moment.replace(tzinfo=UTC), self._clock())
+
+
+def _is_page(body: bytes) -> bool:
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 async def _body(answer: "aiohttp.ClientResponse") -> bytes:

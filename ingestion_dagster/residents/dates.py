@@ -4,7 +4,7 @@ Nothing here depends on the locale or on the clock of the machine.
 """
 
 import re
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import NoReturn
 from zoneinfo import ZoneInfo
 
@@ -67,7 +67,8 @@ def parse(text: str, *, day_first: bool, earliest: date | None = None, latest: d
 
 def written(moment: date, *, day_first: bool) -> str:
     """A date cell of a workbook as a text that `parse` reads; the time only if there is one."""
-    clock = moment.strftime(" %H:%M:%S") if isinstance(moment, datetime) and (moment.hour, moment.minute, moment.second) != (0, 0, 0) else ""
+    timed = isinstance(moment, datetime) and moment.replace(microsecond=0).time() != time()
+    clock = f"{moment: %H:%M:%S}" if timed else ""
     year, month, day = f"{moment.year:04d}", f"{moment.month:02d}", f"{moment.day:02d}"
     if day_first:
         return f"{day}/{month}/{year}{clock}"
@@ -148,8 +149,8 @@ def _in_london(day: date, clock: re.Match[str]) -> date:
         raise BadDate(BAD_DATE, "there is no such time; leave the time out") from None
 
 
-def _zone(text: str) -> timezone:
+def _zone(text: str) -> tzinfo:
     if text[0] not in "+-":
-        return timezone.utc  # noqa: UP017
+        return UTC
     minutes = int(text[1:3]) * 60 + int(text[3:].lstrip(":") or 0)
     return timezone(timedelta(minutes=-minutes if text[0] == "-" else minutes))

@@ -5,8 +5,12 @@ import csv
 import io
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from ingestion_dagster.engine.errors import Problem, Refused
+
+if TYPE_CHECKING:
+    import _csv
 
 _SEPARATORS = ",\t;"
 _SAMPLED_ROWS = 10
@@ -66,7 +70,7 @@ def _width(raw: bytes, encoding: str, separator: str) -> int:
         csv.field_size_limit(limit)
 
 
-def _reader(raw: bytes, encoding: str, separator: str, *, strict: bool) -> "csv._reader":
+def _reader(raw: bytes, encoding: str, separator: str, *, strict: bool) -> "_csv.Reader":
     return csv.reader(_lines(raw, encoding), delimiter=separator, strict=strict)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.residents import values
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.registry import Dataset
 
@@ -31,22 +32,25 @@ def find(rows: Sequence[Sequence[str]], dataset: Dataset) -> Header:
 
     Raises `Refused` with every fault of it: `header_not_found` alone, or `missing_header` and `duplicate_header` beside the warnings.
     """
-    trimmed = [tuple(cell.strip() for cell in row) for row in rows[:SEARCHED_ROWS]]
-    index = _anchored(trimmed, dataset) if dataset.anchors else next((index for index, row in enumerate(trimmed) if any(row)), None)
-    if index is None or not _resembles(trimmed[index], dataset):
-        likely = max(range(len(trimmed)), key=lambda each: _score(trimmed[each], dataset), default=None)
-        likely = None if likely is None or not _resembles(trimmed[likely], dataset) else likely
-        if likely is None or not dataset.anchors:
-            raise Refused(_not_found(trimmed, dataset, likely))
-        index = likely
+    trimmed = [tuple(map(values.trimmed, row)) for row in rows[:SEARCHED_ROWS]]
+    index = _place(trimmed, dataset)
     problems = tuple(_faults(trimmed[index], index + 1, dataset))
     if any(problem.severity == "error" for problem in problems):
         raise Refused(*problems)
     return Header(trimmed[index], index, problems)
 
 
-def _anchored(rows: Sequence[tuple[str, ...]], dataset: Dataset) -> int | None:
-    return next((index for index, row in enumerate(rows) if set(dataset.anchors) <= set(row)), None)
+def _place(rows: Sequence[tuple[str, ...]], dataset: Dataset) -> int:
+    alike = [index for index, row in enumerate(rows) if _resembles(row, dataset)]
+    likely = max(alike, key=lambda index: _score(rows[index], dataset), default=None)
+    if dataset.anchors:
+        index = next((index for index, row in enumerate(rows) if set(dataset.anchors) <= set(row)), likely)
+    else:
+        index = next((index for index, row in enumerate(rows) if any(row)), None)
+        index = index if index is not None and _resembles(rows[index], dataset) else None
+    if index is None:
+        raise Refused(_not_found(rows, dataset, likely))
+    return index
 
 
 def _resembles(row: Sequence[str], dataset: Dataset) -> bool:

@@ -117,7 +117,8 @@ class Row:
         if not text:
             self.refuse("blank_dedupe_id", column, "blank, so that the row could end up with somebody else's request; fill it in")
         elif not values.is_safe_id(text):
-            self.refuse("unsafe_dedupe_id", column, "no id, or has a %, _ or \\ in it, by which other people's requests are found; correct it")
+            message = "not an id, or one with a %, _ or \\ in it, which finds the requests of others; correct it"
+            self.refuse("unsafe_dedupe_id", column, message)
         return text
 
     def judged(

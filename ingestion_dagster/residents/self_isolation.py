@@ -102,7 +102,7 @@ SELF_ISOLATION = Dataset(
         "Phone2": "Sent as the telephone number, as text with its leading zero.",
         _REQUIRED_FLAG: f"1 if support is asked for. Rows with a 1 neither here nor in {_LETTER_FLAG} are not sent.",
         _LETTER_FLAG: "1 if the person has a shielding letter; a request for shielding is made too, unless there is one.",
-        **{column: "Becomes a case note if it is not blank." for column in _NOTED},
+        **dict.fromkeys(_NOTED, "Becomes a case note if it is not blank."),
         "Date Tested": f"As 18/11/2026; rows of tests {DAYS} days ago or more, and without a date, are not sent.",
         "Status Report": "Completed; other rows are not sent.",
     },

@@ -1,6 +1,6 @@
 """Spreadsheets as tables of text: nothing is guessed, nothing is converted, every row can be found again in the sheet."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ from ingestion_dagster.residents.rows import BEYOND_HEADER
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_UNPACKED_BYTES = 2 * 1024**3
-MAX_CELLS = 20_000_000
+MAX_UNPACKED_BYTES = 1024**3
+MAX_CELLS = 25_000_000
 """Blank cells between the first and the last included."""
 
 _CHUNK_ROWS = 2_000
@@ -63,11 +63,17 @@ class Sheet:
 
 
 def read(
-    name: str, raw: bytes, dataset: Dataset, *, max_unpacked_bytes: int = MAX_UNPACKED_BYTES, max_cells: int = MAX_CELLS
+    name: str,  # noqa: ARG001
+    raw: bytes,
+    dataset: Dataset,
+    *,
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
+    max_cells: int = MAX_CELLS,
 ) -> Sheet:
-    """The table of a file, whose content decides what kind it is. Raises `Refused` with all that is wrong with the file or its header."""
-    if not raw and name:
-        workbooks.refuse_other_kinds(raw)
+    """The table of a file: of a workbook the first worksheet. Its content decides what kind it is; its name may end in anything.
+
+    Raises `Refused` with all that is wrong with the file, or with its header. A file without rows is none.
+    """
     lines, warnings = _lines(raw, dataset, max_unpacked_bytes, max_cells)
     first = list(islice(lines, headers.SEARCHED_ROWS))
     if not any(cell.strip() for row in first for cell in row):
@@ -163,11 +169,9 @@ class _Table:
 def _distinct(names: tuple[str, ...]) -> list[str]:
     taken, distinct = set(names), list[str]()
     for name in names:
-        if name in distinct:
-            number = next(number for number in range(2, len(names) + 2) if f"{name} ({number})" not in taken)
-            name = f"{name} ({number})"
-            taken.add(name)
-        distinct.append(name)
+        numbered = (f"{name} ({number})" for number in range(2, len(names) + 2))
+        distinct.append(next(each for each in numbered if each not in taken) if name in distinct else name)
+        taken.add(distinct[-1])
     return distinct
 
 

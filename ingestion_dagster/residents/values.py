@@ -5,14 +5,20 @@ import unicodedata
 
 _UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
-_WORD = re.compile(r"[^\s'’\-]+")
+_WORD = re.compile(r"[^\s'\u2019\-]+")
 _SHAPE_LENGTH = 24
 _PHONE_MARKS = re.compile(r"[\s().\-/]")
 _POSTCODE = re.compile(r"(?:GIR ?0AA|[A-Z]{1,2}[0-9][A-Z0-9]? ?[0-9][A-Z]{2})")
-_NO_VALUE = frozenset(
-    ("nan", "inf", "-inf", "+inf", "infinity", "none", "null", "na", "n/a", "#n/a", "#ref!", "#value!", "#name?", "#null!", "unknown", "tbc")
-)
+_NOT_A_NUMBER = ("nan", "-nan", "inf", "-inf", "+inf", "infinity", "-infinity", "#n/a", "#ref!", "#value!", "#name?", "#null!", "#num!")
+_NO_VALUE = frozenset((*_NOT_A_NUMBER, "none", "null", "na", "n/a", "n.a.", "unknown", "not known", "tbc"))
+_ROUNDED = re.compile(r"[0-9](\.[0-9]+)?E\+[0-9]{2,}")
+"""How a spreadsheet program shows a long number in a narrow column: many become the same."""
 _WILDCARDS = frozenset("%_\\")
+
+
+def trimmed(cell: str) -> str:
+    """A text without the blanks at its ends, those that nobody sees too."""
+    return cell.strip().strip(_UNSEEN).strip()
 
 
 def note_text(cell: str) -> str:
@@ -20,7 +26,7 @@ def note_text(cell: str) -> str:
     if cell.isascii() and cell.isprintable():
         return cell.strip()
     kept = (each for each in cell if each in "\t\n\r" or not (unicodedata.category(each) == "Cc" or each in _UNSEEN))
-    return "".join(kept).strip()
+    return trimmed("".join(kept))
 
 
 def line_text(cell: str) -> str:
@@ -61,14 +67,15 @@ def has_nhs_check_digit(text: str) -> bool:
 
 
 def is_placeholder_number(text: str) -> bool:
-    """Whether a number stands for none: words, or one digit all along. Two people can have it, and the API would take them for one."""
-    digits = {each for each in text if each.isdigit()}
-    return len(digits) < 2
+    """Whether a number stands for none: words, one digit all along, a rounded one. Two people can have it, and would be taken for one."""
+    return len({each for each in text if each.isdigit()}) < 2 or bool(_ROUNDED.fullmatch(text))
 
 
 def is_safe_id(text: str) -> bool:
-    """Whether the API can look for an earlier request by this id: no wildcard of its search in it, and not a word for no value."""
-    return not _WILDCARDS & set(text) and text.casefold() not in _NO_VALUE and any(each.isalnum() for each in text)
+    """Whether the API can look for an earlier request by this id: no wildcard of its search in it, nothing that others may have too."""
+    if _WILDCARDS & set(text) or text.casefold() in _NO_VALUE or _ROUNDED.fullmatch(text):
+        return False
+    return any(each.isalnum() for each in text)
 
 
 def phone_fault(text: str) -> str | None:

@@ -3,9 +3,10 @@
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any
 
 from ingestion_dagster.engine.errors import Problem, Refused
@@ -34,7 +35,7 @@ _MARKUP = re.compile(rb"\s*<(?:!doctype|html|\?xml|table|svg|head|meta)\b", re.I
 
 
 def refuse_other_kinds(raw: bytes) -> None:
-    """Raises `Refused` for content that is neither an Excel workbook nor a text: `empty_file`, `encrypted_workbook`, `unsupported_file_type`."""
+    """Raises `Refused` (`empty_file`, `encrypted_workbook`, `unsupported_file_type`) for content that is no Excel workbook, and no text."""
     if not raw.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n"):
         raise Refused(Problem("empty_file", "file", "there is nothing in it; upload it again"))
     if raw.startswith(_OLE):
@@ -101,17 +102,17 @@ def _look_inside(raw: bytes, *, max_unpacked_bytes: int, max_cells: int) -> None
             for name, info in infos.items():
                 if name.startswith("xl/worksheets/") and name.endswith(".xml") and _extent(archive, info) > max_cells:
                     raise _too_large()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zipfile.zlib.error):
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error):
         raise _unreadable() from None
 
 
 def _too_large() -> Refused:
-    message = "it unpacks to more than can be read; remove what lies outside the table, or split it into several files"
+    message = "it unpacks to more than can be read; remove what stands far outside the table, or save it as CSV, which may be of any length"
     return Refused(Problem("too_large", "file", message))
 
 
-_CELL = re.compile(rb'\br="([A-Z]{1,3})([0-9]{1,7})"[^<>]*[^/<>]>')
-_WIDE_CELL = re.compile(rb'\br="((?:[B-Z][A-Z]|[A-Z]{3}))([0-9]{1,7})"[^<>]*[^/<>]>')
+_CELL = re.compile(rb' r="([A-Z]{1,3})([0-9]{1,7})"([^<>]*[^/<>])?>')
+_LONGEST_ROW = 1 << 23
 
 
 def _extent(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
@@ -120,17 +121,16 @@ def _extent(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     kept = b""
     with archive.open(info) as part:
         while piece := part.read(1 << 20):
-            piece = kept + piece
-            end = piece.rfind(b">") + 1
-            piece, kept = piece[:end], piece[end:][-(1 << 16) :]
-            last = None
-            for last in _CELL.finditer(piece, max(piece.rfind(b"<row") - 1, 0) if b"<row" in piece else 0):
-                pass
-            if last:
+            *rows, kept = (kept + piece).split(b"row>")
+            kept = kept[-_LONGEST_ROW:]
+            for row in rows:
+                # Cells without a value, which only have a format, take no room.
+                if (b"v>" not in row and b"is>" not in row) or not (last := _CELL.search(row, max(row.rfind(b' r="'), 0))):
+                    continue
                 lowest = max(lowest, int(last[2]))
-            for wide in _WIDE_CELL.finditer(piece):
-                widest = max(widest, _column(wide[1]))
-    return lowest * max(widest, 52)
+                if _column(last[1]) > widest:
+                    widest = max(widest, *(_column(cell[1]) for cell in _CELL.finditer(row)))
+    return lowest * widest
 
 
 def _column(letters: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The language in which files are searched for on Google Drive, as far as it is used: a condition becomes a function of a file's metadata."""
+"""The language in which Google Drive is searched, as far as it is used: a query becomes a function of a file's metadata."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -4,57 +4,25 @@ A service account gets a token for a signed assertion; files are searched for, r
 changed. Two files may have one name. What is below /admin makes it misbehave, and does what people do on Drive.
 """
 
-import argparse
-import asyncio
 import base64
 import json
 import re
 import secrets
-import signal
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from ingestion_dagster.sandbox.dmap_feed import serve, write_address
+from ingestion_dagster.sandbox.drive_admin import Admin
+from ingestion_dagster.sandbox.drive_faults import DAMAGES, LOST, REFUSALS, Faults, aborted, refused, sent
 from ingestion_dagster.sandbox.drive_files import FOLDER, SHEET, DriveFile, Files, Refusal, not_found
 from ingestion_dagster.sandbox.drive_query import condition
+from ingestion_dagster.sandbox.serving import run
 
-AT = frozenset({"token", "list", "get", "media", "export", "create", "update", "piece", "status"})
-KINDS = frozenset({"429", "403", "500", "503", "hang", "reset", "html", "quota", "forbidden", "truncated", "corrupt"})
-LOST = frozenset({"lost", "lost_503", "lost_session"})
-"""Faults of the last piece of an upload: it is done, but the answer breaks off, or is 503, which is all that ever comes of it."""
-
-_REFUSALS = {
-    "403": Refusal(403, "userRateLimitExceeded", "User Rate Limit Exceeded"),
-    "429": Refusal(429, "rateLimitExceeded", "Too many requests"),
-    "500": Refusal(500, "internalError", "Internal Error"),
-    "503": Refusal(503, "backendError", "Backend Error"),
-    "quota": Refusal(403, "storageQuotaExceeded", "The user's Drive storage quota has been exceeded."),
-    "forbidden": Refusal(403, "cannotDownloadFile", "This file cannot be downloaded by the user."),
-}
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever the key file says of where tokens are to be had
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
-_CHANGES = {"name": "name", "trashed": "trashed", "appProperties": "app_properties"}
-
-
-@dataclass
-class Fault:
-    """What is to go wrong: `at` one kind of call, so many `times`, after `skip` that go well."""
-
-    at: str
-    kind: str
-    times: int = 1
-    skip: int = 0
-    retry_after: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.at not in AT or self.kind not in (KINDS | LOST if self.at == "piece" else KINDS):
-            raise ValueError(f"no fault of this kind: {self.at} {self.kind}")
 
 
 @dataclass
@@ -72,15 +40,13 @@ class Upload:
 
 
 @dataclass
-class GoogleDrive(Files):
+class GoogleDrive(Files, Faults):
     """The state of the server: the files, who may use it, and what is to go wrong."""
 
     accounts: dict[str, str] = field(default_factory=dict, repr=False)
     """Public keys of service accounts, by mail address."""
     tokens: set[str] = field(default_factory=set, repr=False)
     uploads: dict[str, Upload] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    calls: Counter[str] = field(default_factory=Counter)
     largest_page: int = 1000
     empty_first_page: bool = False
     """Whether a search begins with a page without files, as it may."""
@@ -120,17 +86,7 @@ class GoogleDrive(Files):
             router.add_post(f"{prefix}/drive/v3/files", self._upload)
             router.add_patch(f"{prefix}/drive/v3/files/{{id}}", self._upload)
             router.add_put(f"{prefix}/drive/v3/files", self._piece)
-        router.add_get("/admin/files", self._admin_list)
-        router.add_post("/admin/files", self._admin_put)
-        router.add_patch("/admin/files/{id}", self._admin_change)
-        router.add_delete("/admin/files/{id}", self._admin_delete)
-        router.add_get("/admin/files/{id}/content", self._admin_content)
-        router.add_post("/admin/accounts", self._admin_account)
-        router.add_post("/admin/tokens/expire", self._admin_expire)
-        router.add_post("/admin/roles", self._admin_role)
-        router.add_post("/admin/faults", self._admin_fault)
-        router.add_delete("/admin/faults", self._admin_no_faults)
-        router.add_get("/admin/calls", self._admin_calls)
+        Admin(self, self, self.tokens, self.new_account).add_to(router)
         return app
 
     @web.middleware
@@ -142,14 +98,14 @@ class GoogleDrive(Files):
                     raise Refusal(401, "authError", "Invalid Credentials")
             answer: web.StreamResponse = await handler(request)
         except Refusal as refusal:
-            return _refused(refusal)
+            return refused(refusal)
         return answer
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"name": "google_drive", "token": self.token})
 
     async def _grant(self, request: web.Request) -> web.StreamResponse:
-        if answer := await self._misbehaves(request, "token"):
+        if answer := await self.misbehaves(request, "token"):
             return answer
         from google.auth import jwt
         from google.auth.exceptions import GoogleAuthError
@@ -158,7 +114,7 @@ class GoogleDrive(Files):
         assertion = str(asked.get("assertion", ""))
         try:
             claims = jwt.decode(assertion, verify=False)  # type: ignore[no-untyped-call]
-            claims = jwt.decode(assertion, certs=self.accounts[claims["iss"]], audience=f"{request.url.origin()}/token")  # type: ignore[no-untyped-call]
+            claims = jwt.decode(assertion, certs=self.accounts[claims["iss"]], audience=_AUDIENCE)  # type: ignore[no-untyped-call]
         except (GoogleAuthError, ValueError, KeyError):
             return web.json_response({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, status=400)
         if asked.get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" or not claims.get("scope"):
@@ -168,7 +124,7 @@ class GoogleDrive(Files):
         return web.json_response({"access_token": token, "expires_in": 3599, "token_type": "Bearer"})
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        if answer := await self._misbehaves(request, "list"):
+        if answer := await self.misbehaves(request, "list"):
             return answer
         asked = request.query
         try:
@@ -196,18 +152,18 @@ class GoogleDrive(Files):
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         is_media = request.query.get("alt") == "media"
-        fault = await self._misbehaves(request, "media" if is_media else "get", ("truncated", "corrupt"))
-        if isinstance(fault, web.StreamResponse):
-            return fault
+        answer, damage = await self.damages(request, "media" if is_media else "get", DAMAGES)
+        if answer:
+            return answer
         file = self.readable(request.match_info["id"], all_drives=_all_drives(request))
         if not is_media:
             return web.json_response(_chosen(file, request.query.get("fields", "")))
         if file.is_native:
             raise Refusal(403, "fileNotDownloadable", "Only files with binary content can be downloaded.")
-        return await _sent(request, file.content, fault.kind if fault else "")
+        return await sent(request, file.content, damage)
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        if answer := await self._misbehaves(request, "export"):
+        if answer := await self.misbehaves(request, "export"):
             return answer
         file = self.readable(request.match_info["id"], all_drives=True)
         if file.mime_type != SHEET or request.query.get("mimeType") != "text/csv":
@@ -218,23 +174,23 @@ class GoogleDrive(Files):
         return web.Response(body=content, content_type="text/csv")
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
-        if answer := await self._misbehaves(request, "create"):
+        if answer := await self.misbehaves(request, "create"):
             return answer
         made = self._made(await request.json(), b"", "application/octet-stream", None, _all_drives(request))
         return web.json_response(_chosen(made, request.query.get("fields", "")))
 
     async def _patch(self, request: web.Request) -> web.StreamResponse:
-        if answer := await self._misbehaves(request, "update"):
+        if answer := await self.misbehaves(request, "update"):
             return answer
         file = self.writable(request.match_info["id"], all_drives=_all_drives(request))
-        self._apply(file, await request.json())
+        _apply(file, await request.json(), self.clock())
         moved = {name: request.query.get(name, "").split(",") for name in ("addParents", "removeParents")}
         file.parents = [each for each in (*file.parents, *filter(None, moved["addParents"])) if each not in moved["removeParents"]]
         return web.json_response(_chosen(file, request.query.get("fields", "")))
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         file_id = request.match_info.get("id")
-        if answer := await self._misbehaves(request, "update" if file_id else "create"):
+        if answer := await self.misbehaves(request, "update" if file_id else "create"):
             return answer
         asked = request.query
         if asked.get("uploadType") == "multipart":
@@ -255,9 +211,9 @@ class GoogleDrive(Files):
     async def _piece(self, request: web.Request) -> web.StreamResponse:
         found = _CONTENT_RANGE.fullmatch(request.headers.get("Content-Range", ""))
         is_status = found is not None and found[1] is None
-        fault = await self._misbehaves(request, "status" if is_status else "piece", tuple(LOST))
-        if isinstance(fault, web.StreamResponse):
-            return fault
+        answer, lost = await self.damages(request, "status" if is_status else "piece", LOST)
+        if answer:
+            return answer
         number = request.query.get("upload_id", "")
         upload = self.uploads.get(number)
         if upload is None:
@@ -273,10 +229,10 @@ class GoogleDrive(Files):
             return web.Response(status=308, headers=received)
         if upload.done is None:
             upload.done = self._made(upload.body, upload.content, upload.kind, upload.file_id, upload.all_drives)
-        if fault:
-            if fault.kind == "lost_session":
+        if lost:
+            if lost == "lost_session":
                 del self.uploads[number]
-            return _aborted(request) if fault.kind == "lost" else _refused(_REFUSALS["503"])
+            return aborted(request) if lost == "lost" else refused(REFUSALS["503"])
         return web.json_response(_chosen(upload.done, upload.fields))
 
     def _allowed(self, body: dict[str, Any], file_id: str | None, all_drives: bool) -> None:
@@ -286,12 +242,12 @@ class GoogleDrive(Files):
                 raise Refusal(403, "parentNotAFolder", "The specified parent is not a folder.")
 
     def _made(self, body: dict[str, Any], content: bytes, kind: str, file_id: str | None, all_drives: bool) -> DriveFile:
-        """What an upload makes, or changes; a workbook that is to be a Google Sheet keeps its bytes here, so that tests can look at them."""
+        """What an upload makes, or changes; a workbook that is to be a Google Sheet keeps its bytes here, for tests to look at."""
         self._allowed(body, file_id, all_drives)
         if file_id:
             file = self.files[file_id]
             self.change(file, content)
-            self._apply(file, body)
+            _apply(file, body, self.clock())
             return file
         parents = body.get("parents", [])
         return self.put(
@@ -303,104 +259,11 @@ class GoogleDrive(Files):
             app_properties=body.get("appProperties"),
         )
 
-    def _apply(self, file: DriveFile, body: dict[str, Any]) -> None:
-        for name, own in _CHANGES.items():
-            if name in body:
-                setattr(file, own, body[name])
-        file.modified = datetime.fromisoformat(body["modifiedTime"]) if "modifiedTime" in body else self.clock()
 
-    async def _misbehaves(self, request: web.Request, at: str, own: tuple[str, ...] = ()) -> Any:
-        """The answer in place of the right one, or a fault of a kind that the caller sees to itself; None if all is well."""
-        self.calls[at] += 1
-        fault = self._fault(at)
-        if fault is None or fault.kind in own:
-            return fault
-        match fault.kind:
-            case "hang":
-                await asyncio.sleep(3600)
-            case "reset":
-                return _aborted(request)
-            case "html":
-                return web.Response(text="<!DOCTYPE html><html><body>Sign in to the network</body></html>", content_type="text/html")
-        return _refused(_REFUSALS[fault.kind], fault.retry_after)
-
-    def _fault(self, at: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.at == at and fault.times > 0:
-                if fault.skip > 0:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                return fault
-        return None
-
-    async def _admin_list(self, _request: web.Request) -> web.Response:
-        return web.json_response([each.shown() for each in self.files.values()])
-
-    async def _admin_put(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        moments = {name: datetime.fromisoformat(body[name]) for name in ("modified", "created") if name in body}
-        made = self.put(
-            body["name"],
-            base64.b64decode(body.get("content", "")),
-            parent=body.get("parent"),
-            mime_type=body.get("mimeType", "text/csv"),
-            drive_id=body.get("driveId"),
-            **moments,
-        )
-        return web.json_response(made.shown())
-
-    async def _admin_change(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        file = self._admin_file(request)
-        before = file.modified
-        self._apply(file, body)
-        if "parent" in body:
-            file.parents = [body["parent"]]
-        if "content" in body:
-            self.change(file, base64.b64decode(body["content"]))
-        elif "modifiedTime" not in body and "name" not in body:
-            file.modified = before  # a file that is moved, or put into the bin, keeps its time
-        return web.json_response(file.shown())
-
-    async def _admin_delete(self, request: web.Request) -> web.Response:
-        del self.files[self._admin_file(request).id]
-        return web.json_response({})
-
-    async def _admin_content(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._admin_file(request).content)
-
-    async def _admin_account(self, request: web.Request) -> web.Response:
-        return web.json_response(self.new_account(str(request.url.origin())))
-
-    async def _admin_expire(self, _request: web.Request) -> web.Response:
-        self.tokens.clear()
-        return web.json_response({})
-
-    async def _admin_role(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        self.roles[body["id"]] = body["role"]
-        return web.json_response({})
-
-    async def _admin_fault(self, request: web.Request) -> web.Response:
-        try:
-            self.faults.append(Fault(**await request.json()))
-        except (TypeError, ValueError) as error:
-            return web.json_response({"message": str(error)}, status=400)
-        return web.json_response({})
-
-    async def _admin_no_faults(self, _request: web.Request) -> web.Response:
-        self.faults.clear()
-        return web.json_response({})
-
-    async def _admin_calls(self, _request: web.Request) -> web.Response:
-        return web.json_response(self.calls)
-
-    def _admin_file(self, request: web.Request) -> DriveFile:
-        try:
-            return self.files[request.match_info["id"]]
-        except KeyError:
-            raise not_found(request.match_info["id"]) from None
+def _apply(file: DriveFile, body: dict[str, Any], now: datetime) -> None:
+    file.name, file.trashed = body.get("name", file.name), body.get("trashed", file.trashed)
+    file.app_properties = {**file.app_properties, **body.get("appProperties", {})}
+    file.modified = datetime.fromisoformat(body["modifiedTime"]) if "modifiedTime" in body else now
 
 
 def _all_drives(request: web.Request) -> bool:
@@ -419,58 +282,9 @@ def _chosen(file: DriveFile, fields: str) -> dict[str, Any]:
     return shown if "*" in wanted else {name: shown[name] for name in wanted if name in shown}
 
 
-def _refused(refusal: Refusal, retry_after: str | None = None) -> web.Response:
-    reason = {"domain": "global", "reason": refusal.reason, "message": str(refusal)}
-    error = {"error": {"errors": [reason], "code": refusal.status, "message": str(refusal)}}
-    return web.json_response(error, status=refusal.status, headers={"Retry-After": retry_after} if retry_after else {})
-
-
-def _aborted(request: web.Request) -> web.Response:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-async def _sent(request: web.Request, content: bytes, damage: str) -> web.StreamResponse:
-    """A file's content, or the part that is asked for, perhaps with one thing wrong with it."""
-    found = _RANGE.fullmatch(request.headers.get("Range", ""))
-    start, end = (int(found[1]), min(int(found[2] or len(content)) + 1, len(content))) if found else (0, len(content))
-    if found and start >= len(content):
-        return web.Response(status=416, headers={"Content-Range": f"bytes */{len(content)}"})
-    answer = web.StreamResponse(status=206 if found else 200, headers={"Content-Type": "application/octet-stream"})
-    if found:
-        answer.headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
-    answer.content_length = end - start
-    await answer.prepare(request)
-    part = content[start:end]
-    if damage == "corrupt":
-        part = bytes([part[0] ^ 1]) + part[1:]
-    if damage == "truncated":
-        await answer.write(part[: len(part) // 2])
-        assert request.transport is not None
-        request.transport.close()
-        return answer
-    await answer.write(part)
-    await answer.write_eof()
-    return answer
-
-
-async def _main(arguments: argparse.Namespace) -> None:
-    until = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, until.set)
-    drive = GoogleDrive(token=arguments.token)
-    await serve(drive, arguments.port, lambda url: write_address(arguments.address_file, url, arguments.token), until)
-
-
 def main() -> None:
-    """Serve until SIGTERM; where it answers stands in the address file from the moment on when it does. Nothing outlives the process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address_file", type=Path)
-    parser.add_argument("--token", default="")
-    parser.add_argument("--port", type=int, default=0)
-    asyncio.run(_main(parser.parse_args()))
+    """Serve until SIGTERM. Nothing on this Drive outlives the process."""
+    run(__doc__, lambda token: GoogleDrive(token=token).app())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ CREATE TABLE residents (
     nhs TEXT, name TEXT, uprn TEXT, dob TEXT, email TEXT, mobile TEXT, telephone TEXT,
     search_first TEXT, search_last TEXT, search_day TEXT, search_month TEXT, search_year TEXT, search_postcode TEXT, search_uprn TEXT
 );
-CREATE INDEX residents_nhs ON residents (nhs) WHERE nhs <> '';
+CREATE INDEX residents_nhs ON residents (nhs);
 CREATE INDEX residents_uprn ON residents (name, uprn);
 CREATE INDEX residents_dob ON residents (name, dob);
 CREATE INDEX residents_email ON residents (name, email);
@@ -51,7 +51,7 @@ CREATE INDEX case_notes_help_request ON case_notes (help_request_id);
 CREATE INDEX case_notes_resident ON case_notes (resident_id);
 """
 
-_BY_NHS = "SELECT min(id) FROM residents WHERE nhs = :value AND nhs <> ''"
+_BY_NHS = "SELECT min(id) FROM residents WHERE nhs = :value"
 _BY_UPRN = "SELECT min(id) FROM residents WHERE name = :name AND uprn = :value"
 _BY_DOB = "SELECT min(id) FROM residents WHERE name = :name AND dob = :value"
 _BY_CTAS = """

@@ -13,8 +13,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from ingestion_dagster.engine.breaker import Breaker
 from ingestion_dagster.engine.errors import Refused, Transient
-from ingestion_dagster.engine.http import Client, Http
+from ingestion_dagster.engine.http import Client, Http, Lost
+from ingestion_dagster.engine.rate import Rate
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,12 +106,19 @@ class Asking:
     pauses: list[float] = field(default_factory=list)
 
     def get(self, url: str, receive: Any = text, **options: Any) -> Any:
+        return self._ask(lambda client: client.get(url, receive, **options))
+
+    def post(self, url: str, receive: Any = text, **options: Any) -> Any:
+        """What must not be done twice."""
+        return self._ask(lambda client: client.request("POST", url, receive, **{"repeat": False, "json": {}, **options}))
+
+    def _ask(self, what: Callable[[Client], Awaitable[Any]]) -> Any:
         async def sleep(seconds: float) -> None:
             self.pauses.append(seconds)
 
         async def ask() -> Any:
             async with replace(self.http, sleep=sleep).open() as client:
-                return await client.get(url, receive, **options)
+                return await what(client)
 
         return asyncio.run(ask())
 
@@ -291,3 +300,150 @@ def test_a_client_keeps_no_cookie(server: Server):
     server.answers[:] = [answer]
     asyncio.run(twice())
     assert "Cookie" not in server.asked[1].headers
+
+
+async def silent_end(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (status(500), "http_server_error"),
+        (status(503, Retry_After="1"), "http_server_error"),
+        (status(408), "http_server_error"),
+        (silent_end, "http_broken"),
+        (break_off, "http_broken"),
+        (hang, "http_timeout"),
+    ],
+    ids=["500", "503", "408", "reset", "half", "hang"],
+)
+def test_what_may_have_been_done_is_not_asked_again(server: Server, answer: Answer, code: str):
+    server.answers[:] = [answer, status(200)]
+    with pytest.raises(Lost) as raised:
+        asking(silence_timeout=0.1).post(server.url)
+    assert (raised.value.code, len(server.asked)) == (code, 1)
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_an_answer_that_cannot_be_believed_may_mean_that_it_was_done(server: Server):
+    async def doubt(_: aiohttp.ClientResponse) -> None:
+        raise Transient("not_clear", "no id")
+
+    with pytest.raises(Lost, match="not_clear"):
+        asking().post(server.url, doubt)
+    assert len(server.asked) == 1
+
+
+def test_what_was_certainly_not_done_is_asked_again(server: Server):
+    server.answers[:] = [status(429), status(429, Retry_After="7"), status(200)]
+    client = asking()
+    assert client.post(server.url) == (200, "fine")
+    assert (client.pauses, len(server.asked)) == ([2.0, 9.0 - 1.5], 3)
+    nobody = asking(retries=2)
+    with pytest.raises(Transient) as raised:
+        nobody.post("http://127.0.0.1:9/")
+    assert (raised.value.code, type(raised.value), len(nobody.pauses)) == ("http_unreachable", Transient, 2)
+    server.answers[:] = [status(429)]
+    with pytest.raises(Transient) as raised:
+        asking(retries=2).post(server.url)
+    assert (raised.value.code, type(raised.value)) == ("http_throttled", Transient)
+
+
+def test_a_body_is_sent_as_json_and_once(server: Server):
+    bodies: list[tuple[str, bytes]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        bodies.append((request.content_type, await request.read()))
+        return web.Response(status=429 if len(bodies) == 1 else 201)
+
+    server.answers[:] = [answer]
+    assert asking().post(server.url, json={"a": 'ü"\n'})[0] == 201
+    assert bodies == [("application/json", b'{"a":"\xc3\xbc\\"\\n"}')] * 2
+    assert {request.method for request in server.asked} == {"POST"}
+
+
+def test_a_server_that_throttles_one_makes_all_wait(server: Server):
+    async def ask() -> list[float]:
+        server.answers[:] = [status(429, Retry_After="1"), status(200)]
+        loop = asyncio.get_running_loop()
+        async with Http(rate=Rate(1000)).open() as client:
+            begun, ended = loop.time(), []
+
+            async def one() -> None:
+                await client.get(server.url, text)
+                ended.append(loop.time() - begun)
+
+            first = asyncio.create_task(one())
+            await asyncio.sleep(0.3)
+            await asyncio.gather(first, *(one() for _ in range(4)))
+            return ended
+
+    assert all(1.0 <= seconds < 3 for seconds in asyncio.run(ask()))
+    assert len(server.asked) == 6
+
+
+def test_waiting_for_a_connection_is_not_waiting_for_an_answer(server: Server):
+    async def slow(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.1)
+        return web.Response()
+
+    async def ask() -> None:
+        async with Http(connections=1, request_timeout=0.4, retries=0).open() as client:
+            await asyncio.gather(*(client.get(server.url, text) for _ in range(8)))
+
+    server.answers[:] = [slow]
+    asyncio.run(ask())
+    assert len(server.asked) == 8
+
+
+def test_what_fails_while_the_breaker_is_open_is_no_attempt_spent(server: Server):
+    breaker = Breaker(failures=2, patience=20, first_pause=0.01, longest_pause=0.01)
+    server.answers[:] = [*([status(503)] * 20), status(200)]
+    assert asking(retries=2, breaker=breaker).get(server.url) == (200, "fine")
+    assert len(server.asked) == 21
+    assert not breaker.is_open
+
+
+def test_one_question_that_always_fails_is_given_up_while_others_are_answered(server: Server):
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=500 if request.path == "/bad" else 200)
+
+    async def ask() -> None:
+        breaker = Breaker(failures=6, first_pause=30)
+        async with Http(first_pause=0.01, breaker=breaker).open() as client:
+            for _ in range(4):
+                with pytest.raises(Transient, match="http_server_error"):
+                    await client.get(server.url + "/bad", text)
+                await client.get(server.url, text)
+            assert not breaker.is_open
+
+    server.answers[:] = [answer]
+    asyncio.run(ask())
+    assert len(server.asked) == 4 * (4 + 1)
+
+
+def test_an_answer_that_is_refused_shows_a_server_that_is_well(server: Server):
+    breaker = Breaker(failures=2)
+    breaker.bad()
+    server.answers[:] = [status(403)]
+
+    async def refuse(_: aiohttp.ClientResponse) -> int:
+        raise Refused
+
+    with pytest.raises(Refused):
+        asking(breaker=breaker).get(server.url, refuse)
+    breaker.bad()
+    assert not breaker.is_open
+
+
+def test_after_a_server_asked_for_an_hour_nobody_asks_it(server: Server):
+    client = asking(breaker=Breaker(), rate=Rate(1000))
+    server.answers[:] = [status(429, Retry_After="3600"), status(200)]
+    with pytest.raises(Transient, match="http_throttled"):
+        client.post(server.url)
+    with pytest.raises(Transient, match="http_unavailable"):
+        client.get(server.url)
+    assert (len(server.asked), client.pauses) == (1, [])

@@ -96,6 +96,14 @@ def test_an_address_that_is_no_api_is_said_to_be_the_reason(name: str, status: i
     assert "ends in api/" in str(error)
 
 
+@pytest.mark.parametrize("name", ["get", "list", "note"])
+def test_a_web_page_that_says_not_found_is_not_taken_for_a_record_that_was_deleted(name: str):
+    raised_by(lambda: answering(b"<html>marker", CALLS[name], 404), ConfigurationError)
+    error = raised_by(lambda: answering(b'{"title": "marker"}', CALLS[name], 404), Rejected)
+    assert isinstance(error, Rejected)
+    assert error.code == "api_not_found"
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_a_redirect_is_not_followed_for_it_would_take_the_key_along(name: str):
     raised_by(lambda: answering(b"", CALLS[name], 302, Location="/marker"), ConfigurationError)

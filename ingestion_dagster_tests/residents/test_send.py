@@ -187,7 +187,7 @@ def test_a_crash_with_a_lost_reply_finds_a_row_of_a_hidden_type():
 
 
 def test_another_person_of_the_same_name_is_not_taken_for_the_row_after_a_crash():
-    generic = {"HelpNeeded": "EUSS", "Metadata": {"generic_ingestion_id": "EUSS"}}
+    generic: dict[str, Any] = {"HelpNeeded": "EUSS", "Metadata": {"generic_ingestion_id": "EUSS"}}
     theirs = prepared(without=("NhsNumber", "NhsCtasId"), **generic)
     ours = prepared(without=("NhsNumber", "NhsCtasId"), **generic, DobYear="1999")
 
@@ -203,7 +203,7 @@ def test_another_person_of_the_same_name_is_not_taken_for_the_row_after_a_crash(
 
 @pytest.mark.parametrize("blank", [("FirstName",), ("LastName",), ("FirstName", "LastName")], ids=["first", "last", "both"])
 def test_a_row_without_a_name_is_found_again_by_its_id_alone(blank: tuple[str, ...]):
-    metadata = {"Metadata": {"spl_id": "9990000115"}, "HelpNeeded": "Shielding"}
+    metadata: dict[str, Any] = {"Metadata": {"spl_id": "9990000115"}, "HelpNeeded": "Shielding"}
     row = prepared(notes=(Note(AUTHOR, "SPL Category: x."),), without=(*blank, "NhsCtasId"), **metadata)
 
     async def go(both: Talk) -> None:

@@ -59,6 +59,15 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         NAMES | {"ContactMobileNumber": "", "ContactTelephoneNumber": ""},
         NAMES | {"ContactMobileNumber": "", "ContactTelephoneNumber": " "},
     ),
+    "mail_shared_by_another": (
+        NAMES | {"EmailAddress": "testy@example.invalid"},
+        NAMES | {"FirstName": "Other", "EmailAddress": "testy@example.invalid"},
+    ),
+    "phone_shared_by_another": (
+        NAMES | {"ContactMobileNumber": "07700900101", "ContactTelephoneNumber": "07700900101"},
+        NAMES | {"LastName": "Other", "ContactMobileNumber": "07700900101", "ContactTelephoneNumber": "07700900101"},
+    ),
+    "born_on_the_same_day": (NAMES | BORN, NAMES | BORN | {"FirstName": "Other"}),
     "postcode_and_address": (
         NAMES | {"Postcode": "ZZ99 3VZ", "AddressFirstLine": "1 Imaginary Road"},
         NAMES | {"Postcode": "ZZ99 3VZ", "AddressFirstLine": "1 Imaginary Road"},
