@@ -18,6 +18,7 @@ from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import finalize
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 
@@ -97,6 +98,7 @@ class DriveCalls:
         self._api_url = api_url
         self._own = threading.local()
         self._reading = threading.Lock()
+        self._renewing = threading.Lock()
         self._account: Any = None
 
     def call(self, ask: Callable[[Any, Tries], T]) -> T:
@@ -117,8 +119,19 @@ class DriveCalls:
                 raise
 
     def get(self, request: Callable[[Any], Any]) -> Any:
-        """The answer to one request that changes nothing, or the same thing each time. Raises as `call` does."""
-        return self.call(lambda files, _tries: request(files).execute())
+        """The answer to one request that changes nothing: metadata. Raises as `call` does."""
+
+        def ask(files: Any, _tries: Tries) -> Any:
+            answer = request(files).execute()
+            if not isinstance(answer, dict):
+                raise Passing("an answer that is none")
+            return answer
+
+        return self.call(ask)
+
+    def read(self, request: Callable[[Any], Any]) -> bytes:
+        """The answer to one request that changes nothing: content. Raises as `call` does."""
+        return self.call(lambda files, _tries: bytes(request(files).execute()))
 
     def upload(self, request: Any, tries: Tries) -> Any:
         """Send an upload that is resumable, and after a lost answer ask how far it has come; the answer to the whole.
@@ -129,7 +142,7 @@ class DriveCalls:
             try:
                 with _judged():
                     _progress, done = request.next_chunk()
-                if done is not None:
+                if isinstance(done, dict):
                     return done
             except Passing as failed:
                 if request.resumable_uri is None:
@@ -148,14 +161,13 @@ class DriveCalls:
     def _files(self) -> Any:
         account = self._credentials()
         if getattr(self._own, "account", None) is not account:
-            import google_auth_httplib2
             import httplib2
             from googleapiclient.discovery import build_from_document
 
             http = httplib2.Http(timeout=self.patience.timeout)
             http.redirect_codes = http.redirect_codes - {308}
             document = {**_document(), "rootUrl": f"{self._api_url.rstrip('/')}/"} if self._api_url else _document()
-            transport = _Transport(google_auth_httplib2.AuthorizedHttp(account, http=http))
+            transport = _Transport(http, account, self._renewing)
             self._own.files = build_from_document(document, http=transport).files()
             self._own.account = account
         return self._own.files
@@ -193,36 +205,50 @@ class DriveCalls:
 
 
 class _Transport:
-    """What the client takes for an HTTP connection: gives it good answers, and raises `Answered` or `Passing` for all others."""
+    """What the client takes for an HTTP connection: gives it good answers, and raises `Answered` or `Passing` for all others.
 
-    def __init__(self, http: Any) -> None:
+    It signs requests itself: google-auth's own connection asks another service of Google's, beside and unasked, where it may be used.
+    """
+
+    def __init__(self, http: Any, account: Any, renewing: threading.Lock) -> None:
         self._http = http
+        finalize(self, http.close)
+        self._account = account
+        self._renewing = renewing
 
     def request(self, uri: str, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None, **others: Any) -> Any:
+        """Send a request, with another token if the first is not taken; the answer and its body."""
         from google.auth.exceptions import RefreshError, TransportError
         from httplib2 import HttpLib2Error
 
-        # What is unpacked on the way could be anything's size.
-        sent = {name: value for name, value in (headers or {}).items() if name.lower() != "accept-encoding"} | {
-            "accept-encoding": "identity"
-        }
         try:
-            response, content = self._http.request(uri, method, body=body, headers=sent, **others)
+            response, content = self._signed(uri, method, body, headers or {}, others)
+            if response.status == 401:
+                response, content = self._signed(uri, method, body, headers or {}, others, refused=True)
         except RefreshError as error:
             raise (Passing("no token") if error.retryable else Answered(401, "invalid_grant")) from None
         except (TransportError, HttpLib2Error, HTTPException, OSError) as error:
             raise Passing(type(error).__name__) from None
         if response.status in _GOOD:
+            if content and "alt=media" not in uri and response.get("content-type", "").startswith("text/html"):
+                raise Passing("a page in place of an answer")
             return response, content
         reason = _reason(content)
         if response.status in (408, 429) or response.status >= 500 or reason in _RATES:
             raise Passing(reason or str(response.status), _asked(response.get("retry-after", "")))
         raise Answered(response.status, reason)
 
-    def close(self) -> None:
-        """End the connection."""
-        self._http.close()
+    def _signed(self, uri: str, method: str, body: Any, headers: dict[str, str], others: dict[str, Any], *, refused: bool = False) -> Any:
+        from google_auth_httplib2 import Request
 
+        used = self._account.token
+        with self._renewing:
+            if not self._account.valid or (refused and self._account.token == used):
+                self._account.refresh(Request(self._http))
+        # What is unpacked on the way could be anything's size.
+        sent = {name: value for name, value in headers.items() if name.lower() != "accept-encoding"} | {"accept-encoding": "identity"}
+        self._account.apply(sent)
+        return self._http.request(uri, method, body=body, headers=sent, **others)
 
 @contextmanager
 def _judged() -> Iterator[None]:

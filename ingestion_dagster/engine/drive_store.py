@@ -70,7 +70,7 @@ class DriveStore(ObjectStore):
         kind = file["mimeType"]
         try:
             if kind == SHEET:
-                yield self._pairs.calls.get(lambda files: files.export(fileId=file_id, mimeType="text/csv"))
+                yield self._pairs.calls.read(lambda files: files.export(fileId=file_id, mimeType="text/csv"))
             elif kind.startswith(_NATIVE):
                 _refuse_type()
             else:
@@ -130,7 +130,7 @@ class DriveStore(ObjectStore):
         digest = hashlib.md5(usedforsecurity=False)
         read = 0
         while read < size:
-            piece = self._pairs.calls.get(partial(_ranged, file_id, read))
+            piece = self._pairs.calls.read(partial(_ranged, file_id, read))
             if not piece:
                 break
             read += len(piece)

@@ -34,10 +34,10 @@ class Delivery:
     folder: Path
     is_known: Callable[[Connection], bool] = lambda _connection: False
     """Whether it has been landed before, and would be something else if it were landed again."""
-    as_of: str | None = None
-    """The ISO date by which it is to be judged; None: today."""
     surprises: Callable[[Connection], list[str]] | None = None
     """Lines that tell of files which did not end as expected; None: what lies below `bad/` is refused, the rest is loaded."""
+    as_of: str | None = None
+    """The ISO date by which it is to be judged; None: today."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from ingestion_dagster.engine.dagster import (
     partitions_asked_for,
     summary,
 )
-from ingestion_dagster.engine.errors import ConfigurationError, Refused
+from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -34,6 +34,7 @@ from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.checks import API_KEY, CHECK_SPECS, DROP_FOLDER_KEY, check_results
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.model import OUTAGE
 from ingestion_dagster.residents.registry import PIPELINE, Dataset
 from ingestion_dagster.settings import Settings
 
@@ -131,9 +132,12 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
         try:
             with Claims(database, narrowed(connection, scope, job.zone, config, run_id), run_id, limits) as claims:
                 load_residents(claims, job, connection, database, outcome)
-        except Exception:
+        except Exception as error:
             yield from committed(context, database, outcome, settings)
             tell_of_files(connection, settings, outcome, run_id)
+            if isinstance(error, Transient) and error.code in OUTAGE:
+                # The run has been as patient as it is told to be; the next one goes on.
+                raise dg.Failure(f"{error}; nothing is lost, the next run goes on", allow_retries=False) from None
             raise
         context.log.info("%s", summary(outcome))
         yield from materializations(context, connection, outcome, partitions, settings)

@@ -10,13 +10,10 @@ from datetime import datetime
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.residents.api_client import HereToHelp
 from ingestion_dagster.residents.journal import Journal, Locks
-from ingestion_dagster.residents.model import Action, Prepared, Progress, Step
+from ingestion_dagster.residents.model import OUTAGE, Action, Prepared, Progress, Step
 from ingestion_dagster.residents.send import send
 
 log = logging.getLogger(__name__)
-
-FOR_ALL = frozenset({"http_unavailable", "database_gave_way"})
-"""Codes of trouble that is no row's own: everything stops."""
 
 UNPROVEN_LIMIT = 10
 """Attempts after which a row is given up if no other row has got through beside it, as it would in an outage."""
@@ -153,7 +150,7 @@ class Dispatch:
             self._proven = self._proven or progress.step == Step.DONE
             self._count(progress)
         except Transient as trouble:
-            if trouble.code in FOR_ALL:
+            if trouble.code in OUTAGE:
                 raise
             await self._not_through(due, trouble)
         finally:

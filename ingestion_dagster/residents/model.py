@@ -9,6 +9,10 @@ from typing import Any
 from ingestion_dagster.engine.errors import Problem
 
 
+OUTAGE = frozenset({"http_unavailable", "database_gave_way"})
+"""Codes of trouble that is no row's own: sending stops."""
+
+
 class RowStatus(StrEnum):
     """What is to become of a row of a file, or has become of it. All but `pending` are terminal."""
 

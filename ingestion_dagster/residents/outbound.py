@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 20
+
 COMPLETE, PARTIAL, REFUSED = "complete", "partial", "refused"
 
 
@@ -70,17 +72,21 @@ def write(
     return links
 
 
-def write_missing(connection: Connection, place: Place, zone: Zone) -> int:
+def write_missing(connection: Connection, place: Place, zone: Zone, *, rows: int = 2**31 - 1) -> int:
     """Write again the reports that are gone from the outbound folders while their files still stand in the inbound ones; how many files.
 
-    From the ledger and the file itself: nothing is sent. Raises `Transient` and `ConfigurationError` as a drop folder does.
+    From the ledger and the file itself: nothing is sent. Only of files of at most so many rows. Raises `Transient` and
+    `ConfigurationError` as a drop folder does.
     """
-    reported = row_ledger.reported(connection)
+    reported = row_ledger.reported(connection, rows=rows)
     there = {dataset: {answer.name for answer in place.folder.answers(dataset)} for dataset in {each[1] for each in reported}}
     gone = [load_id for load_id, dataset, names in reported if not there[dataset].issuperset(names)]
     written = 0
-    for load in ledger.loads(connection, gone) if gone else []:
-        written += _written_again(connection, place, zone, load)
+    for load in ledger.loads(connection, gone[:_AT_ONCE]) if gone else []:
+        if _written_again(connection, place, zone, load):
+            written += 1
+        else:
+            row_ledger.let_go(connection, load.id)
     return written
 
 

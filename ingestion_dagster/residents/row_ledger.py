@@ -185,9 +185,14 @@ def reports_of(connection: Connection, load_id: int) -> list[tuple[str, str | No
     return [(row[1], row[2]) for row in connection.execute(sql.RESERVED, {"load_id": load_id})]
 
 
-def reported(connection: Connection) -> list[tuple[int, str, list[str]]]:
-    """Finished loads whose reports have been written: id, dataset, names."""
-    return [(row[0], row[1], list(row[2])) for row in connection.execute(sql.REPORTED)]
+def reported(connection: Connection, *, rows: int) -> list[tuple[int, str, list[str]]]:
+    """Finished loads of at most so many rows whose reports have been written: id, dataset, names."""
+    return [(row[0], row[1], list(row[2])) for row in connection.execute(sql.REPORTED, {"rows": rows})]
+
+
+def let_go(connection: Connection, load_id: int) -> None:
+    """Look after the reports of a load no longer: whoever took them away has taken its file away, too."""
+    connection.execute(sql.LET_GO, {"load_id": load_id})
 
 
 def retry(connection: Connection, scope: Scope, key: str | None = None) -> Again:

@@ -114,13 +114,15 @@ UNRESERVE = "DELETE FROM residents.reports WHERE load_id = %(load_id)s"
 
 WRITTEN = "UPDATE residents.reports SET url = %(url)s, written_at = now() WHERE load_id = %(load_id)s AND part = %(part)s"
 
+LET_GO = "UPDATE residents.reports SET written_at = NULL WHERE load_id = %(load_id)s"
+
 REPORTED = """
 SELECT l.id, d.name, array_agg(r.name ORDER BY r.part)
 FROM residents.reports AS r
 JOIN ledger.loads AS l ON l.id = r.load_id
 JOIN ledger.datasets AS d ON d.id = r.dataset_id
 JOIN residents.files AS f ON f.load_id = l.id AND f.status IS NOT NULL
-WHERE l.status IN ('archived', 'errored') AND r.written_at IS NOT NULL
+WHERE l.status IN ('archived', 'errored') AND r.written_at IS NOT NULL AND l.rows_in <= %(rows)s
 GROUP BY l.id, d.name ORDER BY l.id
 """
 

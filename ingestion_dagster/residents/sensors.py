@@ -24,9 +24,13 @@ RESIDENTS_LOAD_JOB: Any = dg.define_asset_job(
 )
 
 
+MOST_ROWS = 5_000
+"""Reports of larger files are written again by the next run: a tick has a minute."""
+
+
 def _before(connection: Connection, settings: Settings) -> None:
     upkeep.sync(connection, settings)
-    upkeep.write_missing_reports(connection, settings)
+    upkeep.write_missing_reports(connection, settings, rows=MOST_ROWS)
 
 
 def watched_folders(settings: Settings) -> Zone:

@@ -23,11 +23,14 @@ def sync(connection: Connection, settings: Settings) -> None:
         log.warning("%s is paused: its folder held too many old files at the first look", name)
 
 
-def write_missing_reports(connection: Connection, settings: Settings) -> int:
-    """Write again the reports that are gone; how many files' reports those were. A drop folder that gives way is asked the next time."""
+def write_missing_reports(connection: Connection, settings: Settings, *, rows: int = 2**31 - 1) -> int:
+    """Write again the reports that are gone, of files of at most so many rows; how many files' reports those were.
+
+    A drop folder that gives way is asked the next time.
+    """
     folder = drop_folder(settings)
     try:
-        return outbound.write_missing(connection, Place(folder, hasher(settings)), zone(settings, folder))
+        return outbound.write_missing(connection, Place(folder, hasher(settings)), zone(settings, folder), rows=rows)
     except Transient as error:
         log.warning("the outbound folders could not be looked through (%s)", error.code)
         return 0

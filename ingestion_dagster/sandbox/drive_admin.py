@@ -54,7 +54,8 @@ class Admin:
         body = await request.json()
         file = self._file(request)
         file.name, file.trashed = body.get("name", file.name), body.get("trashed", file.trashed)
-        file.parents = [body["parent"]] if "parent" in body else file.parents
+        if "parent" in body:
+            self._files.move(file, body["parent"])
         if "content" in body:
             self._files.change(file, base64.b64decode(body["content"]))
         file.modified = _moment(body.get("modified")) or file.modified

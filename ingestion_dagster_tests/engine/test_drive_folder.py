@@ -52,7 +52,7 @@ def test_every_page_of_a_listing_is_read(scene: DriveScene, empty_first_page: bo
     for name in wanted:
         scene.drop("apples", name, b"content")
     assert names(scene.folder) == wanted
-    assert scene.drive.calls["list"] == 4 + empty_first_page + 1 + empty_first_page * 0
+    assert scene.drive.calls["list"] == 4 + empty_first_page + 1
 
 
 def test_more_files_than_a_page_holds_are_all_listed(scene: DriveScene):
@@ -72,7 +72,7 @@ def test_two_files_of_one_name_are_two_objects(scene: DriveScene):
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b.csv", "../../etc", "a\nb\x7f.csv", "50%2F50.csv", "%2e", " .csv", "é" * 250, "\ufffd\u2028 \u00a0"], ids=ascii
+    "name", ["a/b.csv", "a/../../etc", "a\nb\x7f.csv", "50%2F50.csv", "%2e", " .csv", "é" * 250, "\ufffd\u2028 \u00a0"], ids=ascii
 )
 def test_any_name_makes_a_key_and_comes_back_from_it(scene: DriveScene, name: str):
     scene.drop("apples", name, b"content")
@@ -109,7 +109,7 @@ def test_a_renamed_file_is_found_under_its_old_key(scene: DriveScene):
 def test_a_file_that_was_moved_away_is_missing(scene: DriveScene):
     file_id = scene.drop("apples", "a.csv", b"content")
     seen = only(scene.folder.inbound)
-    scene.drive.files[file_id].parents = [scene.folders["pears"]["inbound"]]
+    scene.drive.move(scene.drive.files[file_id], scene.folders["pears"]["inbound"])
     assert scene.folder.inbound.find(seen.key) is None
     with pytest.raises(Missing):
         scene.folder.inbound.read(seen)
@@ -154,8 +154,9 @@ def test_a_recent_listing_shows_what_has_come_or_changed_since_the_last(scene: D
     ids = [scene.drop("apples", name, b"content") for name in ("a.csv", "b.csv")]
     assert names(scene.folder, store) == ["a.csv", "b.csv"]
     clock.pass_(minutes=10)
-    assert names(scene.folder, store) == []
+    assert names(scene.folder, store) == ["a.csv", "b.csv"]
     clock.pass_(minutes=10)
+    assert names(scene.folder, store) == []
     scene.drive.change(scene.drive.files[ids[1]], b"changed")
     scene.drop("pears", "c.csv", b"content")
     clock.pass_(minutes=1)
@@ -184,7 +185,7 @@ def test_an_old_file_that_was_moved_in_is_found_by_the_next_full_listing(scene: 
     store = recent(scene, clock)
     assert names(scene.folder, store) == []
     moved = scene.drive.put("moved.csv", b"content", modified=LONG_AGO, created=LONG_AGO)
-    moved.parents = [scene.folders["apples"]["inbound"]]
+    scene.drive.move(moved, scene.folders["apples"]["inbound"])
     clock.pass_(minutes=59)
     assert names(scene.folder, store) == []
     clock.pass_(minutes=2)

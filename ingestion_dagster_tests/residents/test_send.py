@@ -132,6 +132,17 @@ def test_a_reply_that_is_lost_makes_nothing_twice(operation: str, kind: str, tim
     talk(go, hasty(silence_timeout=0.15))
 
 
+@pytest.mark.parametrize("kind", ["lost", "bad_json"])
+def test_what_was_done_and_not_told_is_found_and_not_asked_for_again(kind: str):
+    async def go(both: Talk) -> None:
+        for operation in ("create", "note", "add_request"):
+            both.go_wrong(operation, kind)
+        await Ledger().send(both)
+        assert [both.asked(operation) for operation in ("create", "note", "add_request")] == [1, 3, 1]
+
+    talk(go)
+
+
 def test_a_create_call_that_got_half_way_leaves_one_person():
     async def go(both: Talk) -> None:
         both.go_wrong("create", "partial", times=2)
