@@ -65,11 +65,16 @@ def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
 
 PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic or residents")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
-Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; a kind of spreadsheet, such as nsss).")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; nsss of residents).")
+]
 Partition = Annotated[
     str | None, typer.Option("--partition", "-p", help="Only this partition (day of discovery, UTC; snapshot of an ods table).")
 ]
-AsOf = Annotated[str | None, typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day; residents: judge rows by that day.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day; residents: judge rows by it."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge what would be loaded; claim and write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -100,7 +105,7 @@ def load(
     as_of: AsOf = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Land files, then run. Exit codes as for `run`. A dry run lands nothing; it says what `check` says, or what would become of each row."""
+    """Land files, then run. Exit codes as for `run`. A dry run lands nothing; it says what `check` does, or what would become of rows."""
     found = _pipeline(pipeline)
     _check_narrowing(found, dataset)
     settings = current()

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         description="Where people drop spreadsheets: file:///folder, or gdrive: with the folder ids below. Unset: the folder drive under "
         "INGESTION_HOME.",
     )
-    drive_credentials: Path | None = Field(None, description="Key file (JSON) of the Google service account that may use the Drive folders.")
+    drive_credentials: Path | None = Field(None, description="Key file (JSON) of the Google service account that may use the folders.")
     drive_api_url: str | None = Field(None, description="Base URL of the Drive API, for a proxy or a test. Unset: Google's.")
     residents_contact_tracing_inbound_folder_id: str | None = Field(None, description="Drive folder of files to load; with gdrive: only.")
     residents_contact_tracing_outbound_folder_id: str | None = Field(None, description="Drive folder of reports; with gdrive: only.")
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         20, ge=0, description="A dataset that finds more files older than a day than this when it is first looked at pauses."
     )
     residents_turn_seconds: float = Field(
-        60, gt=0, description="How long one dataset sends before files of another that wait get their turn."
+        60, gt=0, description="How long a dataset sends before files of another that wait get their turn."
     )
     residents_max_file_bytes: int = Field(64 * 1024 * 1024, ge=1, description="A spreadsheet larger than this is refused unread.")
     residents_refused_percent: float = Field(

@@ -228,6 +228,7 @@ class _Transport:
         except RefreshError as error:
             raise (Passing("no token") if error.retryable else Answered(401, "invalid_grant")) from None
         except (TransportError, HttpLib2Error, HTTPException, OSError) as error:
+            self._http.close()  # it would go on with a connection that is broken
             raise Passing(type(error).__name__) from None
         if response.status in _GOOD:
             if content and "alt=media" not in uri and response.get("content-type", "").startswith("text/html"):
@@ -249,6 +250,7 @@ class _Transport:
         sent = {name: value for name, value in headers.items() if name.lower() != "accept-encoding"} | {"accept-encoding": "identity"}
         self._account.apply(sent)
         return self._http.request(uri, method, body=body, headers=sent, **others)
+
 
 @contextmanager
 def _judged() -> Iterator[None]:

@@ -109,13 +109,16 @@ class Client:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
+        ready: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
         """As `get`, with any method, and `json` as the body.
+
+        `ready` is called when it is this request's turn, right before it goes out; what it raises is raised, and nothing is sent.
 
         What must not be done twice is asked with `repeat=False`: it is asked again only if it certainly was not done (no connection
         came about, or 429). Raises `Lost` for all else that would be asked again.
         """
-        asking = _Asking(method, url, params, {"Accept-Encoding": "identity", **(headers or {})}, None)
+        asking = _Asking(method, url, params, {"Accept-Encoding": "identity", **(headers or {})}, None, ready)
         if json is not None:
             asking = replace(asking, headers={"Content-Type": "application/json", **asking.headers}, body=orjson.dumps(json))
         attempt = 0
@@ -163,6 +166,8 @@ class Client:
             try:
                 if rate is not None:
                     await rate.take()
+                if asking.ready is not None:
+                    await asking.ready()
                 try:
                     received = await self._once(asking, receive)
                 except aiohttp.InvalidURL:
@@ -201,6 +206,7 @@ class _Asking:
     params: Mapping[str, str] | None = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
+    ready: Callable[[], Awaitable[None]] | None = None
 
 
 class _Failed(Exception):

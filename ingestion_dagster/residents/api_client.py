@@ -1,7 +1,7 @@
 """What is asked of the Here to Help API, and what its answers must be to be believed; never what is in them in a message."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -130,6 +130,8 @@ class HereToHelp:
         self._base = url.rstrip("/") + "/"
         self._headers = {"x-api-key": key, "Accept": "application/json"}
         self._clock = clock
+        self.before_write: Callable[[], Awaitable[None]] | None = None
+        """Called right before something is written; what it raises keeps that from being done."""
         self._shown: tuple[datetime, float] | None = None
         """What the server's clock showed last, and ours then."""
         self._given: set[int] = set()
@@ -223,7 +225,9 @@ class HereToHelp:
 
     async def _post(self, path: str, body: Any, believe: Callable[[Any], T], *, is_always_there: bool = False) -> T:
         receive = self._receive(201, believe, is_always_there)
-        return await self._client.request("POST", self._base + path, receive, json=body, headers=self._headers, repeat=False)
+        return await self._client.request(
+            "POST", self._base + path, receive, json=body, headers=self._headers, repeat=False, ready=self.before_write
+        )
 
     def _receive(self, expected: int, believe: Callable[[Any], T], is_always_there: bool) -> "Receive[T]":
         """Takes an answer of the status expected, and believes it or not.

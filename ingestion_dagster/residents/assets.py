@@ -1,7 +1,7 @@
 """Spreadsheets of residents: one load step for the five datasets, what arrives from outside, and what is fed there."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -50,7 +50,7 @@ DROP_FOLDER = dg.AssetSpec(
 HERE_TO_HELP_API = dg.AssetSpec(
     key=API_KEY,
     deps=[dg.AssetKey([PIPELINE, name]) for name in DATASETS],
-    description="The Here to Help API: residents, their help requests and case notes. Each row sent is one request, found again or created.",
+    description="The Here to Help API: residents, their help requests and notes. Each row sent is one request, found again or created.",
     group_name=PIPELINE,
     kinds={"api"},
     owners=OWNERS,
@@ -80,7 +80,11 @@ def _spec(dataset: Dataset) -> dg.AssetSpec:
         kinds={"excel", "csv", "api"},
         owners=OWNERS,
         skippable=True,
-        metadata={"dagster/column_schema": column_schema(columns), "inbound": f"{dataset.name}/inbound", "outbound": f"{dataset.name}/outbound"},
+        metadata={
+            "dagster/column_schema": column_schema(columns),
+            "inbound": f"{dataset.name}/inbound",
+            "outbound": f"{dataset.name}/outbound",
+        },
     )
 
 
@@ -125,7 +129,7 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
             yield from dry_run(connection, scope, job, config)
             return
         run_id = context.run.run_id
-        upkeep.sync(connection, settings)
+        tell_of_pauses(connection, settings, upkeep.sync(connection, settings))
         landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         upkeep.write_missing_reports(connection, settings)
         outcome = ResidentsOutcome()
@@ -182,7 +186,11 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
 
 
 def materializations(
-    context: dg.AssetExecutionContext, connection: Connection, outcome: ResidentsOutcome, partitions: frozenset[str] | None, settings: Settings
+    context: dg.AssetExecutionContext,
+    connection: Connection,
+    outcome: ResidentsOutcome,
+    partitions: frozenset[str] | None,
+    settings: Settings,
 ) -> Iterator[Any]:
     """One materialization per selected dataset (and, in a run without partition key, per partition it touched)."""
     touched = outcome.partitions(DATASETS) if partitions is None else sorted(partitions)
@@ -218,6 +226,19 @@ def tell_of_files(connection: Connection, settings: Settings, outcome: Residents
             "HIGH SEVERITY: the API answered with another person's record",
             line,
             "no note was written; the report names the rows and the help requests: have both people's records looked at",
+        )
+
+
+def tell_of_pauses(connection: Connection, settings: Settings, paused: Sequence[str]) -> None:
+    """Alert to datasets that were paused at the first look at their folders."""
+    for name in paused:
+        state_alert(
+            connection,
+            settings,
+            PIPELINE,
+            f"first_day:{name}",
+            f"{name} is paused: its folder held many old files at the first look",
+            f"'ingestion adopt {PIPELINE}' marks files with a report as done, 'ingestion resume {PIPELINE} {name}' loads the others",
         )
 
 

@@ -84,7 +84,12 @@ def refused_share(outcome: Outcome, dataset: str, limit_percent: float) -> Findi
     """The share of a run's rows that were refused, failed or quarantined is not above the limit."""
     tally = outcome.total([dataset])
     percent = 100 * tally.rows_rejected / tally.rows_in if tally.rows_in else 0.0
-    metadata = {"rows_in": tally.rows_in, "rows_rejected": tally.rows_rejected, "percent": round(percent, 2), "limit_percent": limit_percent}
+    metadata = {
+        "rows_in": tally.rows_in,
+        "rows_rejected": tally.rows_rejected,
+        "percent": round(percent, 2),
+        "limit_percent": limit_percent,
+    }
     return percent <= limit_percent, dg.AssetCheckSeverity.WARN, metadata
 
 
@@ -143,7 +148,7 @@ def api_reachable(settings: Settings) -> Finding:
     except (ConfigurationError, Transient) as error:
         why = error.code if isinstance(error, Transient) else str(error)
         return False, dg.AssetCheckSeverity.ERROR, {"why": why}
-    return True, dg.AssetCheckSeverity.ERROR, {"stand_in": not settings.residents_api_url and SANDBOX or ""}
+    return True, dg.AssetCheckSeverity.ERROR, {"stand_in": (not settings.residents_api_url and SANDBOX) or ""}
 
 
 async def _ping(settings: Settings) -> None:

@@ -42,11 +42,14 @@ def rows(raw: bytes, encoding: str) -> Iterator[list[str]]:
     separator, skipped = _separator(raw, encoding)
     reader = _reader(raw, encoding, separator, strict=True)
     limit = csv.field_size_limit(_LONGEST_CELL)
+    begins = 0
     try:
-        yield from islice(reader, skipped, None)
+        for row in islice(reader, skipped, None):
+            begins = reader.line_num
+            yield row
     except csv.Error:
         message = "a quote is not closed, or stands inside a quoted cell; double it, or save the sheet as an Excel workbook (.xlsx)"
-        raise Refused(Problem("broken_quotes", f"line {reader.line_num}", message)) from None
+        raise Refused(Problem("broken_quotes", f"line {begins + 1}", message)) from None
     finally:
         csv.field_size_limit(limit)
 

@@ -80,6 +80,7 @@ class Dispatch:
         `max_attempts`, if others got through meanwhile. Raises `Transient` when the API or the database gives way, and
         `ConfigurationError`; what was sent by then is written down.
         """
+        self.api.before_write = self.locks.still_held
         for each_pass in range(_PASSES):
             finished = await self._pass(due, turn)
             if self._failure is not None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date, datetime
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from ingestion_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ingestion_dagster.residents.api_client import HereToHelp
 
 ROWS, REFUSED_FILES = "rows", "refused_files"
 _AT_ONCE = 500
@@ -59,23 +62,15 @@ def predict(connection: Connection, settings: Settings, by: Hasher, dataset: str
             counts[RowStatus.SKIPPED] += len(done)
             yield from (each for position, each in enumerate(due) if position not in done)
 
-    asyncio.run(_ask(settings, to_ask(), counts))
-    return +counts
-
-
-async def _ask(settings: Settings, due: "Iterator[Prepared]", counts: Counter[str]) -> None:
-    from ingestion_dagster.residents.api_client import open_api
+    from ingestion_dagster.residents.line import Line
     from ingestion_dagster.residents.predict import predict as foresee
 
-    address = api_address(settings)
-    async with open_api(
-        address.url,
-        address.key,
-        requests_per_second=settings.residents_requests_per_second / settings.runs_per_pipeline,
-        in_flight=settings.residents_requests_in_flight,
-        patience_seconds=settings.residents_api_patience_seconds,
-    ) as api:
+    with Line(settings, api_address(settings)) as line:
+
+        async def foretold(batch: list[Prepared], api: "HereToHelp") -> None:
+            counts.update(action.value for action in await asyncio.gather(*(foresee(api, each) for each in batch)))
+
+        due = to_ask()
         while batch := list(islice(due, settings.residents_requests_in_flight * 4)):
-            async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(foresee(api, each)) for each in batch]
-            counts.update(task.result().value for task in asked)
+            line.run(partial(foretold, batch))
+    return +counts

@@ -1,12 +1,12 @@
 """The way of a spreadsheet: claim, read, judge, send, report, settle. No Dagster in here."""
 
-import asyncio
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -24,17 +24,19 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.engine.verdicts import internal_error, kind_of, unread
 from ingestion_dagster.residents import outbound, row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON, hasher
+from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON
 from ingestion_dagster.residents.model import Judged, RowReport, RowStatus, Rules
-from ingestion_dagster.residents.outbound import COMPLETE, PARTIAL, REFUSED, Place
+from ingestion_dagster.residents.outbound import COMPLETE, PARTIAL, REFUSED, Place, place
 from ingestion_dagster.residents.people import Groups, keys_of, lock_ids
-from ingestion_dagster.residents.places import ApiAddress, api_address, drop_folder, zone
+from ingestion_dagster.residents.places import api_address, drop_folder, zone
 from ingestion_dagster.residents.registry import Dataset
 from ingestion_dagster.residents.row_ledger import COLLISION, Entry, FileRecord
 from ingestion_dagster.settings import Settings
 
 if TYPE_CHECKING:
+    from ingestion_dagster.residents.api_client import HereToHelp
     from ingestion_dagster.residents.dispatch import Due, Sent
+    from ingestion_dagster.residents.line import Line
     from ingestion_dagster.residents.sheets import Sheet
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class Job:
         """What the settings ask for; today, in London, without a day."""
         folder = drop_folder(settings)
         return cls(
-            place=Place(folder, hasher(settings)),
+            place=place(settings, folder),
             zone=zone(settings, folder),
             settings=settings,
             as_of=as_of or datetime.now(LONDON).date(),
@@ -110,17 +112,19 @@ def load_residents(
     Raises `Transient` or `ConfigurationError` when the database or the API gives way, and at its end if some files could not be read; what
     was sent by then stays sent, and is not sent again.
     """
+    from ingestion_dagster.residents.line import Line
+
     outcome = ResidentsOutcome() if outcome is None else outcome
     started = time.monotonic()
     address = api_address(job.settings)
     until = started + claims.limits.run_seconds
-    for batch in claims.rounds(connection, count=1, size=1):
-        for load in batch:
-            file = _File(connection, database, job, claims, load, address, until)
-            settled = _settled(file, outcome)
-            pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
-            outcome.moves_pending += len(pending)
-            outcome.seconds = time.monotonic() - started
+    with Line(job.settings, address) as line:
+        for batch in claims.rounds(connection, count=1, size=1):
+            for load in batch:
+                settled = _settled(_File(connection, database, job, claims, load, line, until), outcome)
+                pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+                outcome.moves_pending += len(pending)
+                outcome.seconds = time.monotonic() - started
     if outcome.trouble is not None:
         raise outcome.trouble
     return outcome
@@ -192,7 +196,7 @@ class _File:
     job: Job
     claims: Claims
     load: Load
-    address: ApiAddress
+    line: "Line"
     until: float
     started: float = field(default_factory=time.monotonic)
     rows: list[RowReport] = field(default_factory=list)
@@ -338,12 +342,11 @@ class _File:
                     yield Due(number, ids[number], prepared, tuple(lock_ids(keys)), people[number])
 
         try:
-            return asyncio.run(self._dispatched(due()))
+            return self.line.run(partial(self._dispatched, due()))
         except (Transient, ConfigurationError) as error:
             raise _ApiGaveWay(error) from None
 
-    async def _dispatched(self, due: "Iterator[Due]") -> "Sent":
-        from ingestion_dagster.residents.api_client import open_api
+    async def _dispatched(self, due: "Iterator[Due]", api: "HereToHelp") -> "Sent":
         from ingestion_dagster.residents.dispatch import Dispatch, Turn
         from ingestion_dagster.residents.journal import Journal, Locks
 
@@ -351,13 +354,6 @@ class _File:
         async with (
             Journal.open(self.database, self.load.id) as journal,
             Locks.open(self.database, self.claims.limits.lease_seconds) as locks,
-            open_api(
-                self.address.url,
-                self.address.key,
-                requests_per_second=settings.residents_requests_per_second / settings.runs_per_pipeline,
-                in_flight=settings.residents_requests_in_flight,
-                patience_seconds=settings.residents_api_patience_seconds,
-            ) as api,
         ):
             dispatch = Dispatch(api, journal, locks, settings.residents_requests_in_flight, self.claims.limits.max_attempts, self.job.now)
             return await dispatch.send_all(due, Turn(self.until, settings.residents_turn_seconds, self._others_wait))

@@ -1,13 +1,12 @@
 """What the steps of a row hand to each other: as it was judged, as it goes to the API, and how far it has come."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Any
 
 from ingestion_dagster.engine.errors import Problem
-
 
 OUTAGE = frozenset({"http_unavailable", "database_gave_way"})
 """Codes of trouble that is no row's own: sending stops."""
@@ -158,5 +157,3 @@ class FileReport:
     header_row: int | None = None
     content_hash: str = ""
     seconds: float = 0.0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows by status, and by reason code."""

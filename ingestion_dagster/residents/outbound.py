@@ -1,10 +1,11 @@
 """The outbound folders: a finished file's reports, written once, and written again when somebody has taken them away."""
 
 import logging
+import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import report, row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.identity import Hasher, sha256
+from ingestion_dagster.residents.identity import Hasher, hasher, sha256
 from ingestion_dagster.residents.model import FileReport, RowReport
 from ingestion_dagster.residents.row_ledger import FileRecord
+from ingestion_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from ingestion_dagster.residents.sheets import Sheet
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 20
+_DAY_SECONDS = 86_400
 
 COMPLETE, PARTIAL, REFUSED = "complete", "partial", "refused"
 
@@ -38,6 +41,21 @@ class Place:
 
     folder: DropFolder
     hasher: Hasher
+    scratch: Path
+    """Where they are made, below the home."""
+
+
+def place(settings: Settings, folder: DropFolder) -> Place:
+    """Where reports go by the settings."""
+    return Place(folder, hasher(settings), settings.home_folder / "scratch")
+
+
+def clear_leftovers(settings: Settings, now: datetime) -> None:
+    """Remove what a run that was killed had begun to write more than a day ago."""
+    folder = settings.home_folder / "scratch"
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if now.timestamp() - leftover.stat().st_mtime > _DAY_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write(
@@ -56,12 +74,12 @@ def write(
         header_row=record.header_row,
         content_hash=sha256(raw),
         seconds=record.seconds,
-        counts=Counter([row.status.value for row in rows]) + Counter([row.reason_code for row in rows if row.reason_code]),
     )
     wanted = report.names(dataset, name, record.day, refused=record.status == REFUSED)
     names = row_ledger.reserve(connection, load.id, row_ledger.dataset_id(connection, dataset), wanted)
     links = []
-    with tempfile.TemporaryDirectory() as scratch:
+    place.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.scratch) as scratch:
         for part, workbook in enumerate(report.write(told, sheet, Path(scratch))):
             mark = place.hasher.of("report", load.landing_zone, load.key, load.version, str(part)).hex()
             fault_point("residents.report.before")

@@ -128,8 +128,9 @@ GROUP BY l.id, d.name ORDER BY l.id
 
 REOPEN = """
 UPDATE residents.rows AS r
-SET step = CASE WHEN r.help_request_id IS NULL THEN 'validated' ELSE 'created' END, attempts = 0, code = NULL, action = NULL,
-    updated_at = now()
+SET step = CASE WHEN r.help_request_id IS NULL OR r.code = 'api_not_found' THEN 'creating' ELSE 'created' END,
+    help_request_id = CASE WHEN r.code = 'api_not_found' THEN NULL ELSE r.help_request_id END,
+    attempts = 0, code = NULL, action = NULL, updated_at = now()
 FROM residents.file_rows AS f
 WHERE f.row_id = r.id AND f.load_id = ANY(%(loads)s) AND r.step IN ('failed', 'quarantined')
 """

@@ -36,13 +36,6 @@ async def send(api: HereToHelp, prepared: Prepared, progress: Progress, save: Sa
     return row.progress
 
 
-def again(progress: Progress) -> Progress:
-    """Where a row that failed is to go on when somebody wants it sent again: behind its help request, or from before it."""
-    if progress.help_request_id is not None and progress.code != "api_not_found":
-        return replace(progress, step=Step.CREATED, action=None, code=None)
-    return Progress(Step.CREATING, attempts=progress.attempts)
-
-
 def is_the_person(prepared: Prepared, found: HelpRequest) -> bool:
     """Whether the resident of a request is the row's: NHS number and names are the same, wherever both have them."""
     person = prepared.person

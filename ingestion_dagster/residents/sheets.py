@@ -49,7 +49,7 @@ class Sheet:
 
         Of columns with one name the first counts. What a row has beyond the header is under `rows.BEYOND_HEADER`.
         """
-        names = {name: position for position, name in reversed(list(enumerate(self.header)))}
+        names = {name: self.header.index(name) for name in self.header}
         lacking = dict.fromkeys(self._lacking, "")
         for start in range(0, len(self.frame), _CHUNK_ROWS):
             part = self.frame.iloc[start : start + _CHUNK_ROWS]

@@ -7,8 +7,7 @@ from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import first_day, outbound, row_ledger
-from ingestion_dagster.residents.identity import hasher
-from ingestion_dagster.residents.outbound import Place
+from ingestion_dagster.residents.outbound import place
 from ingestion_dagster.residents.places import NAMES, drop_folder, zone
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings
@@ -16,11 +15,13 @@ from ingestion_dagster.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def sync(connection: Connection, settings: Settings) -> None:
-    """Enter the datasets; look at the folders of those that are new."""
+def sync(connection: Connection, settings: Settings) -> list[str]:
+    """Enter the datasets; look at the folders of those that are new. Returns which of them are paused for it."""
     ledger.sync_datasets(connection, PIPELINE, NAMES)
-    for name in first_day.look(connection, settings, datetime.now(UTC)):
+    paused = first_day.look(connection, settings, datetime.now(UTC))
+    for name in paused:
         log.warning("%s is paused: its folder held too many old files at the first look", name)
+    return paused
 
 
 def write_missing_reports(connection: Connection, settings: Settings, *, rows: int = 2**31 - 1) -> int:
@@ -30,7 +31,7 @@ def write_missing_reports(connection: Connection, settings: Settings, *, rows: i
     """
     folder = drop_folder(settings)
     try:
-        return outbound.write_missing(connection, Place(folder, hasher(settings)), zone(settings, folder), rows=rows)
+        return outbound.write_missing(connection, place(settings, folder), zone(settings, folder), rows=rows)
     except Transient as error:
         log.warning("the outbound folders could not be looked through (%s)", error.code)
         return 0
@@ -38,4 +39,5 @@ def write_missing_reports(connection: Connection, settings: Settings, *, rows: i
 
 def forget(connection: Connection, settings: Settings, now: datetime) -> tuple[int, int]:
     """Let go of what is older than the retention setting; how many rows of files, and rows."""
+    outbound.clear_leftovers(settings, now)
     return row_ledger.forget(connection, now - timedelta(days=settings.residents_retention_days))

@@ -22,6 +22,7 @@ from ingestion_dagster.sandbox.drive_query import condition
 from ingestion_dagster.sandbox.serving import run
 
 _AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever the key file says of where tokens are to be had
+_BOUNDARY = re.compile(r"boundary=[\"']?([^\"';]+)")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 
@@ -183,7 +184,8 @@ class GoogleDrive(Files, Faults):
         if answer := await self.misbehaves(request, "update"):
             return answer
         file = self.writable(request.match_info["id"], all_drives=_all_drives(request))
-        _apply(file, await request.json(), self.clock())
+        if body := await request.json():
+            _apply(file, body, self.clock())
         moved = {name: request.query.get(name, "").split(",") for name in ("addParents", "removeParents")}
         file.parents = [each for each in (*file.parents, *filter(None, moved["addParents"])) if each not in moved["removeParents"]]
         return web.json_response(_chosen(file, request.query.get("fields", "")))
@@ -193,13 +195,14 @@ class GoogleDrive(Files, Faults):
         if answer := await self.misbehaves(request, "update" if file_id else "create"):
             return answer
         asked = request.query
-        if asked.get("uploadType") == "multipart":
-            reader = await request.multipart()
-            parts = [(part.headers.get("Content-Type", ""), bytes(await part.read())) async for part in reader]  # type: ignore[union-attr]
-            done = self._made(json.loads(parts[0][1]), parts[1][1], parts[1][0], file_id, _all_drives(request))
+        if asked.get("uploadType") in ("media", "multipart"):
+            kind, content, body = request.headers.get("Content-Type", ""), await request.read(), b"{}"
+            if asked["uploadType"] == "multipart":
+                (_json, body), (kind, content) = _parts(kind, content)
+            done = self._made(json.loads(body), content, kind, file_id, _all_drives(request))
             return web.json_response(_chosen(done, asked.get("fields", "")))
         if asked.get("uploadType") != "resumable":
-            raise Refusal(400, "badRequest", "uploadType is multipart or resumable")
+            raise Refusal(400, "badRequest", "uploadType is media, multipart or resumable")
         body = await request.json() if request.can_read_body else {}
         size, kind = int(request.headers["X-Upload-Content-Length"]), request.headers["X-Upload-Content-Type"]
         upload = Upload(body, kind, size, file_id, _all_drives(request), asked.get("fields", ""))
@@ -268,6 +271,22 @@ def _apply(file: DriveFile, body: dict[str, Any], now: datetime) -> None:
 
 def _all_drives(request: web.Request) -> bool:
     return request.query.get("supportsAllDrives") == "true"
+
+
+def _parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """Kind and content of each part; its lines may end in any way, which aiohttp's own reader does not take."""
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        raise Refusal(400, "badRequest", "no boundary")
+    found = []
+    for part in body.split(f"--{boundary[1]}".encode())[1:-1]:
+        ending = b"\r\n" if part.startswith(b"\r\n") else b"\n"
+        head, _, content = part.removeprefix(ending).removesuffix(ending).partition(ending * 2)
+        kind = next(
+            (line.partition(b":")[2].strip().decode() for line in head.split(ending) if line.lower().startswith(b"content-type:")), ""
+        )
+        found.append((kind, content))
+    return found
 
 
 def _fields_of_files(fields: str) -> str:

@@ -21,7 +21,7 @@ ODD_NAMES = [
     "é e\u0301 😀.csv",
     "100%.csv",
     "50%20off%.csv",
-    "it's \"quoted\" \\ and (more) {x}.csv",
+    'it\'s "quoted" \\ and (more) {x}.csv',
     " space before and after ",
     "no ending",
     "~tilde.csv",
@@ -312,7 +312,9 @@ def test_drive_without_credentials_names_the_setting():
         open_drop_folder("gdrive:", folders={})
 
 
-@pytest.mark.parametrize("content", [None, "no json", "[]", "{}", '{"type": "authorized_user"}'], ids=["missing", "text", "list", "empty", "other"])
+@pytest.mark.parametrize(
+    "content", [None, "no json", "[]", "{}", '{"type": "authorized_user"}'], ids=["missing", "text", "list", "empty", "other"]
+)
 def test_an_unusable_key_file_names_the_setting_and_shows_nothing(tmp_path: Path, content: str | None):
     place = tmp_path / "key.json"
     if content is not None:

@@ -122,7 +122,10 @@ def test_row_that_cannot_be_sent_says_where_and_why_without_saying_what(cells: d
 
 
 def test_every_fault_of_a_row_is_listed():
-    row = judged(NAME, {"Date Tested": "soon", "Date of Birth": "1985", "Account ID": "a_b", "Phone": "x", "Postcode": "x", "NHS Number": "1234567890"})
+    row = judged(
+        NAME,
+        {"Date Tested": "soon", "Date of Birth": "1985", "Account ID": "a_b", "Phone": "x", "Postcode": "x", "NHS Number": "1234567890"},
+    )
     assert [code for _, code, _ in said(row)] == [
         *("bad_date", "unsafe_dedupe_id", "bad_date", "nhs_check_digit", "odd_postcode", "odd_phone")
     ]

@@ -80,7 +80,7 @@ REFUSED = {
     "0001-01-01T00:00:00+14:00": "bad_date",
     "9999-12-31T23:59:59-10:00": "bad_date",
     "٢٢/٠٢/١٩٦٣": "bad_date",
-    "２２/０２/１９６３": "bad_date",
+    "\uff12\uff12/02/1963": "bad_date",
     "22/02/1963 or 1964": "bad_date",
     "=22/02/1963": "bad_date",
 }
@@ -140,9 +140,10 @@ def test_a_wrong_form_is_told_which_one_is_expected():
 
 
 def test_the_bounds_themselves_are_plausible_and_a_day_beyond_is_not():
-    bounds = {"day_first": True, "earliest": date(1900, 1, 1), "latest": date(2026, 11, 20)}
-    assert parse("01/01/1900", **bounds) == date(1900, 1, 1)
-    assert parse("20/11/2026", **bounds) == date(2026, 11, 20)
+    first, last = date(1900, 1, 1), date(2026, 11, 20)
+    bounds = {"day_first": True, "earliest": first, "latest": last}
+    assert parse("01/01/1900", day_first=True, earliest=first, latest=last) == first
+    assert parse("20/11/2026", day_first=True, earliest=first, latest=last) == last
     assert {code(text, **bounds) for text in ("31/12/1899", "21/11/2026", "0102-08-05")} == {"implausible_date"}
 
 
@@ -173,7 +174,9 @@ def test_every_day_is_read_back_from_every_separator(day: date, mark: str, is_pa
 
 @given(st.dates(min_value=date(1900, 1, 1), max_value=date(2099, 12, 31)))
 def test_eight_digits_have_one_meaning_in_either_order(day: date):
-    assert parse(f"{day:%Y%m%d}", day_first=True) == parse(f"{day:%d%m%Y}", day_first=True) == parse(f"{day:%Y%m%d}", day_first=False) == day
+    assert (
+        parse(f"{day:%Y%m%d}", day_first=True) == parse(f"{day:%d%m%Y}", day_first=True) == parse(f"{day:%Y%m%d}", day_first=False) == day
+    )
     assert code(f"{day:%d%m%Y}", day_first=False) == "bad_date_format"
 
 
@@ -186,9 +189,10 @@ def test_date_cells_are_read_back_as_the_day_they_hold(moment: date, day_first: 
 @given(st.text(max_size=30), st.booleans())
 def test_whatever_is_in_a_cell_is_a_day_or_a_reason(text: str, day_first: bool):
     try:
-        assert isinstance(parse(text, day_first=day_first), date)
+        found: date | str = parse(text, day_first=day_first)
     except BadDate as refused:
-        assert refused.code in {"bad_date", "ambiguous_year", "bad_date_format", "implausible_date"}
+        found = refused.code
+    assert isinstance(found, date) or found in {"bad_date", "ambiguous_year", "bad_date_format"}
 
 
 @given(st.text(alphabet="0123456789/-. :TZ+", max_size=24))

@@ -36,14 +36,21 @@ def test_request_is_the_one_the_api_has_always_got():
 
 
 @pytest.mark.parametrize(
-    ("house", "street", "line"), [("12", "A road", "12 A road"), ("A road", "A road", "A road"), ("", "A road", "A road"), ("12", "", "12"), ("", "", "")]
+    ("house", "street", "line"),
+    [("12", "A road", "12 A road"), ("A road", "A road", "A road"), ("", "A road", "A road"), ("12", "", "12"), ("", "", "")],
 )
 def test_house_and_street_make_one_line(house: str, street: str, line: str):
     assert first_line(house, street) == line
 
 
 def test_every_outcome_and_the_comment_become_notes_that_name_their_column():
-    cells = {"Day 4 Outcome": "no answer", "Day 7 Outcome": "", "Day 10 Outcome": "spoke", "Day 13 Outcome": "done", "Comments": "needs shopping"}
+    cells = {
+        "Day 4 Outcome": "no answer",
+        "Day 7 Outcome": "",
+        "Day 10 Outcome": "spoke",
+        "Day 13 Outcome": "done",
+        "Comments": "needs shopping",
+    }
     assert prepared(NAME, cells).notes == (
         Note(AUTHOR, "Day 4 Outcome: no answer"),
         Note(AUTHOR, "Day 10 Outcome: spoke"),

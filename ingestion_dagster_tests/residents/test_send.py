@@ -11,7 +11,7 @@ from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.http import Lost
 from ingestion_dagster.residents.api_client import Rejected
 from ingestion_dagster.residents.model import Action, Note, Prepared, Progress, Step
-from ingestion_dagster.residents.send import again, send
+from ingestion_dagster.residents.send import send
 from ingestion_dagster_tests.residents.talking import AUTHOR, NOW, PREPARED, Talk, hasty, prepared, talk
 
 
@@ -350,14 +350,8 @@ def test_a_request_that_was_deleted_fails_and_is_created_anew_when_it_is_retried
         ledger.kept = Progress(Step.CREATED, help_request_id=77)
         sent = await ledger.send(both)
         assert (sent.step, sent.code) == (Step.FAILED, "api_not_found")
-        ledger.kept = again(sent)
+        ledger.kept = Progress(Step.CREATING, attempts=sent.attempts)
         sent = await ledger.send(both)
         assert (sent.step, sent.attempts, both.counts) == (Step.DONE, 1, (1, 2, 3))
 
     talk(go)
-
-
-def test_a_row_that_failed_behind_its_request_goes_on_there_when_it_is_retried():
-    assert again(Progress(Step.FAILED, Action.FAILED, 3, 4, notes_added=1, attempts=2, code="api_rejected")) == Progress(
-        Step.CREATED, None, 3, 4, notes_added=1, attempts=2
-    )

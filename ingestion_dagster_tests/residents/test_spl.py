@@ -43,7 +43,7 @@ def test_date_of_death_is_in_the_note_and_warned_of():
 
 
 def test_a_row_of_number_and_category_alone_sends_nothing_that_erases():
-    blank = {column: "" for column in ("PatientFirstName", "PatientSurname", "DateOfBirth", "PatientEmailAddress", "mobile", "landline", "uprn")}
+    blank = dict.fromkeys(("PatientFirstName", "PatientSurname", "DateOfBirth", "PatientEmailAddress", "mobile", "landline", "uprn"), "")
     lines = {f"PatientAddress_{part}": "" for part in ("Line1", "Line2", "Line3", "PostCode")}
     request = prepared(NAME, blank | lines).request
     assert set(request) == {"HelpNeeded", "CallbackRequired", "HelpWithSomethingElse", "NhsNumber", "Metadata"}

@@ -1,0 +1,445 @@
+"""The residents pipeline in processes of its own, without Dagster: to be killed, stopped and raced; and what its runs leave behind.
+
+`python -m ingestion_dagster_tests.residents.driver` sweeps, discovers and loads once; `… discover` only enters what has arrived, `… retry`
+puts back what failed. Settings come from the environment.
+
+`… serve` waits for such commands on its standard input and forks a process for each: an import of everything is a second.
+"""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from pydantic import SecretStr
+
+from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.residents import places, row_ledger, upkeep
+from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.registry import PIPELINE
+from ingestion_dagster.sandbox.here_to_help import KEY
+from ingestion_dagster.settings import Settings, current
+
+AS_OF = date(2026, 11, 20)
+HASH_KEY = "0123456789abcdef" * 4  # pragma: allowlist secret
+_ROOT = Path(__file__).parents[2]
+
+
+def run(settings: Settings) -> ResidentsOutcome:
+    """One run, as the load step makes it: sweep, reports that are gone, discover, load until nothing is claimable."""
+    database = postgres.locate(settings)
+    limits = Limits.of(settings)
+    job = Job.of(settings, AS_OF)
+    run_id = f"driver-{uuid.uuid4().hex[:8]}"
+    with database.connect() as connection:
+        upkeep.sync(connection, settings)
+        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        upkeep.write_missing_reports(connection, settings)
+        landing.discover(connection, job.zone, datetime.now(UTC), run_id)
+        with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
+            return load_residents(claims, job, connection, database)
+
+
+def discover(settings: Settings) -> None:
+    """Enter what stands in the inbound folders, and load nothing."""
+    with postgres.locate(settings).connect() as connection:
+        upkeep.sync(connection, settings)
+        landing.discover(connection, places.zone(settings), datetime.now(UTC))
+
+
+def retry(settings: Settings, key: str | None = None) -> ledger.Again:
+    """Put refused files, and those with rows that failed, back to ready."""
+    with postgres.locate(settings).connect() as connection:
+        return row_ledger.retry(connection, Scope(PIPELINE), key)
+
+
+COMMANDS: dict[str, Callable[[Settings], Any]] = {"run": run, "discover": discover, "retry": retry}
+
+
+def serve() -> None:
+    """Fork for each request; tell of a process once it has ended."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "ended" in request:
+            pid, status = os.waitpid(request["ended"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = _forked(**request)
+        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
+
+
+def _forked(name: str, environment: dict[str, str], complaints: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        for stream, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
+            os.dup2(os.open(os.devnull, mode), stream)
+        os.dup2(os.open(complaints, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+        os.environ.clear()
+        os.environ.update(environment)
+        COMMANDS[name](current())
+        code = 0
+    except BaseException:  # noqa: BLE001 - told where this process tells things
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@cache
+def _server() -> "subprocess.Popen[str]":
+    server = subprocess.Popen(
+        [sys.executable, "-m", "ingestion_dagster_tests.residents.driver", "serve"],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(_leave, server)
+    return server
+
+
+def _leave(server: "subprocess.Popen[str]") -> None:
+    with suppress(OSError):
+        server.stdin.close()  # type: ignore[union-attr]
+    server.wait(10)
+    server.stdout.close()  # type: ignore[union-attr]
+
+
+def _ask(request: Mapping[str, Any]) -> Any:
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
+@dataclass
+class Process:
+    """A driver process: not a child of this one, so that its end is asked for."""
+
+    pid: int
+    complaints: Path
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that has killed it; None while it lives."""
+        if self.code is None:
+            self.code = _ask({"ended": self.pid})
+        return self.code
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is still there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def end(self, seconds: float = 60) -> tuple[int, str]:
+        """Wait for it; its exit code and what it complained of. One that takes longer is killed."""
+        deadline = time.monotonic() + seconds
+        late = ""
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                late, deadline = f"has not ended after {seconds} s\n", time.monotonic() + 10
+            time.sleep(0.01)
+        return code, late + self.complaints.read_text()
+
+    def await_sleep(self, seconds: float = 30) -> None:
+        """Wait until it has fallen asleep."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None:
+            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return
+            assert time.monotonic() < deadline, "does not fall asleep"
+            time.sleep(0.01)
+        raise AssertionError(f"ended ({self.code}) instead of falling asleep: {self.complaints.read_text()}")
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment in which a process finds these settings."""
+    environment = {variable: value for variable, value in os.environ.items() if not variable.startswith("INGESTION_")}
+    for variable, value in settings.model_dump(exclude_unset=True).items():
+        environment[f"INGESTION_{variable.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return environment
+
+
+def start(settings: Settings, name: str = "run", *, fault: str | None = None) -> Process:
+    """A driver process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
+    environment = environment_of(settings)
+    if fault is not None:
+        environment["INGESTION_TEST_FAULT"] = fault
+    complaints = Path(tempfile.gettempdir()) / f"residents-driver-{uuid.uuid4().hex}"
+    complaints.touch()
+    atexit.register(complaints.unlink, missing_ok=True)
+    return Process(_ask({"name": name, "environment": environment, "complaints": str(complaints)}), complaints)
+
+
+@dataclass
+class Api:
+    """The sandbox's API in a process of its own."""
+
+    root: str
+
+    @property
+    def url(self) -> str:
+        """What INGESTION_RESIDENTS_API_URL is set to."""
+        return f"{self.root}/api/"
+
+    def admin(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
+        """What an admin call answers; a POST if it has a body."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.root}/admin/{path}", data=data, method=method)  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def reset(self) -> None:
+        """Nobody in it, nothing wrong with it, no limit."""
+        self.admin("reset", {})
+        self.set(latency_ms=0, rate=0, race_ms=0)
+
+    def set(self, **settings: float) -> None:
+        """Change its settings."""
+        self.admin("settings", settings)
+
+    def fault(self, kind: str, **more: Any) -> None:
+        """One more thing that is to go wrong."""
+        self.admin("faults", {"kind": kind, **more})
+
+    def well(self) -> None:
+        """Nothing goes wrong any more."""
+        self.admin("faults", method="DELETE")
+
+    def calls(self) -> dict[str, dict[str, int]]:
+        """What was asked: by operation, how often with which end."""
+        found: dict[str, dict[str, int]] = self.admin("requests")["operations"]
+        return found
+
+    def counts(self) -> tuple[int, int, int]:
+        """Residents, help requests, case notes."""
+        found = self.admin("counts")
+        return found["residents"], found["help_requests"], found["case_notes"]
+
+    def kept(self) -> dict[str, list[Any]]:
+        """All it keeps, without ids and times: residents; requests, each with its resident; notes, each with its request."""
+        dump = self.admin("dump")
+        people = {each.pop("id"): each for each in dump["residents"]}
+        residents = {number: _text(person) for number, person in people.items()}
+        requests = {each.pop("id"): _text({**each, "resident_id": residents[each["resident_id"]]}) for each in dump["help_requests"]}
+        notes = [(*_note(each["case_note"]), requests[each["help_request_id"]]) for each in dump["case_notes"]]
+        return {"residents": sorted(residents.values()), "help_requests": sorted(requests.values()), "case_notes": sorted(notes)}
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in found.items() if value is not None}, sort_keys=True)
+
+
+def _note(stored: str) -> tuple[str, str]:
+    note = json.loads(stored)
+    return note["author"], note["note"]
+
+
+@contextmanager
+def api() -> Iterator[Api]:
+    """The API from a start to its end."""
+    with quick_folder() as folder:
+        file = folder / "here_to_help.json"
+        command = [sys.executable, "-m", "ingestion_dagster.sandbox.here_to_help", str(file), "--token", uuid.uuid4().hex]
+        process = subprocess.Popen(command, cwd=_ROOT)
+        try:
+            deadline = time.monotonic() + 30
+            while not file.exists():
+                assert process.poll() is None, "the API has not started"
+                assert time.monotonic() < deadline, "the API does not start"
+                time.sleep(0.02)
+            yield Api(json.loads(file.read_text())["url"].removesuffix("/api/"))
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def emptied(database: Database) -> Database:
+    """The same database without a row in the ledger and the tables of residents."""
+    with database.connect() as connection:
+        tables = connection.execute(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('residents', 'ledger') AND tablename <> 'alembic_version'"
+        ).fetchall()
+        # Without triggers, foreign keys do not ask for an order.
+        with connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")
+            for table in tables:
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(*table)))
+    return database
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder for an installation; in memory where there is such a one, for waiting for the disk is most of a small load."""
+    in_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None, prefix="residents-") as folder:
+        yield Path(folder)
+
+
+def settings_for(database: Database, home: Path, api_url: str, **more: Any) -> Settings:
+    """A fresh installation over a database and an API, where nothing has to settle."""
+    values: dict[str, Any] = {
+        "home": home,
+        "database_url": database.sqlalchemy_url,
+        "settle_seconds": 0,
+        "residents_api_url": api_url,
+        "residents_api_key": SecretStr(KEY),
+        "residents_hash_key": SecretStr(HASH_KEY),
+        "residents_requests_per_second": 5000,
+    }
+    return Settings(**{**values, **more})
+
+
+def inbound(settings: Settings, dataset: str) -> Path:
+    """The folder that a dataset's files are dropped into."""
+    return Path(settings.drive.removeprefix("file://")) / dataset / "inbound"
+
+
+def outbound(settings: Settings, dataset: str) -> Path:
+    """The folder that a dataset's reports appear in."""
+    return inbound(settings, dataset).with_name("outbound")
+
+
+def drop(settings: Settings, dataset: str, name: str, content: bytes, minute: int = 0) -> Path:
+    """Put a file into an inbound folder; files are loaded in the order of their minutes."""
+    path = inbound(settings, dataset) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    at = time.time() - 3600 + 60 * minute
+    os.utime(path, (at, at))
+    return path
+
+
+def query(settings: Settings, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """Rows of a statement in the ledger's database."""
+    with postgres.locate(settings).connect() as connection:
+        found = connection.execute(statement, parameters)
+        return found.fetchall() if found.description else []
+
+
+def let_leases_run_out(settings: Settings) -> None:
+    """Nobody holds a load any longer: what time does to the leases of the dead, at once."""
+    query(settings, "UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
+
+
+def finish(settings: Settings, seconds: float = 60) -> None:
+    """Runs in this process, one after the other, until every load is finished."""
+    deadline = time.monotonic() + seconds
+    while True:
+        run(settings)
+        still_open = query(settings, "SELECT key, status FROM ledger.loads WHERE status NOT IN ('archived', 'errored')")
+        if not still_open:
+            return
+        assert time.monotonic() < deadline, f"still open after {seconds} s: {still_open}"
+        time.sleep(0.2)
+
+
+_LOADS = """
+SELECT key, status, error_code, rows_in, rows_rejected, content_hash, duplicate_of IS NOT NULL, problems, location
+FROM ledger.loads ORDER BY key, id
+"""
+
+_ROWS = """
+SELECT d.name, encode(r.identity, 'hex'), encode(r.row_hash, 'hex'), encode(r.nhs_hash, 'hex'), encode(r.name_hash, 'hex'), r.step,
+       r.code, r.resident_id IS NOT NULL, r.help_request_id IS NOT NULL, r.shielding_begun, r.shielding_request_id IS NOT NULL
+FROM residents.rows AS r JOIN ledger.datasets AS d ON d.id = r.dataset_id ORDER BY 1, 2, 3
+"""
+
+_FILES = "SELECT l.key, f.as_of, f.day, f.status, f.header_row FROM residents.files AS f JOIN ledger.loads AS l ON l.id = f.load_id ORDER BY 1"
+
+_FILE_ROWS = """
+SELECT l.key, f.number, f.judged, f.code, f.message, encode(r.row_hash, 'hex')
+FROM residents.file_rows AS f JOIN ledger.loads AS l ON l.id = f.load_id LEFT JOIN residents.rows AS r ON r.id = f.row_id ORDER BY 1, 2
+"""
+
+_REPORTS = """
+SELECT l.key, r.part, r.name, r.written_at IS NOT NULL FROM residents.reports AS r JOIN ledger.loads AS l ON l.id = r.load_id ORDER BY 1, 2
+"""
+
+
+def states(settings: Settings) -> dict[str, list[row_ledger.RowReport]]:
+    """What the ledger tells of each row of each file, by the file's name."""
+    with postgres.locate(settings).connect() as connection:
+        loads = connection.execute("SELECT id, key FROM ledger.loads ORDER BY id").fetchall()
+        return {key.rpartition("/")[2]: row_ledger.states(connection, number) for number, key in loads}
+
+
+def workbooks(settings: Settings) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """By name of a report, its tables; without ids, and without what a crash may change (see `test_crashes`)."""
+    import pandas as pd
+
+    found = {}
+    for dataset in places.NAMES:
+        for path in sorted(outbound(settings, dataset).glob("*")):
+            tabs = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False, engine="calamine")
+            found[f"{dataset}/{path.name}"] = {
+                name: tab.drop(columns=[column for column in VARYING if column in tab.columns]).to_dict("records")
+                for name, tab in tabs.items()
+                if name != "summary"
+            }
+    return found
+
+
+VARYING = ("resident_id", "help_request_id", "shielding_request_id", "notes_added", "attempts", "action")
+
+
+def ledger_left(settings: Settings) -> dict[str, Any]:
+    """What runs have left in the ledger: not who, when, at which attempt, nor which of two files has sent a row that both have."""
+    with_storage = [[*row[:-1], row[-1] and row[-1].replace(settings.drive, "drive")] for row in query(settings, _LOADS)]
+    return {
+        "loads": with_storage,
+        "written": query(settings, "SELECT sum(rows_written) FROM ledger.loads")[0][0],
+        "rows": [list(row) for row in query(settings, _ROWS)],
+        "files": [list(row) for row in query(settings, _FILES)],
+        "file_rows": [list(row) for row in query(settings, _FILE_ROWS)],
+        "reports": [list(row) for row in query(settings, _REPORTS)],
+    }
+
+
+def left_behind(settings: Settings, there: Api) -> dict[str, Any]:
+    """What runs have left: in the API, the ledger and the outbound folders."""
+    return {"api": there.kept(), **ledger_left(settings), "workbooks": workbooks(settings)}
+
+
+def await_leases(settings: Settings) -> None:
+    """Wait until every lease has really run out."""
+    query(settings, "SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads WHERE lease_until > now()")
+
+
+def await_lost_sessions(settings: Settings, seconds: float) -> None:
+    """Wait until the database has ended the sessions of locks that say nothing."""
+    deadline = time.monotonic() + seconds
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    with psycopg.connect(postgres.locate(settings).conninfo, autocommit=True) as connection:
+        while connection.execute(locks).fetchone() != (0,) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "run"
+    serve() if wanted == "serve" else COMMANDS[wanted](current())
