@@ -95,4 +95,4 @@ def _show(connection: Connection, pipeline: Pipeline, settings: Settings) -> Non
         print(f"  {rows:>8} rows in {name}")
     for title, url in pipeline.places(settings):
         print(f"  {title:>8}: {url}")
-    print(f"  {'waiting':>8}: {sum(1 for _ in zone.landing.list())} files in {zone.landing.url}")
+    print(f"  {'standing' if zone.stays else 'waiting':>8}: {sum(1 for _ in zone.landing.list())} files in {zone.landing.url}")

@@ -27,13 +27,14 @@ def main() -> None:
     open_instance().dispose()
     postgres.ready(settings)
     for pipeline in PIPELINES.values():
-        landing_zone = pipeline.zone(settings).landing.url
-        if landing_zone.startswith("file://"):
-            Path(unquote(landing_zone.removeprefix("file://"))).mkdir(parents=True, exist_ok=True)
+        watched = pipeline.watched(settings) if pipeline.watched else (pipeline.zone(settings).landing.url,)
+        for folder in watched:
+            if folder.startswith("file://"):
+                Path(unquote(folder.removeprefix("file://"))).mkdir(parents=True, exist_ok=True)
         if names := pipeline.stand_ins(settings):
             for name, address in servers.up(settings.home_folder, settings.environment, names).items():
                 print(f"{pipeline.name}: {name} of the sandbox answers at {address}", flush=True)
-        print(f"{pipeline.name}: files put into {landing_zone} are loaded within a minute", flush=True)
+        print(f"{pipeline.name}: files put into {' or '.join(watched)} are loaded within a minute", flush=True)
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *sys.argv[1:]]
     os.execv(sys.executable, command)  # noqa: S606 - a list of our own
 

@@ -63,6 +63,8 @@ class Pipeline:
     """What is filled elsewhere: numbers of rows, and names under which a person would ask for them."""
     samples: Callable[[Path, Path], tuple[Delivery, ...]] = lambda folder, _scratch: (Delivery(folder.name, folder),)
     """The sample deliveries of a folder below `source_data`; one that has to be prepared is put into the second folder."""
+    watched: Callable[[Settings], tuple[str, ...]] | None = None
+    """URLs of the folders that people put files into; None: the landing zone itself."""
     prefix_of: Callable[[str], str] = lambda _dataset: ""
     """Under which prefix of the landing zone the files of a dataset arrive."""
     sync: Callable[[Connection, Settings], None] | None = None

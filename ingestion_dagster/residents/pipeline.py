@@ -1,10 +1,12 @@
 """The residents pipeline as the command line sees it. What reads spreadsheets is imported when one is to be read."""
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.ledger import Again, Scope
-from ingestion_dagster.engine.pipeline import LoadJob, Pipeline
+from ingestion_dagster.engine.pipeline import Delivery, LoadJob, Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import first_day, places
 from ingestion_dagster.residents.registry import PIPELINE
@@ -45,6 +47,20 @@ def _predict(settings: Settings, key: str, raw: bytes, as_of: str | None) -> Map
     return predict_file(settings, key, raw, as_of)
 
 
+def _samples(folder: Path, scratch: Path) -> tuple[Delivery, ...]:
+    from ingestion_dagster.residents import samples
+
+    samples.place(folder, scratch)
+    told = partial(samples.surprises, folder=folder)
+    return (Delivery(folder.name, scratch, surprises=told, as_of=samples.as_of(folder)),)
+
+
+def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, str]]:
+    """Rows by how far they have come."""
+    rows = connection.execute("SELECT step, count(*) FROM residents.rows GROUP BY step ORDER BY step").fetchall()
+    return [(count, f"residents.rows, {step}") for step, count in rows]
+
+
 RESIDENTS = Pipeline(
     name=PIPELINE,
     known=lambda: places.NAMES,
@@ -56,6 +72,9 @@ RESIDENTS = Pipeline(
         ("arriving", f"{settings.drive}/<dataset>/inbound"),
         ("reports", f"{settings.drive}/<dataset>/outbound"),
     ),
+    contents=_contents,
+    samples=_samples,
+    watched=lambda settings: tuple(f"{settings.drive}/{name}/inbound" for name in places.NAMES),
     prefix_of=lambda dataset: f"{dataset}/",
     sync=_sync,
     stand_ins=places.stand_ins_needed,

@@ -45,7 +45,9 @@ class Row:
         self._problems.append(Problem(code, self.place(column), message))
 
     def skipped(self, code: str, column: str, message: str) -> Judged:
-        """The row is none of ours, whatever else may be wrong with it."""
+        """The row is none of ours, whatever else may be wrong with it; unless its cells have shifted, so that nobody can tell."""
+        if self._cells.get(BEYOND_HEADER):
+            return Judged(RowStatus.REFUSED, reason=self._problems[0], problems=tuple(self._problems))
         reason = Problem(code, self.place(column), message, "warning")
         return Judged(RowStatus.SKIPPED, reason=reason, problems=(reason,))
 

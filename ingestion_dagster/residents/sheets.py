@@ -87,7 +87,7 @@ def read(
     lacking = tuple(column for column in (*dataset.required, *dataset.expected) if column not in table.names)
     frame = table.frame()
     problems = (*warnings, *header.warnings, *table.warnings())
-    return Sheet(table.names, header.index + 1, frame, problems, lacking, table.beyond)
+    return Sheet(table.names, header.index + 1, frame, problems, lacking, table.beyond())
 
 
 def _lines(raw: bytes, dataset: Dataset, max_unpacked_bytes: int, max_cells: int) -> tuple[Iterator[list[str]], tuple[Problem, ...]]:
@@ -110,7 +110,7 @@ class _Table:
         self._rows: list[list[str]] = []
         self._index: list[int] = []
         self._chunks: list[pd.DataFrame] = []
-        self.beyond: dict[int, str] = {}
+        self._long: dict[int, str] = {}
 
     def add(self, position: int, cells: list[str]) -> None:
         """A row of the sheet, if anything is in it."""
@@ -127,12 +127,12 @@ class _Table:
         self._index.append(position)
         if len(cells) > len(row):
             self._note_nameless(cells)
+        if len(cells) > self._width:
+            self._long[self._count] = " ".join(cells[self._width :]).strip()
         if len(self._rows) >= _CHUNK_ROWS:
             self._pack()
 
     def _note_nameless(self, cells: list[str]) -> None:
-        if beyond := " ".join(cells[self._width :]).strip():
-            self.beyond[self._count] = beyond
         named = set(self._positions)
         self._nameless |= {position for position, cell in enumerate(cells[: self._width]) if position not in named and cell.strip()}
 
@@ -154,14 +154,20 @@ class _Table:
         frame.columns = pd.Index(_distinct(self.names), dtype="str")
         return frame
 
+    def beyond(self) -> dict[int, str]:
+        """By row what it has to the right of the header; not if that is blank in all rows, as some programs write them."""
+        if len(self._long) == self._count and not any(self._long.values()):
+            return {}
+        return {number: text or "(blank)" for number, text in self._long.items()}
+
     def warnings(self) -> Iterator[Problem]:
         """What was left out."""
         if self._nameless:
             listed = ", ".join(map(column_letters, sorted(self._nameless)[:20]))
             message = f"cells of the columns {listed} have no name above them and are left out; name the columns if they are needed"
             yield Problem("unnamed_column", "header", message, "warning")
-        if self.beyond:
-            listed = ", ".join(map(str, list(self.beyond)[:20])) + (", …" if len(self.beyond) > 20 else "")
+        if long := list(self.beyond()):
+            listed = ", ".join(map(str, long[:20])) + (", …" if len(long) > 20 else "")
             message = f"rows with more cells than the header: {listed}; put quotes around texts with a comma in them"
             yield Problem("row_too_long", "file", message, "warning")
 

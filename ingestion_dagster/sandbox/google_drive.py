@@ -136,7 +136,8 @@ class GoogleDrive(Files, Faults):
         corpora, drive_id = asked.get("corpora", "user"), asked.get("driveId")
         if (corpora == "drive") != bool(drive_id) or not 1 <= page_size <= 1000:
             raise Refusal(400, "invalid", "Invalid Value")
-        all_drives = _all_drives(request) and asked.get("includeItemsFromAllDrives") == "true"
+        # Without naming a drive only such files are searched on it as were shared with the account one by one, and here none is.
+        all_drives = _all_drives(request) and asked.get("includeItemsFromAllDrives") == "true" and corpora in ("drive", "allDrives")
         for folder in folders:
             self.readable(folder, all_drives=_all_drives(request))
         found = [

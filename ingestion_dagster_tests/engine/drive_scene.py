@@ -89,7 +89,7 @@ def key_file(drive: GoogleDrive, url: str, place: Path) -> Path:
 
 def patient(pauses: list[float]) -> Patience:
     """Waits for nothing, and says what it would have waited for."""
-    return Patience(timeout=2.0, sleep=pauses.append, chance=lambda: 1.0)
+    return Patience(timeout=10.0, sleep=pauses.append, chance=lambda: 1.0)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,7 +229,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(scene: DriveScene):
     next(reading)
     scene.drive.files[file_id].content = b"b" * (9 << 20)
     with pytest.raises(Changed):
-        [*reading]
+        list(reading)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(scene: DriveScene):
@@ -236,7 +238,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(scene: DriveScene):
     next(reading)
     scene.drive.files[file_id].content = b"b"
     with pytest.raises(Changed):
-        [*reading]
+        list(reading)
 
 
 def test_a_file_that_goes_while_it_is_read_is_missing(scene: DriveScene):
@@ -245,7 +247,7 @@ def test_a_file_that_goes_while_it_is_read_is_missing(scene: DriveScene):
     next(reading)
     del scene.drive.files[file_id]
     with pytest.raises(Missing):
-        [*reading]
+        list(reading)
 
 
 def test_bytes_that_were_damaged_on_the_way_are_not_taken(scene: DriveScene):
@@ -256,6 +258,7 @@ def test_bytes_that_were_damaged_on_the_way_are_not_taken(scene: DriveScene):
         scene.folder.inbound.read(seen)
     scene.fault("media", "truncated")
     assert scene.folder.inbound.read(seen) == b"content"
+    assert scene.pauses == [1.0]
 
 
 def test_a_google_sheet_is_read_as_csv(scene: DriveScene, tmp_path: Path):
@@ -506,6 +509,21 @@ def test_threads_do_not_share_a_connection(scene: DriveScene, answer: Path):
 # Who may do what
 
 
+def test_nobody_is_asked_but_the_api_that_is_set(scene: DriveScene, answer: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: set[str] = set()
+    find = socket.getaddrinfo
+
+    def finding(host: str, *more: Any, **others: Any) -> Any:
+        asked.add(host)
+        return find(host, *more, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", finding)
+    threads = threading.active_count()
+    scene.folder.put_answer("apples", "a", answer, "1")
+    assert asked == {"127.0.0.1"}
+    assert threading.active_count() == threads
+
+
 def test_a_token_that_expires_is_renewed(scene: DriveScene, answer: Path):
     scene.drop("apples", "a.csv", b"content")
     assert names(scene.folder) == ["a.csv"]
@@ -520,10 +538,16 @@ def test_a_token_that_expires_is_renewed(scene: DriveScene, answer: Path):
 def test_a_token_that_expires_between_pieces_loses_none(scene: DriveScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int):
     content = tmp_path / "answer.xlsx"
     content.write_bytes(b"PK" + os.urandom(size))
-    begun = scene.drive._allowed
-    monkeypatch.setattr(scene.drive, "_allowed", lambda *given: (begun(*given), scene.drive.tokens.clear())[0])
+    allowed = scene.drive._allowed
+
+    def expiring(*given: Any) -> None:
+        allowed(*given)
+        scene.drive.tokens.clear()
+
+    monkeypatch.setattr(scene.drive, "_allowed", expiring)
     scene.folder.put_answer("apples", "a", content, "1")
     assert [each.content == content.read_bytes() for each in shown(scene)] == [True]
+    assert scene.pauses == []
 
 
 def test_a_key_that_google_does_not_know_says_what_to_do(scene: DriveScene):

@@ -242,8 +242,11 @@ def test_long_names_that_begin_alike_do_not_overwrite_each_other(disk: DiskScene
 
 def test_a_crash_leaves_the_answer_whole_or_not_there(disk: DiskScene, tmp_path: Path):
     content = workbook(tmp_path / "b.xlsx", ("1",))
-    put = f"open_drop_folder({disk.root.as_uri()!r}, folders={{'apples': FolderIds()}}).put_answer('apples', 'a', Path({str(content)!r}), 'm')"
-    code = f"from pathlib import Path\nfrom ingestion_dagster.engine.drop_folder import *\n{put}"
+    code = (
+        "from pathlib import Path\nfrom ingestion_dagster.engine.drop_folder import *\n"
+        f"folder = open_drop_folder({disk.root.as_uri()!r}, folders={{'apples': FolderIds()}})\n"
+        f"folder.put_answer('apples', 'a', Path({str(content)!r}), 'm')"
+    )
     for point, standing in (("before", False), ("after", True)):
         environment = {**os.environ, "INGESTION_TEST_FAULT": f"drop_folder.put_answer.{point}"}
         assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -9

@@ -398,14 +398,22 @@ def workbooks(settings: Settings) -> dict[str, dict[str, list[dict[str, Any]]]]:
         for path in sorted(outbound(settings, dataset).glob("*")):
             tabs = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False, engine="calamine")
             found[f"{dataset}/{path.name}"] = {
-                name: tab.drop(columns=[column for column in VARYING if column in tab.columns]).to_dict("records")
-                for name, tab in tabs.items()
-                if name != "summary"
+                name: [_unvarying(row) for row in tab.to_dict("records")] for name, tab in tabs.items() if name != "summary"
             }
     return found
 
 
-VARYING = ("resident_id", "help_request_id", "shielding_request_id", "notes_added", "attempts", "action")
+def _unvarying(row: Mapping[str, str]) -> dict[str, str]:
+    """A line of a report without ids, and without which of two equal rows was sent, and which found it done."""
+    found = {name: value for name, value in row.items() if name not in VARYING}
+    if found.get("reason_code") == row_ledger.ALREADY_DONE:
+        found |= {"reason_code": "", "message": ""}
+    return found
+
+
+VARYING = frozenset(
+    {"resident_id", "help_request_id", "shielding_request_id", "cev_case_added_id", "notes_added", "attempts", "action"}
+)
 
 
 def ledger_left(settings: Settings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY, HereToHelp
+from ingestion_dagster.sandbox.here_to_help_store import NotKept
 from ingestion_dagster.sandbox.here_to_help_switches import Fault
 from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
 from ingestion_dagster.settings import Settings, current
@@ -186,6 +187,8 @@ class Workbook:
 
     name: str
     tabs: dict[str, list[dict[str, Any]]]
+    text: str
+    """Every cell of it."""
 
     @classmethod
     def read(cls, path: Path) -> "Workbook":
@@ -193,11 +196,9 @@ class Workbook:
         from python_calamine import CalamineWorkbook
 
         workbook = CalamineWorkbook.from_path(path)
-        tabs = {}
-        for name in workbook.sheet_names:
-            lines = workbook.get_sheet_by_name(name).to_python(skip_empty_area=False)
-            tabs[name] = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]] if lines else []
-        return cls(path.name, tabs)
+        cells = {name: workbook.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in workbook.sheet_names}
+        tabs = {name: [dict(zip(lines[0], line, strict=True)) for line in lines[1:]] for name, lines in cells.items() if lines}
+        return cls(path.name, tabs, str(cells))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -309,6 +310,19 @@ class Residents:
     def be_well(self) -> None:
         """Let it answer again."""
         self.api.faults.clear()
+        vars(self.api.store).pop("find_resident", None)
+
+    def reject(self, *numbers: int) -> None:
+        """Make the API answer 400 to the create calls of these persons."""
+        names = {nsss(number)["first_name"] for number in numbers}
+        known = type(self.api.store).find_resident
+
+        def find(body: Any) -> int | None:
+            if body.get("FirstName") in names:
+                raise NotKept
+            return known(self.api.store, body)
+
+        vars(self.api.store)["find_resident"] = find
 
     def outbound(self, dataset: str) -> list[str]:
         """Names of what stands in an outbound folder."""

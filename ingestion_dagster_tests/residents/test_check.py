@@ -31,12 +31,12 @@ def test_file_that_cannot_be_read_is_a_problem_not_an_exception():
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_nothing_that_is_said_holds_a_value(dataset: str):
-    secrets = "Zebedee Xylophone 77/88/6655"
-    cells = [secrets for _ in header(dataset)]
-    problems = check_file("people.csv", text(table(dataset, cells, row(dataset, Date_of_Birth=secrets))), dataset, RULES)
+    person = "Zebedee Xylophone 77/88/6655"
+    cells = [person for _ in header(dataset)]
+    problems = check_file("people.csv", text(table(dataset, cells, row(dataset, Date_of_Birth=person))), dataset, RULES)
     assert problems
     for problem in problems:
-        assert not any(part in f"{problem.place} {problem.message}" for part in secrets.split())
+        assert not any(part in f"{problem.place} {problem.message}" for part in person.split())
 
 
 def test_nobody_is_called(monkeypatch: pytest.MonkeyPatch):

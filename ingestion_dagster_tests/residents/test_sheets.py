@@ -214,13 +214,18 @@ def test_old_line_ends_and_a_missing_last_one_do_no_harm():
 
 def test_short_rows_are_filled_up_and_long_ones_say_so():
     short, long = row("generic")[:3], [*row("generic"), "", "more"]
-    blank_end = [*row("generic"), "", " "]
-    sheet = read(text(table("generic", short, long, blank_end)))
+    shifted = [*row("generic")[:4], "2", *row("generic")[4:]]
+    sheet = read(text(table("generic", short, long, shifted)))
     first, second, third = cells(sheet)
     assert (first["Surname"], first["Case Note 4"]) == ("McFictional", "")
-    assert (second[""], "" in first, "" in third) == ("more", False, False)
+    assert (second[""], "" in first, bool(third[""])) == ("more", False, True)
     assert [(problem.code, problem.severity) for problem in sheet.problems] == [("row_too_long", "warning")]
-    assert DATASETS["generic"].judge(second, 2, RULES).status is RowStatus.REFUSED
+    assert {DATASETS["generic"].judge(each, 2, RULES).status for each in (second, third)} == {RowStatus.REFUSED}
+
+
+def test_separators_at_the_end_of_every_row_are_no_cells():
+    sheet = read(text([header("generic"), *([*row("generic"), "", ""] for _ in range(3)), [*[""] * 17, "", "total"]]))
+    assert (len(sheet), sheet.problems, "" in cells(sheet)[0]) == (3, (), False)
 
 
 def test_jottings_beside_the_table_are_left_out_with_a_warning():

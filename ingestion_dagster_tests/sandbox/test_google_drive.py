@@ -179,7 +179,9 @@ def test_a_shared_drive_is_for_those_who_know_of_shared_drives(scene: Scene):
     assert files.get(fileId=file.id, **known).execute()["id"] == file.id
     assert refused(files.list(q=f"'{folder}' in parents")) == (404, "notFound")
     assert files.list(q=f"'{folder}' in parents", **known).execute()["files"] == []
-    assert [each["id"] for each in files.list(q=f"'{folder}' in parents", **everywhere).execute()["files"]] == [file.id]
+    assert files.list(q=f"'{folder}' in parents", **everywhere).execute()["files"] == []
+    for where in ({"corpora": "drive", "driveId": "0A1"}, {"corpora": "allDrives"}):
+        assert [each["id"] for each in files.list(q=f"'{folder}' in parents", **everywhere, **where).execute()["files"]] == [file.id]
     assert files.list(corpora="drive", driveId="0A2", **everywhere).execute()["files"] == []
     assert refused(files.list(driveId="0A1", **everywhere)) == (400, "invalid")
     assert refused(files.update(fileId=file.id, body={"name": "b"})) == (404, "notFound")
@@ -293,7 +295,7 @@ def test_connections_that_hang_break_off_or_show_a_page(scene: Scene):
         files.list().execute()
     assert files.list().execute().startswith("<!DOCTYPE html>")
     scene.drive.faults += [Fault("list", "reset", times=2)]
-    with pytest.raises(OSError, match="reset|closed"):
+    with pytest.raises(OSError, match=r"reset|closed"):
         files.list().execute()
 
 
