@@ -86,8 +86,7 @@ class Settings(BaseSettings):
     )
     drive_url: str | None = Field(
         None,
-        description="Where people drop spreadsheets: file:///folder, or gdrive: with the folder ids below. Unset: the folder drive under "
-        "INGESTION_HOME.",
+        description="Where people drop spreadsheets: file:///folder, or gdrive: with the folder ids below. Unset: drive in INGESTION_HOME.",
     )
     drive_credentials: Path | None = Field(None, description="Key file (JSON) of the Google service account that may use the folders.")
     drive_api_url: str | None = Field(None, description="Base URL of the Drive API, for a proxy or a test. Unset: Google's.")

@@ -1,6 +1,6 @@
 """A drop folder on Google Drive: a pair of folders for each dataset, answers as Google Sheets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,9 +19,8 @@ class DriveFolder(DropFolder):
     """Folders that are shared with a service account, best on a shared drive: it owns no storage."""
 
     def __init__(self, url: str, pairs: DrivePairs) -> None:
-        self._url = url
         self._pairs = pairs
-        self.inbound = DriveStore(url, pairs)
+        self.inbound = self._inbound = DriveStore(url, pairs)
 
     def file_name(self, key: str) -> str:
         """See DropFolder."""
@@ -51,7 +50,11 @@ class DriveFolder(DropFolder):
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> ObjectStore:
         """See DropFolder."""
-        return RecentDriveStore(self._url, self._pairs, overlap, full_every, clock)
+        return RecentDriveStore(self._inbound, self._pairs, overlap, full_every, clock)
+
+    def closed(self) -> Mapping[str, str]:
+        """See DropFolder."""
+        return dict(self._inbound.closed)
 
 
 def _answer(file: DriveFile) -> Answer:

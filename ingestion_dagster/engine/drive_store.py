@@ -37,22 +37,35 @@ class DriveStore(ObjectStore):
     def __init__(self, url: str, pairs: DrivePairs) -> None:
         self.url = url
         self._pairs = pairs
+        self.closed: dict[str, str] = {}
+        """By dataset, why the last listing could not look into its folder."""
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """See ObjectStore. Folders, hidden files and what lies in the bin are skipped."""
+        """See ObjectStore. Folders, hidden files and what lies in the bin are skipped.
+
+        An inbound folder that is not open to us does not hide the others: `closed` says why. Raises `ConfigurationError` if none is open.
+        """
         yield from self.listed(prefix)
 
     def listed(self, prefix: str = "", since: datetime | None = None) -> Iterator[StoredObject]:
         """As `list`; with `since` only files that Drive says were modified or created after that."""
         wanted = f"{checked_key(prefix.rstrip('/'))}/" if prefix else ""
-        for dataset in self._pairs.datasets:
-            place = f"{dataset}/{INBOUND}/"
-            if not place.startswith(wanted) and not wanted.startswith(place):
-                continue
-            for file in self._pairs.listed(dataset, INBOUND, since=since):
-                key = f"{place}{file['id']}/{as_segment(file['name'], _LONGEST_NAME, reversible=True)}"
-                if key.startswith(wanted) and not is_lock(file["name"]):
-                    yield _stored(key, file)
+        places = {dataset: f"{dataset}/{INBOUND}/" for dataset in self._pairs.datasets}
+        asked = [dataset for dataset, place in places.items() if place.startswith(wanted) or wanted.startswith(place)]
+        shut = 0
+        for dataset in asked:
+            try:
+                for file in self._pairs.listed(dataset, INBOUND, since=since):
+                    key = f"{places[dataset]}{file['id']}/{as_segment(file['name'], _LONGEST_NAME, reversible=True)}"
+                    if key.startswith(wanted) and not is_lock(file["name"]):
+                        yield _stored(key, file)
+            except ConfigurationError as error:
+                self.closed[dataset] = str(error)
+                shut += 1
+                if shut == len(asked):
+                    raise
+            else:
+                self.closed.pop(dataset, None)
 
     def find(self, key: str) -> StoredObject | None:
         """See ObjectStore. The id counts: a file that has been renamed is found under its old key too."""
@@ -143,8 +156,11 @@ class DriveStore(ObjectStore):
 class RecentDriveStore(DriveStore):
     """The same files; a listing of all of them shows those that have come since the last, as `DropFolder.recently` says."""
 
-    def __init__(self, url: str, pairs: DrivePairs, overlap: timedelta, full_every: timedelta, clock: Callable[[], datetime]) -> None:
-        super().__init__(url, pairs)
+    def __init__(
+        self, whole: DriveStore, pairs: DrivePairs, overlap: timedelta, full_every: timedelta, clock: Callable[[], datetime]
+    ) -> None:
+        super().__init__(whole.url, pairs)
+        self.closed = whole.closed
         self._overlap = overlap
         self._full_every = full_every
         self._clock = clock

@@ -92,6 +92,10 @@ class DropFolder(ABC):
         """
         return self.inbound
 
+    def closed(self) -> Mapping[str, str]:
+        """By dataset, why the last listing of `inbound` could not look into its folder; the others were listed all the same."""
+        return {}
+
 
 def open_drop_folder(
     url: str, *, folders: Mapping[str, FolderIds], credentials: Path | None = None, api_url: str | None = None

@@ -63,6 +63,8 @@ class LocalDropFolder(DropFolder):
         try:
             self._files.take(aside, key)
             self._files.flush()
+        except ValueError:
+            raise ConfigurationError(f"something stands in the way of {dataset}/{OUTBOUND}, or of a report in it: take it away") from None
         finally:
             aside.unlink(missing_ok=True)
         fault_point("drop_folder.put_answer.after")

@@ -1,5 +1,6 @@
 """Spreadsheets of residents: one load step for the five datasets, what arrives from outside, and what is fed there."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -35,6 +36,7 @@ from ingestion_dagster.residents.checks import API_KEY, CHECK_SPECS, DROP_FOLDER
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
 from ingestion_dagster.residents.model import OUTAGE
+from ingestion_dagster.residents.places import drop_folder
 from ingestion_dagster.residents.registry import PIPELINE, Dataset
 from ingestion_dagster.settings import Settings
 
@@ -136,6 +138,7 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
         try:
             with Claims(database, narrowed(connection, scope, job.zone, config, run_id), run_id, limits) as claims:
                 load_residents(claims, job, connection, database, outcome)
+            refuse_closed_folders(job, selected)
         except Exception as error:
             yield from committed(context, database, outcome, settings)
             tell_of_files(connection, settings, outcome, run_id)
@@ -150,6 +153,12 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
             yield from [each] if context.has_partition_key else evaluated(each)
         tell_of_files(connection, settings, outcome, run_id)
         failed_checks_alert(connection, settings, PIPELINE, run_id, failed_names(results))
+
+
+def refuse_closed_folders(job: Job, selected: frozenset[str]) -> None:
+    """Raise `ConfigurationError` for selected datasets whose folders are not open to us; what lies in the others is loaded by now."""
+    if found := [f"{dataset}: {why}" for dataset, why in job.place.folder.closed().items() if dataset in selected]:
+        raise ConfigurationError("; ".join(found))
 
 
 def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) -> Iterator[dg.AssetObservation]:
@@ -227,6 +236,13 @@ def tell_of_files(connection: Connection, settings: Settings, outcome: Residents
             line,
             "no note was written; the report names the rows and the help requests: have both people's records looked at",
         )
+
+
+def tell_of_closed_folders(connection: Connection, settings: Settings) -> None:
+    """Alert to folders that the last listing could not look into."""
+    for name, why in drop_folder(settings).closed().items():
+        key = f"closed:{name}:{hashlib.sha256(why.encode()).hexdigest()[:16]}"
+        state_alert(connection, settings, PIPELINE, key, f"the folder of {name} is not open to us; other datasets go on", why)
 
 
 def tell_of_pauses(connection: Connection, settings: Settings, paused: Sequence[str]) -> None:

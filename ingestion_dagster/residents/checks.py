@@ -26,7 +26,7 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger, upkeep
-from ingestion_dagster.residents.places import NAMES, SANDBOX, api_address
+from ingestion_dagster.residents.places import NAMES, SANDBOX, api_address, drop_folder
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings, current
 
@@ -34,6 +34,7 @@ ALL_ROWS_TERMINAL = "all_rows_terminal"
 REFUSED_SHARE = "refused_share"
 DEDUPE_COLLISIONS = "dedupe_collisions"
 API_REACHABLE = "api_reachable"
+FOLDERS_OPEN = "folders_open"
 
 DROP_FOLDER_KEY = dg.AssetKey([PIPELINE, "drop_folder"])
 API_KEY = dg.AssetKey([PIPELINE, "here_to_help_api"])
@@ -103,6 +104,7 @@ DAILY_SPECS = [
     dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=DROP_FOLDER_KEY, description="No file stands refused, of whatever dataset."),
     dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=DROP_FOLDER_KEY, description="No file that could be loaded has waited beyond the limit."),
     dg.AssetCheckSpec(ALL_ROWS_TERMINAL, asset=DROP_FOLDER_KEY, description="Every row of every finished file has come to an end."),
+    dg.AssetCheckSpec(FOLDERS_OPEN, asset=DROP_FOLDER_KEY, description="Every inbound folder can be looked into."),
     dg.AssetCheckSpec(API_REACHABLE, asset=API_KEY, description="The Here to Help API answers, and takes our key."),
 ]
 """Standing: evaluated by a run of their own."""
@@ -141,6 +143,16 @@ residents_daily_schedule = dg.ScheduleDefinition(
 )
 
 
+def folders_open(settings: Settings) -> Finding:
+    """Every inbound folder can be looked into."""
+    folder = drop_folder(settings)
+    try:
+        files = sum(1 for _ in folder.inbound.list())
+    except (ConfigurationError, Transient) as error:
+        return False, dg.AssetCheckSeverity.ERROR, {"why": error.code if isinstance(error, Transient) else str(error)}
+    return not folder.closed(), dg.AssetCheckSeverity.ERROR, {"files": files, "closed": table(("dataset", "why"), folder.closed().items())}
+
+
 def api_reachable(settings: Settings) -> Finding:
     """The API answers its health check, and takes the key."""
     try:
@@ -169,5 +181,6 @@ DAILY: Mapping[str, Callable[[Connection, Settings], Finding]] = {
     NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_errored(connection, PIPELINE),
     CLAIMED_IN_TIME: lambda connection, settings: claimed_in_time(connection, PIPELINE, settings.residents_claimable_minutes),
     ALL_ROWS_TERMINAL: lambda connection, _settings: _terminal_everywhere(connection),
+    FOLDERS_OPEN: lambda _connection, settings: folders_open(settings),
     API_REACHABLE: lambda _connection, settings: api_reachable(settings),
 }

@@ -140,10 +140,10 @@ def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
     except ledger.ClaimLost:
         log.warning("load_id=%s: its lease ran out and another run took it; the rows that were sent are noted", load.id)
         return []
-    except _Unreadable as unreadable:
+    except _FolderGaveWay as gave_way:
         file.claims.leave(load.dataset or "")
-        outcome.trouble = outcome.trouble or unreadable.error
-        _give_back(file.connection, load, outcome, "nothing can be read")
+        outcome.trouble = outcome.trouble or gave_way.error
+        _give_back(file.connection, load, outcome, "its folder gave way")
         return []
     except _ApiGaveWay as gave_way:
         _give_back(file.connection, load, outcome, "the API gave way")
@@ -179,8 +179,8 @@ def _give_back(connection: Connection, load: Load, outcome: ResidentsOutcome, wh
     outcome.count([verdict])
 
 
-class _Unreadable(Exception):
-    """The drop folder gives way: that is no file's fault."""
+class _FolderGaveWay(Exception):
+    """A dataset's folders cannot be read, or no report written there: that is no file's fault."""
 
     def __init__(self, error: Transient | ConfigurationError) -> None:
         super().__init__(kind_of(error))
@@ -217,8 +217,10 @@ class _File:
             )  # fmt: skip
         try:
             return replace(self._loaded(raw), content_hash=content_hash, bytes=len(raw))
-        except (Transient, ConfigurationError, psycopg.Error, ledger.ClaimLost, _ApiGaveWay, _Unreadable):
+        except (psycopg.Error, ledger.ClaimLost, _ApiGaveWay, _FolderGaveWay):
             raise
+        except (Transient, ConfigurationError) as error:
+            raise _FolderGaveWay(error) from None
         except Exception as error:  # noqa: BLE001 - a defect that one file brings to light is not its neighbours' trouble
             log.error("load_id=%s error=%s", self.load.id, kind_of(error))
             _log_place(error)
@@ -234,11 +236,11 @@ class _File:
         except Refused as refused:
             return self._refused(b"", refused.problems)
         except ConfigurationError as error:
-            raise _Unreadable(error) from None
+            raise _FolderGaveWay(error) from None
         except Transient as error:
             if self.load.alone or self._others_can_be_read():
                 return unread(self.load, error, self.claims.limits.max_attempts)
-            raise _Unreadable(error) from None
+            raise _FolderGaveWay(error) from None
 
     def _others_can_be_read(self) -> bool:
         """Whether the drop folder answers at all."""

@@ -10,7 +10,7 @@ from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor, sweep_sensor
 from ingestion_dagster.residents import places, upkeep
-from ingestion_dagster.residents.assets import residents_files, tell_of_pauses
+from ingestion_dagster.residents.assets import residents_files, tell_of_closed_folders, tell_of_pauses
 from ingestion_dagster.residents.pipeline import LOAD_JOB
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings
@@ -30,6 +30,7 @@ MOST_ROWS = 5_000
 
 def _before(connection: Connection, settings: Settings) -> None:
     tell_of_pauses(connection, settings, upkeep.sync(connection, settings))
+    tell_of_closed_folders(connection, settings)
     upkeep.write_missing_reports(connection, settings, rows=MOST_ROWS)
 
 

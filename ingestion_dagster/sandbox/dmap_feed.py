@@ -4,25 +4,21 @@ A listing takes `last_updated` (a day), `limit` (100 at most take effect) and `o
 without a zone and links that expire. What is below /admin makes it misbehave, and shows what it was asked.
 """
 
-import argparse
 import asyncio
 import base64
 import hashlib
 import hmac
-import json
-import os
 import secrets
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
+from ingestion_dagster.sandbox import serving
 from ingestion_dagster.sandbox.dmap_data import COLUMNS, DAYS, Dataset, daily, path_of
 
 KEYS = {"public": "sandbox-public", "controlled": "sandbox-controlled"}
@@ -271,40 +267,15 @@ async def _damaged(request: web.Request, fault: Fault, content: bytes) -> web.St
 
 async def serve(feed: DmapFeed, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
     """Answer on loopback until told otherwise; `ready` is given the URL."""
-    runner = web.AppRunner(feed.app(), access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        await site.start()
-        ready(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        await until.wait()
-    finally:
-        await runner.cleanup()
-
-
-async def _main(arguments: argparse.Namespace) -> None:
-    until = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, until.set)
-    feed = DmapFeed(link_seconds=arguments.link_seconds, token=arguments.token)
-    await serve(feed, arguments.port, lambda url: _write_address(arguments.address_file, url, arguments.token), until)
-
-
-def _write_address(file: Path, url: str, token: str) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(json.dumps({"pid": os.getpid(), "url": url, "token": token}), encoding="utf-8")
-    aside.replace(file)
+    await serving.serve(feed.app(), port, ready, until)
 
 
 def main() -> None:
     """Serve until SIGTERM; where it answers stands in the address file from the moment on when it does."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address_file", type=Path)
-    parser.add_argument("--token", default="")
-    parser.add_argument("--port", type=int, default=0)
+    parser = serving.arguments(__doc__)
     parser.add_argument("--link-seconds", type=float, default=3600.0)
-    asyncio.run(_main(parser.parse_args()))
+    asked = parser.parse_args()
+    serving.run(DmapFeed(link_seconds=asked.link_seconds, token=asked.token).app(), asked)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ingestion_dagster.sandbox.drive_admin import Admin
 from ingestion_dagster.sandbox.drive_faults import DAMAGES, LOST, REFUSALS, Faults, aborted, refused, sent
 from ingestion_dagster.sandbox.drive_files import FOLDER, SHEET, DriveFile, Files, Refusal, not_found
 from ingestion_dagster.sandbox.drive_query import condition
-from ingestion_dagster.sandbox.serving import run
+from ingestion_dagster.sandbox.serving import arguments, run
 
 _AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever the key file says of where tokens are to be had
 _BOUNDARY = re.compile(r"boundary=[\"']?([^\"';]+)")
@@ -304,7 +304,8 @@ def _chosen(file: DriveFile, fields: str) -> dict[str, Any]:
 
 def main() -> None:
     """Serve until SIGTERM. Nothing on this Drive outlives the process."""
-    run(__doc__, lambda token: GoogleDrive(token=token).app())
+    asked = arguments(__doc__).parse_args()
+    run(GoogleDrive(token=asked.token).app(), asked)
 
 
 if __name__ == "__main__":

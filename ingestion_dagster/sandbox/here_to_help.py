@@ -4,18 +4,14 @@ What is below /api/ takes a key and is limited by a usage plan; what is below /a
 faulty, and tells what was asked and what is kept. State outlives the process, in a file beside the address file.
 """
 
-import argparse
 import asyncio
 import hmac
-import json
-import os
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from aiohttp import web
 
+from ingestion_dagster.sandbox import serving
 from ingestion_dagster.sandbox.here_to_help_answers import (
     Answered,
     abort,
@@ -335,50 +331,28 @@ class HereToHelp:
         return as_json({})
 
 
+BASE = "/api/"
+"""Where the API begins on its server."""
+
+
 async def serve(api: HereToHelp, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
     """Answer on loopback until told otherwise; `ready` is given the base URL of the API, which ends with /api/."""
-    runner = web.AppRunner(api.app(), access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        await site.start()
-        ready(f"http://127.0.0.1:{runner.addresses[0][1]}/api/")
-        await until.wait()
-    finally:
-        await runner.cleanup()
-
-
-async def _main(arguments: argparse.Namespace) -> None:
-    until = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, until.set)
-    file: Path = arguments.address_file
-    store = Store(file.with_suffix(".sqlite3"))
-    settings = Settings(latency_ms=arguments.latency_ms, rate=arguments.rate, burst=arguments.burst)
-    try:
-        api = HereToHelp(store, settings, token=arguments.token)
-        await serve(api, arguments.port, lambda url: _write_address(file, url, arguments.token), until)
-    finally:
-        store.close()
-
-
-def _write_address(file: Path, url: str, token: str) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(json.dumps({"pid": os.getpid(), "url": url, "token": token}), encoding="utf-8")
-    aside.replace(file)
+    await serving.serve(api.app(), port, lambda url: ready(f"{url}{BASE}"), until)
 
 
 def main() -> None:
     """Serve until SIGTERM; where it answers stands in the address file from the moment on when it does."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address_file", type=Path)
-    parser.add_argument("--token", default="")
-    parser.add_argument("--port", type=int, default=0)
+    parser = serving.arguments(__doc__)
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--burst", type=int, default=200)
-    asyncio.run(_main(parser.parse_args()))
+    asked = parser.parse_args()
+    store = Store(asked.address_file.with_suffix(".sqlite3"))
+    try:
+        settings = Settings(latency_ms=asked.latency_ms, rate=asked.rate, burst=asked.burst)
+        serving.run(HereToHelp(store, settings, token=asked.token).app(), asked, BASE)
+    finally:
+        store.close()
 
 
 if __name__ == "__main__":

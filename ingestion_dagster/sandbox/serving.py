@@ -24,22 +24,26 @@ async def serve(app: web.Application, port: int, ready: Callable[[str], None], u
         await runner.cleanup()
 
 
-def run(description: str | None, app: Callable[[str], web.Application]) -> None:
-    """Serve until SIGTERM, as the command line says; `app` is given the word that the server is known by."""
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What every server is started with: its address file, the word that it is known by, and perhaps a port."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("address_file", type=Path)
     parser.add_argument("--token", default="")
     parser.add_argument("--port", type=int, default=0)
-    arguments = parser.parse_args()
-    asyncio.run(_run(app(arguments.token), arguments.port, arguments.address_file, arguments.token))
+    return parser
 
 
-async def _run(app: web.Application, port: int, file: Path, token: str) -> None:
+def run(app: web.Application, asked: argparse.Namespace, path: str = "") -> None:
+    """Serve until SIGTERM; the address file names the URL, with `path` behind it."""
+    asyncio.run(_run(app, asked, path))
+
+
+async def _run(app: web.Application, asked: argparse.Namespace, path: str) -> None:
     until = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, until.set)
-    await serve(app, port, lambda url: _write_address(file, url, token), until)
+    await serve(app, asked.port, lambda url: _write_address(asked.address_file, f"{url}{path}", asked.token), until)
 
 
 def _write_address(file: Path, url: str, token: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -571,8 +572,29 @@ def test_a_new_key_file_is_read_after_the_old_one_was_refused(scene: DriveScene)
 @pytest.mark.parametrize("side", ["inbound", "outbound"])
 def test_a_folder_that_is_not_shared_names_its_setting_and_whom_to_share_it_with(scene: DriveScene, answer: Path, side: str):
     scene.drive.roles[scene.folders["apples"][side]] = "none"
-    with pytest.raises(ConfigurationError, match=rf"APPLES_{side.upper()}_FOLDER_ID.*drop-folder@sandbox"):
-        names(scene.folder) if side == "inbound" else scene.folder.put_answer("apples", "a", answer, "1")
+    said = rf"APPLES_{side.upper()}_FOLDER_ID.*drop-folder@sandbox"
+    if side == "inbound":
+        assert names(scene.folder) == []
+        assert re.search(said, scene.folder.closed()["apples"])
+        return
+    with pytest.raises(ConfigurationError, match=said):
+        scene.folder.put_answer("apples", "a", answer, "1")
+
+
+def test_a_folder_that_is_not_shared_does_not_hide_the_others_and_is_forgotten_once_it_is(scene: DriveScene):
+    others = [dataset for dataset in scene.folders if dataset != "apples"]
+    scene.drop(others[0], "there.csv", b"a")
+    recent = scene.folder.recently()
+    scene.drive.roles[scene.folders["apples"]["inbound"]] = "none"
+    assert names(scene.folder) == names(scene.folder, recent) == ["there.csv"]
+    assert scene.folder.closed().keys() == {"apples"}
+    for dataset in others:
+        scene.drive.roles[scene.folders[dataset]["inbound"]] = "none"
+    with pytest.raises(ConfigurationError):
+        names(scene.folder)
+    scene.drive.roles.clear()
+    assert names(scene.folder, recent) == ["there.csv"]
+    assert scene.folder.closed() == {}
 
 
 def test_a_folder_that_may_only_be_read_says_so(scene: DriveScene, answer: Path):
@@ -584,11 +606,11 @@ def test_a_folder_that_may_only_be_read_says_so(scene: DriveScene, answer: Path)
 def test_a_folder_in_the_bin_and_one_that_is_a_file_are_not_taken_for_empty_ones(scene: DriveScene):
     folder = scene.drive.files[scene.folders["apples"]["inbound"]]
     folder.trashed = True
-    with pytest.raises(ConfigurationError, match="APPLES_INBOUND_FOLDER_ID names on Drive is in the bin"):
-        names(scene.folder)
+    assert names(scene.folder) == []
+    assert "APPLES_INBOUND_FOLDER_ID names on Drive is in the bin" in scene.folder.closed()["apples"]
     folder.trashed, folder.mime_type = False, "text/csv"
-    with pytest.raises(ConfigurationError, match="APPLES_INBOUND_FOLDER_ID names on Drive is no folder"):
-        names(scene.folder)
+    assert names(scene.folder) == []
+    assert "APPLES_INBOUND_FOLDER_ID names on Drive is no folder" in scene.folder.closed()["apples"]
 
 
 def test_an_account_without_storage_is_told_of_shared_drives(scene: DriveScene, answer: Path):

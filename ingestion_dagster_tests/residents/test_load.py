@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_drop_folder import LocalDropFolder
-from ingestion_dagster.residents import load
+from ingestion_dagster.residents import load, upkeep
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster_tests.residents.scene import (
     AS_OF,
@@ -260,7 +261,8 @@ def test_a_day_that_is_asked_for_is_the_one_that_counts(residents: Residents) ->
 
 def refused_rows(residents: Residents) -> list[tuple[str, int, str]]:
     return residents.query(
-        "SELECT l.key, f.number, f.code FROM residents.file_rows f JOIN ledger.loads l ON l.id = f.load_id WHERE f.judged = 'refused' ORDER BY 1, 2"
+        "SELECT l.key, f.number, f.code FROM residents.file_rows AS f JOIN ledger.loads AS l ON l.id = f.load_id "
+        "WHERE f.judged = 'refused' ORDER BY 1, 2"
     )
 
 
@@ -372,9 +374,6 @@ def test_a_file_that_is_too_large_is_answered_unread(residents: Residents) -> No
 
 
 def test_a_file_taken_away_before_it_is_read_is_no_trouble_for_others(residents: Residents) -> None:
-    from ingestion_dagster.engine import landing
-    from ingestion_dagster.residents import upkeep
-
     gone = residents.drop("nsss/gone.csv", [nsss(1)])
     with residents.database.connect() as connection:
         upkeep.sync(connection, residents.settings)
@@ -660,8 +659,6 @@ def test_a_run_narrowed_to_one_dataset_takes_no_other(residents: Residents) -> N
 
 
 def test_a_paused_dataset_waits(residents: Residents) -> None:
-    from ingestion_dagster.engine import ledger
-
     residents.run()
     with residents.database.connect() as connection:
         ledger.pause(connection, "residents", "nsss", "under review")
@@ -693,7 +690,8 @@ def test_no_cell_is_in_the_ledger_or_the_log(residents: Residents, caplog: pytes
     assert sorted(residents.statuses().values()) == ["archived", "errored"]
     assert residents.report("nsss", "PROCESSED_a").codes.keys() == {1, 3, 4, 5}
     tables = residents.query(
-        "SELECT format('%%I.%%I', table_schema, table_name) FROM information_schema.tables WHERE table_schema IN ('ledger', 'residents') AND table_type = 'BASE TABLE'",
+        "SELECT format('%%I.%%I', table_schema, table_name) FROM information_schema.tables "
+        "WHERE table_schema IN ('ledger', 'residents') AND table_type = 'BASE TABLE'",
         [],
     )
     kept = str([residents.query(f"SELECT t::text FROM {table} AS t") for (table,) in tables])
