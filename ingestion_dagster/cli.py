@@ -214,6 +214,8 @@ def adopt(
     adopted = runs.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
     for line in adopted.told or ("no tables of another system are here",):
         print(line)
+    for line in adopted.doubts:
+        err.print(f"look at this: {line}", markup=False)
     print(f"{adopted.files} files in the landing zone {'would be' if dry_run else 'are'} marked as done; nothing is loaded")
 
 

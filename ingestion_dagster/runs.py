@@ -205,6 +205,8 @@ class Adopted:
 
     told: tuple[str, ...]
     files: int
+    doubts: tuple[str, ...] = ()
+    """Lines on files that a person should look at."""
 
 
 def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None, *, dry_run: bool = False) -> Adopted:
@@ -218,9 +220,10 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
         return Adopted(told, 0)
     if not told:
         postgres.ready(settings)
-    is_done = pipeline.is_done(settings)
     if dry_run:
-        return Adopted(told, sum((before is None or seen.modified < before) and is_done(seen.key) for seen in zone.landing.list()))
+        standing = [seen for seen in zone.landing.list() if before is None or seen.modified < before]
+        dealt_with, doubts = pipeline.done(settings, standing)
+        return Adopted(told, len(dealt_with), doubts)
     database = postgres.ready(settings)
     limits = Limits.of(settings)
     run_id = f"adopt-{uuid.uuid4().hex[:8]}"
@@ -230,7 +233,8 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
         await_settled(pipeline, settings, connection)
         scope = Scope(pipeline.name, waiting=True, paused=True)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
-        there = [load for load in there if is_done(load.key)]
+        dealt_with, doubts = pipeline.done(settings, [load.stored_object for load in there])
+        there = [load for load in there if load.key in dealt_with]
         with Claims(database, replace(scope, ids=frozenset(load.id for load in there)), run_id, limits) as claims:
             for batch in claims.batches(connection):
                 with connection.transaction():
@@ -238,7 +242,7 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
                 done = [replace(load, status=Status.READY_FOR_ARCHIVING) for load in batch]
                 landing.move(connection, zone, done, lease_seconds=limits.lease_seconds, run_id=run_id)
                 adopted += len(batch)
-    return Adopted(told, adopted)
+    return Adopted(told, adopted, doubts)
 
 
 def _judged(result: "dg.ExecuteInProcessResult") -> RunSummary:

@@ -117,6 +117,11 @@ class Claims:
         """Claim nothing more of a dataset in this run: the next one may be luckier."""
         self._left.add(dataset)
 
+    @property
+    def left(self) -> frozenset[str]:
+        """Datasets that this run claims nothing more of."""
+        return frozenset(self._left)
+
     def _bound_idleness(self, connection: Connection) -> None:
         """A run that falls asleep inside a transaction must not hold its locks for longer than its leases: its successor waits for them."""
         timeout = {"milliseconds": str(int(self.limits.lease_seconds * 1000))}

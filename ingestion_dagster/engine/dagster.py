@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -25,6 +26,8 @@ QUEUE_TAG = "ingestion/queue"
 """Runs with one value of it take turns (dagster.yaml): a pipeline, or one of its jobs that must not wait for another."""
 
 OWNERS = ["team:data-engineering"]
+
+_EARLIEST_DAY = ZoneInfo("Europe/London")
 
 LANDING_DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
 """The day on which a load was discovered, UTC; today exists from its first second."""
@@ -67,7 +70,8 @@ class LoadConfig(dg.Config):
             day = date.fromisoformat(self.as_of)
         except ValueError:
             raise ConfigurationError(f"as_of must be an ISO date such as {now:%Y-%m-%d}") from None
-        if day > now.date():
+        # Where a day begins before UTC's does, today may be tomorrow.
+        if day > max(now.date(), datetime.now(_EARLIEST_DAY).date()):
             raise ConfigurationError("as_of lies in the future")
         return min(now, datetime.combine(day, time.max, UTC))
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
+from ingestion_dagster.engine.drive_calls import Answered
 from ingestion_dagster.engine.drive_media import SHEET, XLSX, file_media
 from ingestion_dagster.engine.drive_pairs import DriveFile, DrivePairs, marked
 from ingestion_dagster.engine.drive_store import DriveStore, RecentDriveStore
@@ -13,6 +15,7 @@ from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.object_store import ObjectStore
 
 _LONGEST_NAME = 600
+_NOT_CONVERTED = (400, 413)
 
 
 class DriveFolder(DropFolder):
@@ -31,10 +34,18 @@ class DriveFolder(DropFolder):
         self._pairs.folder(dataset, INBOUND)
         return f"{dataset}/{INBOUND}/{as_segment(name, _LONGEST_NAME, reversible=True)}"
 
+    def place(self, dataset: str) -> str | None:
+        """See DropFolder."""
+        return f"{self._inbound.url}{self._pairs.folder(dataset, INBOUND)}" if dataset in self._pairs.datasets else None
+
     def put_answer(self, dataset: str, name: str, workbook: Path, mark: str) -> Answer:
-        """See DropFolder. The workbook becomes a Google Sheet of exactly that name."""
+        """See DropFolder. The workbook becomes a Google Sheet of exactly that name; one that is too large for that stays a workbook."""
         fault_point("drop_folder.put_answer.before")
-        put = self._pairs.put(dataset, OUTBOUND, {"name": name, "mimeType": SHEET}, lambda: file_media(workbook, XLSX), mark)
+        media = partial(file_media, workbook, XLSX)
+        try:
+            put = self._pairs.put(dataset, OUTBOUND, {"name": name, "mimeType": SHEET}, media, mark, passed=_NOT_CONVERTED)
+        except Answered:
+            put = self._pairs.put(dataset, OUTBOUND, {"name": name, "mimeType": XLSX}, media, mark)
         fault_point("drop_folder.put_answer.after")
         return _answer(put)
 

@@ -83,10 +83,13 @@ class DrivePairs:
             return None
         return None if found.get("trashed") or folder not in found.get("parents", (folder,)) else found
 
-    def put(self, dataset: str, side: str, body: Mapping[str, Any], media: Callable[[], Any], mark: str) -> DriveFile:
+    def put(
+        self, dataset: str, side: str, body: Mapping[str, Any], media: Callable[[], Any], mark: str, *, passed: tuple[int, ...] = ()
+    ) -> DriveFile:
         """Upload a file, in place of the one of the same mark and name if there is one; its metadata.
 
-        After a lost answer it is looked for before it is made again. Raises ValueError for a mark that is too long.
+        Statuses that are `passed` are raised as `Answered`. After a lost answer it is looked for before it is made again. Raises
+        ValueError for a mark that is too long.
         """
         if len(mark.encode()) > LONGEST_MARK:
             raise ValueError(f"a mark has {LONGEST_MARK} bytes at most")
@@ -108,7 +111,7 @@ class DrivePairs:
                 raise Passing("a file went away") from None
             return done
 
-        with self._open(dataset, side):
+        with self._open(dataset, side, passed):
             return self.calls.call(ask)
 
     def _looked_at(self, dataset: str, side: str) -> dict[str, str]:

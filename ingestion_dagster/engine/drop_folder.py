@@ -92,6 +92,14 @@ class DropFolder(ABC):
         """
         return self.inbound
 
+    @abstractmethod
+    def place(self, dataset: str) -> str | None:
+        """By what a dataset's inbound folder is told from any other there is or was; None for a dataset without one."""
+
+    def shown(self, name: str) -> str:
+        """How `answers` shows the name that `put_answer` was given: a disk cannot have every name."""
+        return name
+
     def closed(self) -> Mapping[str, str]:
         """By dataset, why the last listing of `inbound` could not look into its folder; the others were listed all the same."""
         return {}

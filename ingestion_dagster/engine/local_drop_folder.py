@@ -54,6 +54,14 @@ class LocalDropFolder(DropFolder):
         """See DropFolder."""
         return f"{self._place(dataset, INBOUND)}/{as_segment(name, _LONGEST_NAME)}"
 
+    def place(self, dataset: str) -> str | None:
+        """See DropFolder."""
+        return f"{self.inbound.url}/{dataset}/{INBOUND}" if dataset in self._datasets else None
+
+    def shown(self, name: str) -> str:
+        """See DropFolder."""
+        return self.file_name(f"/{as_segment(name, _LONGEST_NAME - len(_ENDING))}")
+
     def put_answer(self, dataset: str, name: str, workbook: Path, mark: str) -> Answer:  # noqa: ARG002 - the name is the identity
         """See DropFolder."""
         shown = as_segment(name, _LONGEST_NAME - len(_ENDING))

@@ -1,6 +1,6 @@
 """What the command line and the tests may ask of any pipeline, without Dagster."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
 
@@ -82,8 +83,11 @@ class Pipeline:
     """Put back to `ready` what ended without being loaded whole, of this key or of any."""
     predict: Callable[[Settings, str, bytes, str | None], Mapping[str, int]] | None = None
     """What loading a file would do, given its key, its content and an ISO date to go by: counts by word. None: only `check` tells."""
-    is_done: Callable[[Settings], Callable[[str], bool]] = lambda _settings: lambda _key: True
-    """Which files of a living system have been dealt with, by key; asked once, on the first day."""
+    done: Callable[[Settings, Sequence[StoredObject]], tuple[frozenset[str], tuple[str, ...]]] = lambda _settings, objects: (
+        frozenset(seen.key for seen in objects),
+        (),
+    )
+    """Which of the files of a living system have been dealt with, by key, and lines on those that a person should look at."""
     takes_over_loads: bool = False
     """Whether `take_over` knows what has been loaded, so that what stands in the landing zone then has not."""
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()

@@ -38,11 +38,16 @@ _SEARCHED = (
 
 
 class Rejected(Exception):
-    """The API does not take this, and would not if it were asked again. `code` says which kind: api_rejected, api_not_found."""
+    """The API does not take this. `code` says which kind: api_rejected, api_not_found.
 
-    def __init__(self, code: str) -> None:
+    It says so with a plain text of whatever went wrong inside it, its database too: that `may_pass`. What it finds wrong with the call
+    itself will be wrong again.
+    """
+
+    def __init__(self, code: str, *, may_pass: bool = False) -> None:
         super().__init__(code)
         self.code = code
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +254,7 @@ class HereToHelp:
                     raise ConfigurationError(_NOT_THE_API)
                 raise Rejected(NOT_THERE)
             if answer.status >= 400:
-                raise Rejected(REJECTED)
+                raise Rejected(REJECTED, may_pass=answer.status == 400 and _is_text(await _body(answer)))
             body = await _body(answer)
             if _is_page(body):
                 if is_always_there:
@@ -283,6 +288,13 @@ async def _body(answer: "aiohttp.ClientResponse") -> bytes:
         if len(body) > _MAX_BODY:
             raise Transient(BAD_ANSWER, f"the API's answer is larger than {_MAX_BODY} bytes")
     return bytes(body)
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), str)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _request(found: Mapping[str, Any]) -> HelpRequest:

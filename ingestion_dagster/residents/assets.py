@@ -4,7 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import date
+from dataclasses import replace
+from datetime import date, datetime
 from typing import Any
 
 import dagster as dg
@@ -34,6 +35,7 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.checks import API_KEY, CHECK_SPECS, DROP_FOLDER_KEY, check_results
 from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.dates import LONDON
 from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
 from ingestion_dagster.residents.model import OUTAGE
 from ingestion_dagster.residents.places import drop_folder
@@ -115,7 +117,7 @@ def residents_files(context: dg.AssetExecutionContext, config: ResidentsConfig, 
 def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingestion: Ingestion) -> Iterator[Any]:
     """One run of the load step: what it is narrowed to, the load, and what there is to tell about it."""
     settings = ingestion.settings()
-    config.clock()
+    as_of = day_asked_for(config)
     selected = frozenset(key.path[-1] for key in context.selected_asset_keys)
     partitions = partitions_asked_for(context)
     if config.replay and partitions is None:
@@ -123,7 +125,7 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
     if config.replay and config.only_errored:
         raise ConfigurationError("replay loads what is archived, only_errored what is errored: ask for one of them")
     scope = Scope(PIPELINE, selected, partitions)
-    job = Job.of(settings, date.fromisoformat(config.as_of) if config.as_of else None)
+    job = Job.of(settings, as_of)
     limits = Limits.of(settings)
     database = ingestion.database()
     with database.connect() as connection:
@@ -136,9 +138,11 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
         upkeep.write_missing_reports(connection, settings)
         outcome = ResidentsOutcome()
         try:
-            with Claims(database, narrowed(connection, scope, job.zone, config, run_id), run_id, limits) as claims:
+            with Claims(database, narrow(connection, scope, job, config, run_id), run_id, limits) as claims:
                 load_residents(claims, job, connection, database, outcome)
-            refuse_closed_folders(job, selected)
+            if "dagster/sensor_name" not in context.run.tags:
+                # Nobody waits for a sensor's run: the alert and the daily check tell of it, and no dataset waits for another's folder.
+                refuse_closed_folders(job, selected)
         except Exception as error:
             yield from committed(context, database, outcome, settings)
             tell_of_files(connection, settings, outcome, run_id)
@@ -153,6 +157,26 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
             yield from [each] if context.has_partition_key else evaluated(each)
         tell_of_files(connection, settings, outcome, run_id)
         failed_checks_alert(connection, settings, PIPELINE, run_id, failed_names(results))
+
+
+def day_asked_for(config: LoadConfig) -> date | None:
+    """The day, in London, by which rows are to be judged; None: today. Raises `ConfigurationError` for none, and one to come."""
+    if config.as_of is None:
+        return None
+    try:
+        day = date.fromisoformat(config.as_of)
+    except ValueError:
+        raise ConfigurationError("as_of must be an ISO date such as 2026-11-20") from None
+    if day > datetime.now(LONDON).date():
+        raise ConfigurationError("as_of lies in the future")
+    return day
+
+
+def narrow(connection: Connection, scope: Scope, job: Job, config: LoadConfig, run_id: str) -> Scope:
+    """What a run may claim; `only_errored` means files that were refused, or not sent whole."""
+    if config.only_errored:
+        return replace(scope, ids=frozenset(row_ledger.retry(connection, scope).ready))
+    return narrowed(connection, scope, job.zone, config, run_id)
 
 
 def refuse_closed_folders(job: Job, selected: frozenset[str]) -> None:

@@ -15,9 +15,6 @@ from ingestion_dagster.residents.send import send
 
 log = logging.getLogger(__name__)
 
-UNPROVEN_LIMIT = 10
-"""Attempts after which a row is given up if no other row has got through beside it, as it would in an outage."""
-
 _PASSES = 3
 _PAUSES = (0.5, 2.0)
 _AHEAD = 8
@@ -48,11 +45,10 @@ class Turn:
 
 @dataclass(slots=True)
 class Sent:
-    """What came of sending: whether every row is over, how many were ended, and how many of them failed."""
+    """What came of sending: whether every row is over, and how many were ended."""
 
     is_over: bool = False
     ended: int = 0
-    quarantined: int = 0
 
 
 @dataclass(slots=True)
@@ -64,7 +60,11 @@ class Dispatch:
     locks: Locks
     in_flight: int
     max_attempts: int
+    unproven_limit: int
+    """As `max_attempts`, while no other row has got through: in an outage none does."""
     now: Callable[[], datetime]
+    in_hand: frozenset[int] = frozenset()
+    """Rows that were being sent when the API gave way."""
     _latest: dict[int, Progress] = field(default_factory=dict)
     _left: list[Due] = field(default_factory=list)
     _held_up: set[int] = field(default_factory=set)
@@ -149,9 +149,10 @@ class Dispatch:
             self._latest[due.row_id] = progress
             progress = await send(self.api, due.prepared, progress, self._saving(due.row_id), self.now)
             self._proven = self._proven or progress.step == Step.DONE
-            self._count(progress)
+            self._sent.ended += 1
         except Transient as trouble:
             if trouble.code in OUTAGE:
+                self.in_hand = self.in_hand or frozenset(self._latest)
                 raise
             await self._not_through(due, trouble)
         finally:
@@ -173,10 +174,10 @@ class Dispatch:
         self._last_trouble = trouble
         latest = self._latest[due.row_id]
         latest = replace(latest, attempts=latest.attempts + 1)
-        limit = self.max_attempts if self._proven else UNPROVEN_LIMIT
+        limit = self.max_attempts if self._proven else self.unproven_limit
         if latest.attempts >= limit:
             latest = replace(latest, step=Step.FAILED, action=Action.FAILED, code=trouble.code)
-            self._count(latest)
+            self._sent.ended += 1
         else:
             self._leave(due)
         await self.journal.save(due.row_id, latest)
@@ -185,10 +186,6 @@ class Dispatch:
     def _leave(self, due: Due) -> None:
         self._left.append(due)
         self._held_up.add(due.person)
-
-    def _count(self, progress: Progress) -> None:
-        self._sent.ended += 1
-        self._sent.quarantined += progress.step == Step.QUARANTINED
 
     def _saving(self, row_id: int) -> Callable[[Progress], Awaitable[None]]:
         async def save(progress: Progress) -> None:

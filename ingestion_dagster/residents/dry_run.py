@@ -13,8 +13,9 @@ from ingestion_dagster.engine.errors import ConfigurationError, Refused
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.dates import LONDON
 from ingestion_dagster.residents.identity import Hasher, hasher
-from ingestion_dagster.residents.load import LONDON, rules
+from ingestion_dagster.residents.load import rules
 from ingestion_dagster.residents.model import Prepared, RowStatus
 from ingestion_dagster.residents.places import NAMES, api_address
 from ingestion_dagster.settings import Settings
@@ -47,6 +48,8 @@ def predict(connection: Connection, settings: Settings, by: Hasher, dataset: str
 
     kind = DATASETS[dataset]
     counts: Counter[str] = Counter()
+    if len(raw) > settings.residents_max_file_bytes:
+        return Counter({REFUSED_FILES: 1})
     try:
         sheet = sheets.read(name, raw, kind)
     except Refused:

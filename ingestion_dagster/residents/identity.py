@@ -43,6 +43,11 @@ class Hasher:
         """The hash of some words, in this order."""
         return hmac.digest(self._key, orjson.dumps(words), "sha256")[:_BYTES]
 
+    @property
+    def fingerprint(self) -> bytes:
+        """By what the key can be known again, and not guessed."""
+        return self.of("fingerprint")
+
     def of_file(self, raw: bytes) -> str:
         """The hash of a file's content, in hex."""
         return hmac.digest(self._key, raw, "sha256").hex()
@@ -78,15 +83,15 @@ def _contacts(request: Mapping[str, Any]) -> list[str]:
 def hasher(settings: Settings) -> Hasher:
     """The hasher of this installation. Without a key of its own one is made, once, below the home.
 
-    Raises `ConfigurationError` for a key that is too short, and in production without one.
+    Raises `ConfigurationError` for a key that is too short, and without one anywhere but on a laptop: machines have to share it.
     """
     if settings.residents_hash_key is not None:
         key = settings.residents_hash_key.get_secret_value().encode()
         if len(key) < _SHORTEST_KEY:
             raise ConfigurationError(f"INGESTION_RESIDENTS_HASH_KEY is shorter than {_SHORTEST_KEY} characters")
         return Hasher(key)
-    if settings.environment == "production":
-        raise ConfigurationError("production needs a key of its own for the ledger's hashes: set INGESTION_RESIDENTS_HASH_KEY")
+    if settings.environment != "local":
+        raise ConfigurationError(f"{settings.environment} needs a key of its own for the ledger's hashes: set INGESTION_RESIDENTS_HASH_KEY")
     return Hasher(_own_key(settings.home_folder / "residents.key"))
 
 

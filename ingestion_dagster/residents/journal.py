@@ -48,47 +48,49 @@ class Journal:
         self._connection = connection
         self._load_id = load_id
         self._waiting: dict[int, Progress] = {}
-        self._next: asyncio.Future[None] | None = None
-        self._busy = asyncio.Lock()
+        self._told = asyncio.get_running_loop().create_future()
+        self._writer: asyncio.Task[None] | None = None
 
     @classmethod
     @asynccontextmanager
     async def open(cls, database: Database, load_id: int) -> AsyncIterator["Journal"]:
         """A journal for the rows of one load. Raises `Transient` if the database gives way."""
         async with _session(database) as connection:
-            yield cls(connection, load_id)
+            journal = cls(connection, load_id)
+            try:
+                yield journal
+            finally:
+                if journal._writer is not None:
+                    await asyncio.wait([journal._writer])
 
     async def save(self, row_id: int, progress: Progress) -> None:
         """Write down how far a row has come; durable when this returns. Raises `Transient`."""
         self._waiting[row_id] = progress
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-            self._next.add_done_callback(_retrieved)
-            mine = self._next
-            async with self._busy:
-                await self._flush()
-        else:
-            mine = self._next
-        await asyncio.shield(mine)
+        told = self._told
+        if self._writer is None or self._writer.done():
+            # A task of its own: whoever waits may be cancelled, the others' steps are written all the same.
+            self._writer = asyncio.create_task(self._write())
+        await asyncio.shield(told)
 
-    async def _flush(self) -> None:
-        batch, self._waiting = self._waiting, {}
-        done, self._next = self._next, None
-        assert done is not None
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, {}
+            told, self._told = self._told, asyncio.get_running_loop().create_future()
+            told.add_done_callback(_retrieved)
+            try:
+                await self._flush(batch)
+            except BaseException as error:
+                told.set_exception(Transient("database_gave_way", type(error).__name__))
+                if not isinstance(error, psycopg.Error):
+                    raise
+            else:
+                told.set_result(None)
+
+    async def _flush(self, batch: dict[int, Progress]) -> None:
         steps = [{"id": row_id, **asdict(progress)} for row_id, progress in sorted(batch.items())]
         fault_point("residents.journal.before")
-        try:
-            await self._connection.execute(sql.SAVE, {"load_id": self._load_id, "progress": json.dumps(steps)})
-        except BaseException as error:
-            failure = Transient("database_gave_way", type(error).__name__)
-            if not done.done():
-                done.set_exception(failure)
-            if isinstance(error, psycopg.Error):
-                raise failure from None
-            raise
+        await self._connection.execute(sql.SAVE, {"load_id": self._load_id, "progress": json.dumps(steps)})
         fault_point("residents.journal.after")
-        if not done.done():
-            done.set_result(None)
 
 
 def _retrieved(future: asyncio.Future[None]) -> None:

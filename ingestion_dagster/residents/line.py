@@ -6,11 +6,18 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TypeVar
 
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.residents.api_client import HereToHelp, open_api
 from ingestion_dagster.residents.places import ApiAddress
 from ingestion_dagster.settings import Settings
 
 T = TypeVar("T")
+
+_PING_SECONDS = 5.0
+
+
+async def _ping(api: HereToHelp) -> None:
+    await asyncio.wait_for(api.ping(), _PING_SECONDS)
 
 
 class Line:
@@ -29,14 +36,26 @@ class Line:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if self._api is not None:
-                self._runner.run(self._stack.aclose())
+            self._runner.run(self._closed())
         finally:
             self._runner.close()
 
     def run(self, work: Callable[[HereToHelp], Awaitable[T]]) -> T:
         """Do something with the API until it is done."""
         return self._runner.run(self._with_api(work))
+
+    def answers(self) -> bool:
+        """Whether the API says that it is well, asked anew and without patience; whoever sends next has all the patience again."""
+        try:
+            self._runner.run(self._closed())
+            self.run(_ping)
+        except (Transient, ConfigurationError, TimeoutError):
+            return False
+        return True
+
+    async def _closed(self) -> None:
+        self._api = None
+        await self._stack.aclose()
 
     async def _with_api(self, work: Callable[[HereToHelp], Awaitable[T]]) -> T:
         if self._api is None:

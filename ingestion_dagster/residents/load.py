@@ -4,11 +4,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import psycopg
 
@@ -24,8 +24,9 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.engine.verdicts import internal_error, kind_of, unread
 from ingestion_dagster.residents import outbound, row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.dates import LONDON
 from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON
-from ingestion_dagster.residents.model import Judged, RowReport, RowStatus, Rules
+from ingestion_dagster.residents.model import OUTAGE, Judged, RowReport, RowStatus, Rules
 from ingestion_dagster.residents.outbound import COMPLETE, PARTIAL, REFUSED, Place, place
 from ingestion_dagster.residents.people import Groups, keys_of, lock_ids
 from ingestion_dagster.residents.places import api_address, drop_folder, zone
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONDON = ZoneInfo("Europe/London")
+UNPROVEN_LIMIT = 10
+"""Attempts after which a row is given up that the API fails at, though no other got through beside it, as in an outage."""
+
+SERVER_ERROR = "http_server_error"
 
 _REJECTED = (RowStatus.REFUSED, RowStatus.FAILED, RowStatus.QUARANTINED)
 _ENTERED_AT_ONCE = 5000
@@ -96,12 +100,17 @@ class ResidentsOutcome(Outcome):
     """Why some files could not be read or sent; the run goes on with what it can, and fails at its end."""
 
 
-class _ApiGaveWay(Exception):
-    """Sending makes no sense for now, whatever the dataset."""
+class _GaveWay(Exception):
+    """A file cannot be dealt with for now, which is no fault of its own: `for_all` if that may hold for every dataset."""
 
-    def __init__(self, error: Transient | ConfigurationError) -> None:
+    def __init__(
+        self, error: Transient | ConfigurationError, why: str, *, for_all: bool = False, rows_in_hand: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__(kind_of(error))
         self.error = error
+        self.why = why
+        self.for_all = for_all
+        self.rows_in_hand = rows_in_hand
 
 
 def load_residents(
@@ -137,17 +146,20 @@ def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
         verdict = file.verdict()
         with file.connection.transaction():
             ledger.settle(file.connection, [verdict])
+            if file.is_gone and verdict.to != Status.READY:
+                row_ledger.close(file.connection, load.id)
     except ledger.ClaimLost:
         log.warning("load_id=%s: its lease ran out and another run took it; the rows that were sent are noted", load.id)
         return []
-    except _FolderGaveWay as gave_way:
+    except _GaveWay as gave_way:
+        _give_back(file.connection, load, outcome, gave_way.why)
+        if gave_way.for_all and not (gave_way.rows_in_hand and file.line.answers()):
+            raise gave_way.error from None
+        # The API is well, and these rows are what it fails at; or a folder of this dataset is closed. Others go on.
+        row_ledger.charge(file.connection, gave_way.rows_in_hand, limit=UNPROVEN_LIMIT, code=SERVER_ERROR)
         file.claims.leave(load.dataset or "")
         outcome.trouble = outcome.trouble or gave_way.error
-        _give_back(file.connection, load, outcome, "its folder gave way")
         return []
-    except _ApiGaveWay as gave_way:
-        _give_back(file.connection, load, outcome, "the API gave way")
-        raise gave_way.error from None
     except psycopg.Error as error:
         # What the database says may quote a row.
         failure = kind_of(error)
@@ -174,17 +186,10 @@ def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
 
 def _give_back(connection: Connection, load: Load, outcome: ResidentsOutcome, why: str) -> None:
     verdict = Verdict(load, Status.READY, why=why)
-    with connection.transaction():
+    # If that fails, the lease has gone to somebody else, or will end.
+    with suppress(psycopg.Error, ledger.ClaimLost), connection.transaction():
         ledger.settle(connection, [verdict])
     outcome.count([verdict])
-
-
-class _FolderGaveWay(Exception):
-    """A dataset's folders cannot be read, or no report written there: that is no file's fault."""
-
-    def __init__(self, error: Transient | ConfigurationError) -> None:
-        super().__init__(kind_of(error))
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -202,6 +207,8 @@ class _File:
     rows: list[RowReport] = field(default_factory=list)
     file_status: str = ""
     links: list[str] = field(default_factory=list)
+    is_gone: bool = False
+    rows_in_hand: frozenset[int] = frozenset()
 
     def verdict(self) -> Verdict:
         """What becomes of the load. Raises what `_settled` tells apart."""
@@ -217,10 +224,8 @@ class _File:
             )  # fmt: skip
         try:
             return replace(self._loaded(raw), content_hash=content_hash, bytes=len(raw))
-        except (psycopg.Error, ledger.ClaimLost, _ApiGaveWay, _FolderGaveWay):
+        except (Transient, ConfigurationError, psycopg.Error, ledger.ClaimLost, _GaveWay):
             raise
-        except (Transient, ConfigurationError) as error:
-            raise _FolderGaveWay(error) from None
         except Exception as error:  # noqa: BLE001 - a defect that one file brings to light is not its neighbours' trouble
             log.error("load_id=%s error=%s", self.load.id, kind_of(error))
             _log_place(error)
@@ -232,15 +237,16 @@ class _File:
         try:
             return b"" if too_large else self.job.zone.landing.read(self.load.stored_object)
         except (Missing, Changed) as error:
+            self.is_gone = True
             return unread(self.load, error, self.claims.limits.max_attempts)
         except Refused as refused:
             return self._refused(b"", refused.problems)
         except ConfigurationError as error:
-            raise _FolderGaveWay(error) from None
+            raise _GaveWay(error, "its folder cannot be read") from None
         except Transient as error:
             if self.load.alone or self._others_can_be_read():
                 return unread(self.load, error, self.claims.limits.max_attempts)
-            raise _FolderGaveWay(error) from None
+            raise _GaveWay(error, "its folder cannot be read") from None
 
     def _others_can_be_read(self) -> bool:
         """Whether the drop folder answers at all."""
@@ -261,7 +267,7 @@ class _File:
         except Refused as refused:
             return self._refused(raw, refused.problems)
         record = row_ledger.begin(self.connection, self.load.id, self.job.as_of, asked=self.job.asked)
-        problems, people = self._enter(sheet, dataset, self.job.rules(record.as_of))
+        problems, people = self._enter(sheet, dataset, self.job.rules(record.as_of), entered=record.entered)
         sent = self._send(sheet, dataset, self.job.rules(record.as_of), people)
         seconds = time.monotonic() - self.started
         if sent is not None and not sent.is_over:
@@ -286,27 +292,30 @@ class _File:
             problems=_kept(problems),
         )
 
-    def _enter(self, sheet: "Sheet", dataset: Dataset, by: Rules) -> tuple[list[Problem], dict[int, int]]:
-        """Judge every row and enter it into the ledger, before the first is sent; what there is to say, and whose each row is."""
+    def _enter(self, sheet: "Sheet", dataset: Dataset, by: Rules, *, entered: bool) -> tuple[list[Problem], dict[int, int]]:
+        """Judge every row and enter it into the ledger, before the first is sent; what there is to say, and whose each row is.
+
+        In a later turn all of them are `entered` already.
+        """
         entries: list[Entry] = []
         problems: list[Problem] = []
         groups = Groups()
-        persons: dict[bytes, tuple[bytes | None, bytes | None]] = {}
         of_ledger = row_ledger.dataset_id(self.connection, dataset.name)
         number = 0
         for number, cells in sheet.rows():
             judged = dataset.judge(cells, number, by)
-            entry = self._entry(number, judged, dataset, persons)
-            said = judged.problems if entry.code != COLLISION.code else (*judged.problems, _collision(number))
-            problems += [problem for problem in said if problem is not judged.reason or judged.status == RowStatus.REFUSED]
+            problems += [problem for problem in judged.problems if problem is not judged.reason or judged.status == RowStatus.REFUSED]
             if judged.prepared is not None:
                 groups.add(number, keys_of(judged.prepared, dataset.name))
-            entries.append(entry)
+            if entered:
+                continue
+            entries.append(self._entry(number, judged, dataset))
             if len(entries) == _ENTERED_AT_ONCE:
                 self._enter_some(of_ledger, entries, dataset)
                 entries = []
-        self._enter_some(of_ledger, entries, dataset)
-        row_ledger.end_of_file(self.connection, self.load.id, number)
+        if not entered:
+            self._enter_some(of_ledger, entries, dataset)
+            row_ledger.end_of_file(self.connection, self.load.id, number)
         return problems, {number: person for person, group in enumerate(groups.groups()) for number in group.rows}
 
     def _enter_some(self, of_ledger: int, entries: Sequence[Entry], dataset: Dataset) -> None:
@@ -315,17 +324,12 @@ class _File:
             row_ledger.enter(self.connection, self.load.id, of_ledger, entries, ids_name_people=dataset.name not in IDS_NAME_NO_PERSON)
             fault_point("residents.enter.after")
 
-    def _entry(self, number: int, judged: Judged, dataset: Dataset, persons: dict[bytes, tuple[bytes | None, bytes | None]]) -> Entry:
-        """A row on its way into the ledger; refused if an earlier one of the file has its id and is somebody else."""
+    def _entry(self, number: int, judged: Judged, dataset: Dataset) -> Entry:
+        """A row on its way into the ledger."""
+        message = _messages(judged) or None
         if judged.prepared is None:
-            reason = judged.reason
-            return Entry(number, judged.status, code=reason.code if reason else None, message=_messages(judged))
-        known_by = self.job.place.hasher.of_row(dataset.name, judged.prepared)
-        if dataset.name not in IDS_NAME_NO_PERSON:
-            first = persons.setdefault(known_by.identity, (known_by.nhs_hash, known_by.name_hash))
-            if _somebody_else(first, (known_by.nhs_hash, known_by.name_hash)):
-                return Entry(number, RowStatus.REFUSED, code=COLLISION.code, message=COLLISION.message)
-        return Entry(number, RowStatus.PENDING, known_by, message=_messages(judged) or None)
+            return Entry(number, judged.status, code=judged.reason.code if judged.reason else None, message=message)
+        return Entry(number, RowStatus.PENDING, self.job.place.hasher.of_row(dataset.name, judged.prepared), message=message)
 
     def _send(self, sheet: "Sheet", dataset: Dataset, by: Rules, people: dict[int, int]) -> "Sent | None":
         """Send what is not over yet; None if everything is."""
@@ -345,8 +349,10 @@ class _File:
 
         try:
             return self.line.run(partial(self._dispatched, due()))
-        except (Transient, ConfigurationError) as error:
-            raise _ApiGaveWay(error) from None
+        except ConfigurationError as error:
+            raise _GaveWay(error, "the API does not let us in", for_all=True) from None
+        except Transient as error:
+            raise _GaveWay(error, "rows are left", for_all=error.code in OUTAGE, rows_in_hand=self.rows_in_hand) from None
 
     async def _dispatched(self, due: "Iterator[Due]", api: "HereToHelp") -> "Sent":
         from ingestion_dagster.residents.dispatch import Dispatch, Turn
@@ -357,13 +363,18 @@ class _File:
             Journal.open(self.database, self.load.id) as journal,
             Locks.open(self.database, self.claims.limits.lease_seconds) as locks,
         ):
-            dispatch = Dispatch(api, journal, locks, settings.residents_requests_in_flight, self.claims.limits.max_attempts, self.job.now)
-            return await dispatch.send_all(due, Turn(self.until, settings.residents_turn_seconds, self._others_wait))
+            in_flight, most = settings.residents_requests_in_flight, self.claims.limits.max_attempts
+            dispatch = Dispatch(api, journal, locks, in_flight, most, UNPROVEN_LIMIT, self.job.now)
+            try:
+                return await dispatch.send_all(due, Turn(self.until, settings.residents_turn_seconds, self._others_wait))
+            finally:
+                self.rows_in_hand = dispatch.in_hand
 
     def _others_wait(self) -> bool:
         """Whether files of another dataset wait for their turn. Asked from another thread, so by a connection of its own."""
         with self.database.connect() as connection:
-            return bool(ledger.claimable_datasets(connection, self.claims.scope).keys() - {self.load.dataset})
+            waiting = ledger.claimable_datasets(connection, self.claims.scope).keys()
+        return bool(waiting - {self.load.dataset} - self.claims.left)
 
     def _refused(self, raw: bytes, problems: Iterable[Problem]) -> Verdict:
         """A file of which nothing was sent."""
@@ -378,7 +389,10 @@ class _File:
         row_ledger.finish(
             self.connection, self.load.id, status=record.status or "", header_row=record.header_row, problems=kept, seconds=record.seconds
         )
-        self.links = outbound.write(self.connection, self.job.place, self.load, raw, sheet, replace(record, problems=kept), self.rows)
+        try:
+            self.links = outbound.write(self.connection, self.job.place, self.load, raw, sheet, replace(record, problems=kept), self.rows)
+        except (Transient, ConfigurationError) as error:
+            raise _GaveWay(error, "its report cannot be written") from None
 
     def tell(self, verdict: Verdict, outcome: ResidentsOutcome) -> None:
         """Log what came of the file, and keep what a person has to know of."""
@@ -405,27 +419,17 @@ def too_large(settings: Settings) -> Problem:
     )
 
 
-def _collision(number: int) -> Problem:
-    return replace(COLLISION, place=f"row {number}")
-
-
 def _messages(judged: Judged) -> str:
     """Everything said of a row that is not sent, for its line in the report."""
     return "; ".join(f"{problem.place.partition(', ')[2] or 'the row'}: {problem.message}" for problem in judged.problems)
 
 
-def _somebody_else(one: tuple[bytes | None, bytes | None], other: tuple[bytes | None, bytes | None]) -> bool:
-    """Whether neither NHS number nor names agree, and one of them is known of both."""
-    pairs = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine is not None and theirs is not None]
-    return bool(pairs) and not any(mine == theirs for mine, theirs in pairs)
-
-
 def _unsent(rows: Sequence[RowReport]) -> list[Problem]:
-    """Rows that the API did not take, as problems."""
+    """Rows that the ledger refused or the API did not take, as problems."""
     return [
-        Problem(row.reason_code or "api_error", f"row {row.number}", row.message)
+        Problem(row.reason_code or SERVER_ERROR, f"row {row.number}", row.message)
         for row in rows
-        if row.status in (RowStatus.FAILED, RowStatus.QUARANTINED)
+        if row.status in (RowStatus.FAILED, RowStatus.QUARANTINED) or row.reason_code == COLLISION.code
     ]
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 import orjson
 
+from ingestion_dagster.residents.dates import LONDON
 from ingestion_dagster.residents.model import Note
 
-_LONDON = ZoneInfo("Europe/London")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -20,7 +19,7 @@ def written(note: Note, now: datetime) -> str:
 
 def note_date(now: datetime) -> str:
     """A moment as notes bear it, on London's clock and in English whatever the locale: `Tue, 23 Feb 2021 15:18:33 GMT`."""
-    local = now.astimezone(_LONDON)
+    local = now.astimezone(LONDON)
     day, month = _DAYS[local.weekday()], _MONTHS[local.month - 1]
     return f"{day}, {local.day:02d} {month} {local.year} {local:%H:%M:%S} {local.tzname()}"
 

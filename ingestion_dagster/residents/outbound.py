@@ -3,22 +3,24 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.drop_folder import DropFolder
-from ingestion_dagster.engine.errors import Refused
+from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.verdicts import kind_of
 from ingestion_dagster.residents import report, row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.dates import LONDON
 from ingestion_dagster.residents.identity import Hasher, hasher, sha256
 from ingestion_dagster.residents.model import FileReport, RowReport
 from ingestion_dagster.residents.row_ledger import FileRecord
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 20
+_LOCK = 0x7E5_1DE_17
+_REPORTS = 0x7E51DE
 _DAY_SECONDS = 86_400
 
 COMPLETE, PARTIAL, REFUSED = "complete", "partial", "refused"
@@ -43,6 +47,7 @@ class Place:
     hasher: Hasher
     scratch: Path
     """Where they are made, below the home."""
+    today: Callable[[], date] = lambda: datetime.now(LONDON).date()
 
 
 def place(settings: Settings, folder: DropFolder) -> Place:
@@ -77,50 +82,87 @@ def write(
     )
     wanted = report.names(dataset, name, record.day, refused=record.status == REFUSED)
     names = row_ledger.reserve(connection, load.id, row_ledger.dataset_id(connection, dataset), wanted)
-    links = []
+    links: list[str] = []
+    # A report that is written again and a retry of its file take turns.
+    connection.execute("SELECT pg_advisory_lock(%s, %s)", [_REPORTS, load.id])
+    try:
+        _put(connection, place, load, told, sheet, names, links)
+    finally:
+        connection.execute("SELECT pg_advisory_unlock(%s, %s)", [_REPORTS, load.id])
+    return links
+
+
+def _put(
+    connection: Connection, place: Place, load: Load, told: FileReport, sheet: "Sheet | None", names: Sequence[str], links: list[str]
+) -> None:
     place.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.scratch) as scratch:
         for part, workbook in enumerate(report.write(told, sheet, Path(scratch))):
             mark = place.hasher.of("report", load.landing_zone, load.key, load.version, str(part)).hex()
             fault_point("residents.report.before")
-            answer = place.folder.put_answer(dataset, names[part], workbook, mark)
+            answer = place.folder.put_answer(told.dataset, names[part], workbook, mark)
             fault_point("residents.report.after")
             row_ledger.written(connection, load.id, part, answer.url)
             links.append(answer.url)
-    return links
 
 
 def write_missing(connection: Connection, place: Place, zone: Zone, *, rows: int = 2**31 - 1) -> int:
     """Write again the reports that are gone from the outbound folders while their files still stand in the inbound ones; how many files.
 
-    From the ledger and the file itself: nothing is sent. Only of files of at most so many rows. Raises `Transient` and
-    `ConfigurationError` as a drop folder does.
+    Also those of files that were given up without one. From the ledger and the file itself: nothing is sent. Only of files of at most so
+    many rows. One at a time does this, and a folder that gives way is asked the next time.
     """
-    reported = row_ledger.reported(connection, rows=rows)
-    there = {dataset: {answer.name for answer in place.folder.answers(dataset)} for dataset in {each[1] for each in reported}}
-    gone = [load_id for load_id, dataset, names in reported if not there[dataset].issuperset(names)]
-    written = 0
-    for load in ledger.loads(connection, gone[:_AT_ONCE]) if gone else []:
-        if _written_again(connection, place, zone, load):
-            written += 1
-        else:
-            row_ledger.let_go(connection, load.id)
+    if connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
+        return 0
+    try:
+        gone = _gone(connection, place, rows)[:_AT_ONCE]
+        return sum(_tried(connection, place, zone, load) for load in (ledger.loads(connection, gone) if gone else []))
+    finally:
+        connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+
+
+def _gone(connection: Connection, place: Place, rows: int) -> list[int]:
+    """Loads whose reports are not in the outbound folders."""
+    by_dataset: dict[str, list[tuple[int, list[str]]]] = {}
+    for load_id, dataset, names in row_ledger.reported(connection, rows=rows):
+        by_dataset.setdefault(dataset, []).append((load_id, names))
+    gone = row_ledger.unreported(connection)
+    for dataset, reports in by_dataset.items():
+        try:
+            there = {answer.name for answer in place.folder.answers(dataset)}
+        except (Transient, ConfigurationError) as error:
+            log.warning("the outbound folder of %s could not be looked through (%s)", dataset, kind_of(error))
+            continue
+        gone += [load_id for load_id, names in reports if not there.issuperset(map(place.folder.shown, names))]
+    return sorted(gone)
+
+
+def _tried(connection: Connection, place: Place, zone: Zone, load: Load) -> bool:
+    try:
+        written = _written_again(connection, place, zone, load)
+    except (Transient, ConfigurationError) as error:
+        log.warning("load_id=%s: its report is gone and could not be written again (%s)", load.id, kind_of(error))
+        return False
+    if written:
+        log.info("load_id=%s: its report was gone and has been written again", load.id)
+    else:
+        row_ledger.let_go(connection, load.id)
     return written
 
 
 def _written_again(connection: Connection, place: Place, zone: Zone, load: Load) -> bool:
+    """False if the file is gone, too: whoever has taken it away has done with it."""
     from ingestion_dagster.residents import sheets
 
     record = row_ledger.file_record(connection, load.id)
-    if record is None or load.landing_zone != zone.landing.url:
+    if load.landing_zone != zone.landing.url:
         return False
-    try:
-        raw = zone.landing.read(load.stored_object)
-    except (Missing, Changed):
-        # Whoever has taken the file away, too, has done with it.
+    if record is None or record.status is None:
+        today = place.today()
+        record = FileRecord(today, today, REFUSED, problems=load.problems)
+    raw = _content(connection, place, zone, load)
+    if raw is None:
         return False
-    except Refused:
-        raw = b""
     sheet = None
     if record.status != REFUSED:
         try:
@@ -128,5 +170,23 @@ def _written_again(connection: Connection, place: Place, zone: Zone, load: Load)
         except Refused:
             return False
     write(connection, place, load, raw, sheet, record, row_ledger.states(connection, load.id))
-    log.info("load_id=%s: its report was gone and has been written again", load.id)
     return True
+
+
+def _content(connection: Connection, place: Place, zone: Zone, load: Load) -> bytes | None:
+    """The file of a load, or one of the same content that has taken its place; None if neither is there."""
+    try:
+        return zone.landing.read(load.stored_object)
+    except Refused:
+        return b""
+    except Missing:
+        return None
+    except Changed:
+        pass
+    try:
+        found = zone.landing.find(load.key)
+        raw = zone.landing.read(found) if found else None
+    except (Missing, Changed, Refused):
+        return None
+    is_same = raw is not None and place.hasher.of_file(raw) == row_ledger.content_hash(connection, load.id)
+    return raw if is_same else None

@@ -26,13 +26,14 @@ def _check(settings: Settings, key: str, raw: bytes, _beside: object) -> tuple[P
 
     from ingestion_dagster.residents import load
     from ingestion_dagster.residents.check import check_file
+    from ingestion_dagster.residents.dates import LONDON
 
     name = key.partition("/")[0]
     if name not in places.NAMES:
         return (Problem("unknown_dataset", "the whole file", f"say which it is for: --dataset, one of {', '.join(places.NAMES)}"),)
     if len(raw) > settings.residents_max_file_bytes:
         return (load.too_large(settings),)
-    return check_file(key.rpartition("/")[2], raw, name, load.rules(settings, datetime.now(load.LONDON).date()))
+    return check_file(key.rpartition("/")[2], raw, name, load.rules(settings, datetime.now(LONDON).date()))
 
 
 def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:
@@ -81,5 +82,5 @@ RESIDENTS = Pipeline(
     landing_key=places.landing_key,
     retry=_retry,
     predict=_predict,
-    is_done=first_day.is_done,
+    done=first_day.done,
 )

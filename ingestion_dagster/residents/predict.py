@@ -1,6 +1,6 @@
 """What the API would make of a row, told by calls that change nothing."""
 
-from ingestion_dagster.residents.api_client import HereToHelp
+from ingestion_dagster.residents.api_client import HereToHelp, Rejected
 from ingestion_dagster.residents.find import find
 from ingestion_dagster.residents.model import Action, Prepared
 
@@ -10,4 +10,8 @@ async def predict(api: HereToHelp, prepared: Prepared) -> Action:
 
     The API can only be searched by names: a row that lacks one is said to create a request, though it may match.
     """
-    return Action.CREATED if await find(api, prepared) is None else Action.MATCHED
+    try:
+        return Action.CREATED if await find(api, prepared) is None else Action.MATCHED
+    except Rejected:
+        # What was listed a moment ago is gone.
+        return Action.CREATED

@@ -16,6 +16,7 @@ from ingestion_dagster.residents.model import Action, RowReport, RowStatus, Step
 
 ALREADY_DONE = "already_done"
 FORGOTTEN = "forgotten"
+FILE_GONE = "file_gone"
 
 COLLISION = Problem(
     "dedupe_collision",
@@ -41,6 +42,8 @@ class FileRecord:
     header_row: int | None = None
     problems: tuple[Problem, ...] = ()
     seconds: float = 0.0
+    entered: bool = False
+    """Whether all its rows are in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,23 @@ def dataset_id(connection: Connection, name: str) -> int:
 
 
 def begin(connection: Connection, load_id: int, as_of: date, *, asked: bool) -> FileRecord:
-    """Begin with a file, or go on with it: it keeps the day that it was begun with, unless another was `asked` for."""
-    row = connection.execute(sql.BEGIN, {"load_id": load_id, "as_of": as_of, "day": as_of, "asked": asked}).fetchone()
+    """Begin with a file, or go on with it.
+
+    It keeps the day that it was begun with, unless another was `asked` for and nothing of it has been sent.
+    """
+    free = asked and connection.execute(sql.ANY_SENT, {"load_id": load_id}).fetchone() == (False,)
+    row = connection.execute(sql.BEGIN, {"load_id": load_id, "as_of": as_of, "day": as_of, "free": free}).fetchone()
     assert row is not None
-    return FileRecord(as_of=row[0], day=row[1], seconds=row[2])
+    return FileRecord(as_of=row[0], day=row[1], seconds=row[2], entered=row[3])
 
 
 def enter(connection: Connection, load_id: int, dataset: int, entries: Sequence[Entry], *, ids_name_people: bool) -> None:
-    """Enter some rows of a file. Those entered before stay as they are; an id that stands for somebody else is refused.
+    """Enter some rows of a file; batch after batch in its order. An id that stands for somebody else is refused.
 
-    In a transaction of its own.
+    Rows that are known keep what has been done for them; of those that failed with another file, another attempt is made. In a transaction
+    of its own.
     """
+    parameters = {"dataset_id": dataset, "load_id": load_id, "code": COLLISION.code, "message": COLLISION.message}
     with connection.transaction():
         connection.execute(sql.ENTERING)
         with connection.cursor() as cursor, cursor.copy(sql.COPY_ENTERING) as copy:
@@ -81,15 +90,36 @@ def enter(connection: Connection, load_id: int, dataset: int, entries: Sequence[
                 hashes = (known.identity, known.row_hash, known.nhs_hash, known.name_hash) if known else (None,) * 4
                 copy.write_row((entry.number, entry.status.value, *hashes, entry.code, entry.message))
         if ids_name_people:
-            parameters = {"dataset_id": dataset, "code": COLLISION.code, "message": COLLISION.message}
             connection.execute(sql.REFUSE_COLLISIONS, parameters)
-        connection.execute(sql.ENTER_ROWS, {"dataset_id": dataset})
-        connection.execute(sql.ENTER_FILE_ROWS, {"dataset_id": dataset, "load_id": load_id})
+            connection.execute(sql.REFUSE_COLLISIONS_AMONG_THEM, parameters)
+        connection.execute(sql.ENTER_ROWS, parameters)
+        connection.execute(sql.REOPEN_FAILED, parameters)
+        connection.execute(sql.ENTER_FILE_ROWS, parameters)
 
 
 def end_of_file(connection: Connection, load_id: int, last: int) -> None:
-    """Forget rows behind the last one: an earlier reading of the file had more."""
-    connection.execute(sql.LEAVE_OUT, {"load_id": load_id, "last": last})
+    """All rows of a file are entered. Those behind the last one are forgotten: an earlier reading of the file had more."""
+    with connection.transaction():
+        connection.execute(sql.LEAVE_OUT, {"load_id": load_id, "last": last})
+        connection.execute(sql.ENTERED, {"load_id": load_id})
+
+
+def close(connection: Connection, load_id: int) -> None:
+    """Give up the rows of a file that is gone, but for those that another unfinished file has: nobody can send them any more."""
+    connection.execute(sql.CLOSE, {"load_id": load_id, "code": FILE_GONE})
+
+
+def charge(connection: Connection, row_ids: Iterable[int], *, limit: int, code: str) -> None:
+    """Count one more attempt for rows; those that have used up the limit fail."""
+    connection.execute(sql.CHARGE, {"ids": sorted(row_ids), "limit": limit, "code": code})
+
+
+def known_by(connection: Connection, fingerprint: bytes) -> bool:
+    """Whether all hashes were made under the key of this fingerprint; the first to ask decides."""
+    row = None
+    while row is None:  # somebody else has put theirs there this very moment
+        row = connection.execute(sql.FINGERPRINT, {"fingerprint": fingerprint}).fetchone()
+    return bytes(row[0]) == fingerprint
 
 
 def to_send(connection: Connection, load_id: int) -> dict[int, int]:
@@ -188,6 +218,17 @@ def reports_of(connection: Connection, load_id: int) -> list[tuple[str, str | No
 def reported(connection: Connection, *, rows: int) -> list[tuple[int, str, list[str]]]:
     """Finished loads of at most so many rows whose reports have been written: id, dataset, names."""
     return [(row[0], row[1], list(row[2])) for row in connection.execute(sql.REPORTED, {"rows": rows})]
+
+
+def unreported(connection: Connection) -> list[int]:
+    """Loads that were given up without anybody having been told in the outbound folder."""
+    return [row[0] for row in connection.execute(sql.UNREPORTED)]
+
+
+def content_hash(connection: Connection, load_id: int) -> str | None:
+    """The hash of what a load has read."""
+    row = connection.execute(sql.CONTENT_HASH, {"load_id": load_id}).fetchone()
+    return row[0] if row else None
 
 
 def let_go(connection: Connection, load_id: int) -> None:

@@ -1,9 +1,19 @@
 """The statements of the row ledger."""
 
+# A file of which something was sent keeps its day: another would make of sent rows what they are not.
 BEGIN = """
 INSERT INTO residents.files AS f (load_id, as_of, day) VALUES (%(load_id)s, %(as_of)s, %(day)s)
-ON CONFLICT (load_id) DO UPDATE SET as_of = CASE WHEN %(asked)s THEN excluded.as_of ELSE f.as_of END, status = NULL, finished_at = NULL
-RETURNING as_of, day, seconds
+ON CONFLICT (load_id) DO UPDATE
+SET as_of = CASE WHEN %(free)s THEN excluded.as_of ELSE f.as_of END,
+    entered = f.entered AND (NOT %(free)s OR f.as_of = excluded.as_of),
+    status = NULL, finished_at = NULL
+RETURNING as_of, day, seconds, entered
+"""
+
+ANY_SENT = """
+SELECT EXISTS (
+    SELECT FROM residents.file_rows AS f JOIN residents.rows AS r ON r.id = f.row_id
+    WHERE f.load_id = %(load_id)s AND r.help_request_id IS NOT NULL)
 """
 
 ENTERING = """
@@ -14,15 +24,27 @@ CREATE TEMP TABLE entering (
 
 COPY_ENTERING = "COPY entering (number, judged, identity, row_hash, nhs_hash, name_hash, code, message) FROM STDIN"
 
-# The id is somebody else's: neither number nor names agree with those of a row that has been sent, or is about to be.
+# The id is somebody else's: neither number nor names agree with those of a row that has a request, or of one that is to be sent:
+# above it in this file, or in another that is not finished.
 REFUSE_COLLISIONS = """
 UPDATE entering AS e SET judged = 'refused', code = %(code)s, message = %(message)s
 WHERE e.judged = 'pending' AND EXISTS (
     SELECT FROM residents.rows AS r
     WHERE r.dataset_id = %(dataset_id)s AND r.identity = e.identity AND r.row_hash <> e.row_hash
-      AND (r.step <> 'failed' OR r.help_request_id IS NOT NULL)
       AND r.nhs_hash = e.nhs_hash IS NOT TRUE AND r.name_hash = e.name_hash IS NOT TRUE
-      AND (r.nhs_hash <> e.nhs_hash OR r.name_hash <> e.name_hash))
+      AND (r.nhs_hash <> e.nhs_hash OR r.name_hash <> e.name_hash)
+      AND (r.help_request_id IS NOT NULL OR EXISTS (
+          SELECT FROM residents.file_rows AS f JOIN ledger.loads AS l ON l.id = f.load_id
+          WHERE f.row_id = r.id AND (
+              (l.id = %(load_id)s AND f.number < e.number) OR (l.id <> %(load_id)s AND l.status IN ('ready', 'ingesting'))))))
+"""
+
+REFUSE_COLLISIONS_AMONG_THEM = """
+UPDATE entering AS e SET judged = 'refused', code = %(code)s, message = %(message)s
+FROM (SELECT DISTINCT ON (identity) * FROM entering WHERE judged = 'pending' ORDER BY identity, number) AS r
+WHERE e.judged = 'pending' AND e.identity = r.identity AND e.number > r.number
+  AND r.nhs_hash = e.nhs_hash IS NOT TRUE AND r.name_hash = e.name_hash IS NOT TRUE
+  AND (r.nhs_hash <> e.nhs_hash OR r.name_hash <> e.name_hash)
 """
 
 ENTER_ROWS = """
@@ -31,6 +53,17 @@ SELECT DISTINCT ON (identity, row_hash) %(dataset_id)s, identity, row_hash, nhs_
 FROM entering WHERE judged = 'pending'
 ORDER BY identity, row_hash, number
 ON CONFLICT (dataset_id, identity, row_hash) DO UPDATE SET seen_at = now()
+"""
+
+# A row that failed and comes again, in another file, is meant to be sent.
+REOPEN_FAILED = """
+UPDATE residents.rows AS r
+SET step = CASE WHEN r.help_request_id IS NULL OR r.code = 'api_not_found' THEN 'creating' ELSE 'created' END,
+    help_request_id = CASE WHEN r.code = 'api_not_found' THEN NULL ELSE r.help_request_id END,
+    attempts = 0, code = NULL, action = NULL, updated_at = now()
+FROM entering AS e
+WHERE e.judged = 'pending' AND r.dataset_id = %(dataset_id)s AND r.identity = e.identity AND r.row_hash = e.row_hash
+  AND r.step = 'failed' AND r.load_id IS DISTINCT FROM %(load_id)s
 """
 
 ENTER_FILE_ROWS = """
@@ -44,6 +77,26 @@ SET judged = excluded.judged, row_id = excluded.row_id, code = excluded.code, me
 """
 
 LEAVE_OUT = "DELETE FROM residents.file_rows WHERE load_id = %(load_id)s AND number > %(last)s"
+
+ENTERED = "UPDATE residents.files SET entered = true WHERE load_id = %(load_id)s"
+
+CLOSE = """
+UPDATE residents.rows AS r SET step = 'failed', action = 'failed', code = %(code)s, updated_at = now()
+FROM residents.file_rows AS f
+WHERE f.row_id = r.id AND f.load_id = %(load_id)s AND r.step NOT IN ('done', 'failed', 'quarantined')
+  AND NOT EXISTS (
+      SELECT FROM residents.file_rows AS other JOIN ledger.loads AS l ON l.id = other.load_id
+      WHERE other.row_id = r.id AND l.id <> %(load_id)s AND l.status IN ('ready', 'ingesting'))
+"""
+
+CHARGE = """
+UPDATE residents.rows
+SET attempts = attempts + 1, updated_at = now(),
+    step = CASE WHEN attempts + 1 >= %(limit)s THEN 'failed' ELSE step END,
+    action = CASE WHEN attempts + 1 >= %(limit)s THEN 'failed' ELSE action END,
+    code = CASE WHEN attempts + 1 >= %(limit)s THEN %(code)s ELSE code END
+WHERE id = ANY(%(ids)s) AND step NOT IN ('done', 'failed', 'quarantined')
+"""
 
 TO_SEND = """
 SELECT f.number, f.row_id
@@ -73,7 +126,7 @@ SET step = v.step, action = v.action, resident_id = v.resident_id, help_request_
 FROM jsonb_to_recordset(%(progress)s::jsonb) AS v (
     id bigint, step text, action text, resident_id bigint, help_request_id bigint, shielding_begun boolean, shielding_request_id bigint,
     notes_added integer, attempts integer, code text)
-WHERE r.id = v.id
+WHERE r.id = v.id AND r.step NOT IN ('done', 'failed', 'quarantined')
 """
 
 STATES = """
@@ -113,6 +166,20 @@ SELECT %(load_id)s, position - 1, %(dataset_id)s, name FROM unnest(%(names)s::te
 UNRESERVE = "DELETE FROM residents.reports WHERE load_id = %(load_id)s"
 
 WRITTEN = "UPDATE residents.reports SET url = %(url)s, written_at = now() WHERE load_id = %(load_id)s AND part = %(part)s"
+
+UNREPORTED = """
+SELECT l.id FROM ledger.loads AS l
+WHERE l.pipeline = 'residents' AND l.status = 'errored' AND l.error_code IN ('crashed_repeatedly', 'transient_exhausted')
+  AND NOT EXISTS (SELECT FROM residents.reports AS r WHERE r.load_id = l.id)
+ORDER BY l.id
+"""
+
+CONTENT_HASH = "SELECT content_hash FROM ledger.loads WHERE id = %(load_id)s"
+
+FINGERPRINT = """
+WITH taken AS (INSERT INTO residents.hash_keys (fingerprint) VALUES (%(fingerprint)s) ON CONFLICT DO NOTHING RETURNING fingerprint)
+SELECT fingerprint FROM taken UNION ALL SELECT fingerprint FROM residents.hash_keys LIMIT 1
+"""
 
 LET_GO = "UPDATE residents.reports SET written_at = NULL WHERE load_id = %(load_id)s"
 
@@ -168,7 +235,7 @@ DELETE FROM residents.file_rows WHERE load_id IN (SELECT id FROM old)
 
 FORGET_ROWS = """
 DELETE FROM residents.rows AS r
-WHERE r.seen_at < %(before)s AND r.step IN ('done', 'failed', 'quarantined')
+WHERE r.seen_at < %(before)s
   AND NOT EXISTS (SELECT FROM residents.file_rows AS f WHERE f.row_id = r.id)
 """
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.http import Lost
 from ingestion_dagster.residents.api_client import Created, HelpRequest, HereToHelp, Rejected
@@ -32,6 +33,8 @@ async def send(api: HereToHelp, prepared: Prepared, progress: Progress, save: Sa
     try:
         await row.bring()
     except Rejected as rejected:
+        if rejected.may_pass:
+            raise Transient(rejected.code, "the API could not do it this time") from None
         await row.note_down(step=Step.FAILED, action=Action.FAILED, code=rejected.code, attempts=row.progress.attempts + 1)
     return row.progress
 

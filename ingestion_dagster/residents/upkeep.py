@@ -4,9 +4,10 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from ingestion_dagster.engine import ledger
-from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import first_day, outbound, row_ledger
+from ingestion_dagster.residents.identity import hasher
 from ingestion_dagster.residents.outbound import place
 from ingestion_dagster.residents.places import NAMES, drop_folder, zone
 from ingestion_dagster.residents.registry import PIPELINE
@@ -16,7 +17,15 @@ log = logging.getLogger(__name__)
 
 
 def sync(connection: Connection, settings: Settings) -> list[str]:
-    """Enter the datasets; look at the folders of those that are new. Returns which of them are paused for it."""
+    """Enter the datasets; look at the folders of those that are new. Returns which of them are paused for it.
+
+    Raises `ConfigurationError` if the ledger's hashes were made under another key: every row would be new.
+    """
+    if not row_ledger.known_by(connection, hasher(settings).fingerprint):
+        raise ConfigurationError(
+            "the ledger's rows were hashed under another key than this one, and all would be sent again: restore the key with "
+            "INGESTION_RESIDENTS_HASH_KEY, or the file residents.key below INGESTION_HOME"
+        )
     ledger.sync_datasets(connection, PIPELINE, NAMES)
     paused = first_day.look(connection, settings, datetime.now(UTC))
     for name in paused:
@@ -25,16 +34,9 @@ def sync(connection: Connection, settings: Settings) -> list[str]:
 
 
 def write_missing_reports(connection: Connection, settings: Settings, *, rows: int = 2**31 - 1) -> int:
-    """Write again the reports that are gone, of files of at most so many rows; how many files' reports those were.
-
-    A drop folder that gives way is asked the next time.
-    """
+    """Write again the reports that are gone, of files of at most so many rows; how many files' reports those were."""
     folder = drop_folder(settings)
-    try:
-        return outbound.write_missing(connection, place(settings, folder), zone(settings, folder), rows=rows)
-    except Transient as error:
-        log.warning("the outbound folders could not be looked through (%s)", error.code)
-        return 0
+    return outbound.write_missing(connection, place(settings, folder), zone(settings, folder), rows=rows)
 
 
 def forget(connection: Connection, settings: Settings, now: datetime) -> tuple[int, int]:

@@ -45,6 +45,7 @@ CREATE TABLE residents.files (
     load_id     bigint PRIMARY KEY REFERENCES ledger.loads,
     as_of       date NOT NULL,
     day         date NOT NULL,
+    entered     boolean NOT NULL DEFAULT false,
     status      text CHECK (status IN ('complete', 'partial', 'refused')),
     header_row  integer,
     problems    jsonb NOT NULL DEFAULT '[]',
@@ -54,6 +55,7 @@ CREATE TABLE residents.files (
 COMMENT ON TABLE residents.files IS 'what is told of a file as a whole';
 COMMENT ON COLUMN residents.files.as_of IS 'the day, in London, by which its rows were judged';
 COMMENT ON COLUMN residents.files.day IS 'the day in the name of its report';
+COMMENT ON COLUMN residents.files.entered IS 'all its rows are in file_rows, as judged by as_of';
 COMMENT ON COLUMN residents.files.status IS 'null: it is not finished';
 
 CREATE TABLE residents.file_rows (
@@ -83,11 +85,20 @@ CREATE TABLE residents.reports (
 COMMENT ON TABLE residents.reports IS 'workbooks in the outbound folders; the name is reserved before one is written';
 
 CREATE TABLE residents.first_looks (
-    dataset_id bigint PRIMARY KEY REFERENCES ledger.datasets,
+    dataset_id bigint NOT NULL REFERENCES ledger.datasets,
+    place      text NOT NULL,
     at         timestamptz NOT NULL DEFAULT now(),
-    old_files  integer NOT NULL
+    old_files  integer NOT NULL,
+    PRIMARY KEY (dataset_id, place)
 );
-COMMENT ON TABLE residents.first_looks IS 'when a dataset''s folder was first looked at, and how many old files it held';
+COMMENT ON TABLE residents.first_looks IS 'when an inbound folder of a dataset was first looked at, and how many old files it held';
+
+CREATE TABLE residents.hash_keys (
+    fingerprint bytea NOT NULL,
+    at          timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX hash_keys_one ON residents.hash_keys ((true));
+COMMENT ON TABLE residents.hash_keys IS 'by what the key is known under which all hashes here were made; emptied, the next key is taken';
 """
 
 
