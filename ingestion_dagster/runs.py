@@ -164,6 +164,7 @@ def _work_off(
     total = RunSummary()
     while True:
         waiting, _ = ledger.claimable(connection, scope)
+        before = pipeline.progress(connection)
         if len(pipeline.jobs) > 1:
             assets = tuple(filter(None, map(pipeline.asset_of, ledger.claimable_datasets(connection, scope))))
             if not assets:
@@ -174,9 +175,9 @@ def _work_off(
         did = whereabouts.of_run(connection, pipeline.name, run_id)
         total = total + did
         left, _ = ledger.claimable(connection, scope)
-        if request.as_of or not left:
+        if (request.as_of and pipeline.as_of_narrows) or not left:
             return total
-        if left == waiting and not did.loads:
+        if left == waiting and not did.loads and pipeline.progress(connection) == before:
             return replace(total, left=left)
 
 

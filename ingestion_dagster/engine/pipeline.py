@@ -88,6 +88,10 @@ class Pipeline:
         (),
     )
     """Which of the files of a living system have been dealt with, by key, and lines on those that a person should look at."""
+    as_of_narrows: bool = True
+    """Whether a run as of a day takes only what had been discovered by then; else it only judges by it."""
+    progress: Callable[[Connection], int] = lambda _connection: 0
+    """A number that grows while loads are worked on which take more than one run."""
     takes_over_loads: bool = False
     """Whether `take_over` knows what has been loaded, so that what stands in the landing zone then has not."""
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date, datetime
 from typing import Any
 
 import dagster as dg
@@ -35,8 +34,7 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.checks import API_KEY, CHECK_SPECS, DROP_FOLDER_KEY, check_results
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.dates import LONDON
-from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.load import Job, ResidentsOutcome, day_asked_for, load_residents
 from ingestion_dagster.residents.model import OUTAGE
 from ingestion_dagster.residents.places import drop_folder
 from ingestion_dagster.residents.registry import PIPELINE, Dataset
@@ -117,7 +115,7 @@ def residents_files(context: dg.AssetExecutionContext, config: ResidentsConfig, 
 def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingestion: Ingestion) -> Iterator[Any]:
     """One run of the load step: what it is narrowed to, the load, and what there is to tell about it."""
     settings = ingestion.settings()
-    as_of = day_asked_for(config)
+    as_of = day_asked_for(config.as_of)
     selected = frozenset(key.path[-1] for key in context.selected_asset_keys)
     partitions = partitions_asked_for(context)
     if config.replay and partitions is None:
@@ -157,19 +155,6 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
             yield from [each] if context.has_partition_key else evaluated(each)
         tell_of_files(connection, settings, outcome, run_id)
         failed_checks_alert(connection, settings, PIPELINE, run_id, failed_names(results))
-
-
-def day_asked_for(config: LoadConfig) -> date | None:
-    """The day, in London, by which rows are to be judged; None: today. Raises `ConfigurationError` for none, and one to come."""
-    if config.as_of is None:
-        return None
-    try:
-        day = date.fromisoformat(config.as_of)
-    except ValueError:
-        raise ConfigurationError("as_of must be an ISO date such as 2026-11-20") from None
-    if day > datetime.now(LONDON).date():
-        raise ConfigurationError("as_of lies in the future")
-    return day
 
 
 def narrow(connection: Connection, scope: Scope, job: Job, config: LoadConfig, run_id: str) -> Scope:

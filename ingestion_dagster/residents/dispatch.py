@@ -45,10 +45,10 @@ class Turn:
 
 @dataclass(slots=True)
 class Sent:
-    """What came of sending: whether every row is over, and how many were ended."""
+    """What came of sending: whether every row is over, and how many were done."""
 
     is_over: bool = False
-    ended: int = 0
+    done: int = 0
 
 
 @dataclass(slots=True)
@@ -149,7 +149,7 @@ class Dispatch:
             self._latest[due.row_id] = progress
             progress = await send(self.api, due.prepared, progress, self._saving(due.row_id), self.now)
             self._proven = self._proven or progress.step == Step.DONE
-            self._sent.ended += 1
+            self._sent.done += progress.step == Step.DONE
         except Transient as trouble:
             if trouble.code in OUTAGE:
                 self.in_hand = self.in_hand or frozenset(self._latest)
@@ -177,7 +177,6 @@ class Dispatch:
         limit = self.max_attempts if self._proven else self.unproven_limit
         if latest.attempts >= limit:
             latest = replace(latest, step=Step.FAILED, action=Action.FAILED, code=trouble.code)
-            self._sent.ended += 1
         else:
             self._leave(due)
         await self.journal.save(due.row_id, latest)

@@ -14,8 +14,8 @@ from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.dates import LONDON
-from ingestion_dagster.residents.identity import Hasher, hasher
-from ingestion_dagster.residents.load import rules
+from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON, Hasher, Namesakes, hasher
+from ingestion_dagster.residents.load import day_asked_for, rules
 from ingestion_dagster.residents.model import Prepared, RowStatus
 from ingestion_dagster.residents.places import NAMES, api_address
 from ingestion_dagster.settings import Settings
@@ -37,7 +37,7 @@ def predict_file(settings: Settings, key: str, raw: bytes, as_of: str | None) ->
     name = key.partition("/")[0]
     if name not in DATASETS:
         raise ConfigurationError(f"say of which dataset this is: --dataset, one of {', '.join(NAMES)}")
-    day = date.fromisoformat(as_of) if as_of else datetime.now(LONDON).date()
+    day = day_asked_for(as_of) or datetime.now(LONDON).date()
     with postgres.ready(settings).connect() as connection:
         return predict(connection, settings, hasher(settings), name, key.rpartition("/")[2], raw, day)
 
@@ -54,6 +54,8 @@ def predict(connection: Connection, settings: Settings, by: Hasher, dataset: str
         sheet = sheets.read(name, raw, kind)
     except Refused:
         return Counter({REFUSED_FILES: 1})
+    seen: set[tuple[bytes, bytes]] = set()
+    first_of = Namesakes()
     judged = (kind.judge(cells, number, rules(settings, as_of)) for number, cells in sheet.rows())
 
     def to_ask() -> "Iterator[Prepared]":
@@ -61,9 +63,17 @@ def predict(connection: Connection, settings: Settings, by: Hasher, dataset: str
             counts[ROWS] += len(batch)
             counts.update(each.status.value for each in batch if each.prepared is None)
             due = [each.prepared for each in batch if each.prepared is not None]
-            done = row_ledger.known(connection, dataset, [by.of_row(dataset, each) for each in due])
-            counts[RowStatus.SKIPPED] += len(done)
-            yield from (each for position, each in enumerate(due) if position not in done)
+            rows = [by.of_row(dataset, each) for each in due]
+            done = row_ledger.known(connection, dataset, rows)
+            others = set() if dataset in IDS_NAME_NO_PERSON else row_ledger.strangers(connection, dataset, rows)
+            for position, (each, row) in enumerate(zip(due, rows, strict=True)):
+                if position in others or (dataset not in IDS_NAME_NO_PERSON and first_of.is_somebody_else(row)):
+                    counts[RowStatus.REFUSED] += 1
+                elif position in done or (row.identity, row.row_hash) in seen:
+                    counts[RowStatus.SKIPPED] += 1
+                else:
+                    seen.add((row.identity, row.row_hash))
+                    yield each
 
     from ingestion_dagster.residents.line import Line
     from ingestion_dagster.residents.predict import predict as foresee

@@ -11,12 +11,18 @@ from typing import Any
 
 import orjson
 
-from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.errors import ConfigurationError, Problem
 from ingestion_dagster.residents.model import Prepared
 from ingestion_dagster.settings import Settings
 
 IDS_NAME_NO_PERSON = frozenset({"generic"})
 """Datasets whose ids stand for a kind of help, and not for anybody."""
+
+COLLISION = Problem(
+    "dedupe_collision",
+    "the row",
+    "its id stands for somebody else in this file or in one that was loaded before: neither NHS number nor names agree; correct the id",
+)
 
 _SHORTEST_KEY = 32
 _BYTES = 16
@@ -70,6 +76,20 @@ class Hasher:
             nhs_hash=self.of("nhs", person.nhs_number) if person.nhs_number else None,
             name_hash=self.of("name", *names) if all(names) else None,
         )
+
+
+class Namesakes:
+    """Who came first under each id of a file."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, RowIdentity] = {}
+
+    def is_somebody_else(self, row: RowIdentity) -> bool:
+        """Whether neither NHS number nor names are those of the first row with this id, and one of them is known of both."""
+        first = self._first.setdefault(row.identity, row)
+        pairs = [(first.nhs_hash, row.nhs_hash), (first.name_hash, row.name_hash)]
+        known = [mine == theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+        return bool(known) and not any(known)
 
 
 def _folded(name: str) -> str:

@@ -25,13 +25,13 @@ from ingestion_dagster.engine.verdicts import internal_error, kind_of, unread
 from ingestion_dagster.residents import outbound, row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.dates import LONDON
-from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON
+from ingestion_dagster.residents.identity import COLLISION, IDS_NAME_NO_PERSON
 from ingestion_dagster.residents.model import OUTAGE, Judged, RowReport, RowStatus, Rules
 from ingestion_dagster.residents.outbound import COMPLETE, PARTIAL, REFUSED, Place, place
 from ingestion_dagster.residents.people import Groups, keys_of, lock_ids
 from ingestion_dagster.residents.places import api_address, drop_folder, zone
 from ingestion_dagster.residents.registry import Dataset
-from ingestion_dagster.residents.row_ledger import COLLISION, Entry, FileRecord
+from ingestion_dagster.residents.row_ledger import Entry, FileRecord
 from ingestion_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,6 +79,19 @@ class Job:
     def rules(self, as_of: date | None = None) -> Rules:
         """What rows are judged by, on a day."""
         return rules(self.settings, as_of or self.as_of)
+
+
+def day_asked_for(as_of: str | None) -> date | None:
+    """The day, in London, by which rows are to be judged; None: today. Raises `ConfigurationError` for none, and one to come."""
+    if as_of is None:
+        return None
+    try:
+        day = date.fromisoformat(as_of)
+    except ValueError:
+        raise ConfigurationError("as_of must be an ISO date such as 2026-11-20") from None
+    if day > datetime.now(LONDON).date():
+        raise ConfigurationError("as_of lies in the future")
+    return day
 
 
 def rules(settings: Settings, as_of: date) -> Rules:
@@ -277,7 +290,7 @@ class _File:
         rejected = sum(row.status in _REJECTED for row in self.rows)
         written = sum(row.status == RowStatus.DONE and row.reason_code is None for row in self.rows)
         if self.load.replay:
-            written = min(written, sent.ended if sent else 0)
+            written = min(written, sent.done if sent else 0)
         self.file_status = PARTIAL if rejected else COMPLETE
         problems = [*sheet.problems, *problems, *_unsent(self.rows)]
         self._report(

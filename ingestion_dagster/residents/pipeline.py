@@ -62,6 +62,11 @@ def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, st
     return [(count, f"residents.rows, {step}") for step, count in rows]
 
 
+def _progress(connection: Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM residents.rows WHERE step IN ('done', 'failed', 'quarantined')").fetchone()
+    return int(row[0]) if row else 0
+
+
 RESIDENTS = Pipeline(
     name=PIPELINE,
     known=lambda: places.NAMES,
@@ -83,4 +88,6 @@ RESIDENTS = Pipeline(
     retry=_retry,
     predict=_predict,
     done=first_day.done,
+    as_of_narrows=False,
+    progress=_progress,
 )

@@ -11,18 +11,12 @@ from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.ledger import Again, Scope
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger_sql as sql
-from ingestion_dagster.residents.identity import RowIdentity
+from ingestion_dagster.residents.identity import COLLISION, RowIdentity
 from ingestion_dagster.residents.model import Action, RowReport, RowStatus, Step
 
 ALREADY_DONE = "already_done"
 FORGOTTEN = "forgotten"
 FILE_GONE = "file_gone"
-
-COLLISION = Problem(
-    "dedupe_collision",
-    "the row",
-    "its id stands for somebody else in this file or in one that was loaded before: neither NHS number nor names agree; correct the id",
-)
 
 _ALREADY_DONE = "the same row was sent before; nothing was sent this time"
 _FORGOTTEN = "it was sent so long ago that the ledger has let go of it"
@@ -131,6 +125,17 @@ def known(connection: Connection, dataset: str, rows: Sequence[RowIdentity]) -> 
     """Which of these rows would cost no call, by position."""
     parameters = {"dataset": dataset, "identities": [row.identity for row in rows], "hashes": [row.row_hash for row in rows]}
     return {int(row[0]) - 1 for row in connection.execute(sql.KNOWN, parameters)}
+
+
+def strangers(connection: Connection, dataset: str, rows: Sequence[RowIdentity]) -> set[int]:
+    """Which of these rows have an id that stands for somebody else who has been sent, by position."""
+    parameters = {
+        "dataset": dataset,
+        "identities": [row.identity for row in rows],
+        "nhs_hashes": [row.nhs_hash for row in rows],
+        "name_hashes": [row.name_hash for row in rows],
+    }
+    return {int(row[0]) - 1 for row in connection.execute(sql.STRANGERS, parameters)}
 
 
 def states(connection: Connection, load_id: int) -> list[RowReport]:

@@ -110,7 +110,17 @@ SELECT w.position
 FROM unnest(%(identities)s::bytea[], %(hashes)s::bytea[]) WITH ORDINALITY AS w (identity, row_hash, position)
 JOIN residents.rows AS r ON r.identity = w.identity AND r.row_hash = w.row_hash
 JOIN ledger.datasets AS d ON d.id = r.dataset_id AND d.pipeline = 'residents' AND d.name = %(dataset)s
-WHERE r.step IN ('done', 'failed', 'quarantined')
+WHERE r.step IN ('done', 'quarantined')
+"""
+
+STRANGERS = """
+SELECT DISTINCT w.position
+FROM unnest(%(identities)s::bytea[], %(nhs_hashes)s::bytea[], %(name_hashes)s::bytea[]) WITH ORDINALITY
+         AS w (identity, nhs_hash, name_hash, position)
+JOIN residents.rows AS r ON r.identity = w.identity AND r.help_request_id IS NOT NULL
+JOIN ledger.datasets AS d ON d.id = r.dataset_id AND d.pipeline = 'residents' AND d.name = %(dataset)s
+WHERE r.nhs_hash = w.nhs_hash IS NOT TRUE AND r.name_hash = w.name_hash IS NOT TRUE
+  AND (r.nhs_hash <> w.nhs_hash OR r.name_hash <> w.name_hash)
 """
 
 PROGRESS = """

@@ -25,6 +25,7 @@ from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
 from ingestion_dagster_tests.engine import test_notifications
 from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
+from ingestion_dagster_tests.residents import test_crashes as test_residents_crashes
 
 CASES: dict[str, Any] = {"metric_group": "cases", "metric": "COVID-19_cases_casesByDay"}
 AGAIN = time_series_payload()
@@ -193,6 +194,7 @@ def test_no_fault_point_is_without_a_crash() -> None:
         *(f"cubic.fetch.{point}" for point in test_fetch.POINTS),
         *test_current.KILLED_AT,
         *test_catalogue.KILLED_AT,
+        *test_residents_crashes.CRASHES,
     ]
     killed_at = {case.point for case in CRASHES} | {fault.partition(":")[0] for fault in elsewhere}
     points = fault_points_of_the_package()

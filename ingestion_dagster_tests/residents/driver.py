@@ -35,6 +35,7 @@ from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents import places, row_ledger, upkeep
 from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.model import RowReport
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY
 from ingestion_dagster.settings import Settings, current
@@ -210,8 +211,8 @@ class Api:
     def admin(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
         """What an admin call answers; a POST if it has a body."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.root}/admin/{path}", data=data, method=method)  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        request = urllib.request.Request(f"{self.root}/admin/{path}", data=data, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
     def reset(self) -> None:
@@ -370,7 +371,9 @@ SELECT d.name, encode(r.identity, 'hex'), encode(r.row_hash, 'hex'), encode(r.nh
 FROM residents.rows AS r JOIN ledger.datasets AS d ON d.id = r.dataset_id ORDER BY 1, 2, 3
 """
 
-_FILES = "SELECT l.key, f.as_of, f.day, f.status, f.header_row FROM residents.files AS f JOIN ledger.loads AS l ON l.id = f.load_id ORDER BY 1"
+_FILES = """
+SELECT l.key, f.as_of, f.day, f.status, f.header_row FROM residents.files AS f JOIN ledger.loads AS l ON l.id = f.load_id ORDER BY 1
+"""
 
 _FILE_ROWS = """
 SELECT l.key, f.number, f.judged, f.code, f.message, encode(r.row_hash, 'hex')
@@ -382,7 +385,7 @@ SELECT l.key, r.part, r.name, r.written_at IS NOT NULL FROM residents.reports AS
 """
 
 
-def states(settings: Settings) -> dict[str, list[row_ledger.RowReport]]:
+def states(settings: Settings) -> dict[str, list[RowReport]]:
     """What the ledger tells of each row of each file, by the file's name."""
     with postgres.locate(settings).connect() as connection:
         loads = connection.execute("SELECT id, key FROM ledger.loads ORDER BY id").fetchall()
@@ -398,7 +401,9 @@ def workbooks(settings: Settings) -> dict[str, dict[str, list[dict[str, Any]]]]:
         for path in sorted(outbound(settings, dataset).glob("*")):
             tabs = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False, engine="calamine")
             found[f"{dataset}/{path.name}"] = {
-                name: [_unvarying(row) for row in tab.to_dict("records")] for name, tab in tabs.items() if name != "summary"
+                name: [_unvarying({str(column): text for column, text in row.items()}) for row in tab.to_dict("records")]
+                for name, tab in tabs.items()
+                if name != "summary"
             }
     return found
 
@@ -411,9 +416,7 @@ def _unvarying(row: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-VARYING = frozenset(
-    {"resident_id", "help_request_id", "shielding_request_id", "cev_case_added_id", "notes_added", "attempts", "action"}
-)
+VARYING = frozenset({"resident_id", "help_request_id", "shielding_request_id", "cev_case_added_id", "notes_added", "attempts", "action"})
 
 
 def ledger_left(settings: Settings) -> dict[str, Any]:
@@ -442,7 +445,10 @@ def await_leases(settings: Settings) -> None:
 def await_lost_sessions(settings: Settings, seconds: float) -> None:
     """Wait until the database has ended the sessions of locks that say nothing."""
     deadline = time.monotonic() + seconds
-    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    locks = """
+        SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+        WHERE l.locktype = 'advisory' AND d.datname = current_database()
+    """
     with psycopg.connect(postgres.locate(settings).conninfo, autocommit=True) as connection:
         while connection.execute(locks).fetchone() != (0,) and time.monotonic() < deadline:
             time.sleep(0.05)

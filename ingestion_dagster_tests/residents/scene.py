@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import dagster as dg
 import pytest
 
 from ingestion_dagster.engine import landing, whereabouts
@@ -20,7 +21,7 @@ from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY, HereToHelp
-from ingestion_dagster.sandbox.here_to_help_store import NotKept
+from ingestion_dagster.sandbox.here_to_help_schema import Malformed
 from ingestion_dagster.sandbox.here_to_help_switches import Fault
 from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
 from ingestion_dagster.settings import Settings, current
@@ -196,8 +197,10 @@ class Workbook:
         from python_calamine import CalamineWorkbook
 
         workbook = CalamineWorkbook.from_path(path)
-        cells = {name: workbook.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in workbook.sheet_names}
-        tabs = {name: [dict(zip(lines[0], line, strict=True)) for line in lines[1:]] for name, lines in cells.items() if lines}
+        cells: dict[str, list[list[Any]]] = {
+            name: workbook.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in workbook.sheet_names
+        }
+        tabs = {name: [dict[str, Any](zip(lines[0], line, strict=True)) for line in lines[1:]] for name, lines in cells.items() if lines}
         return cls(path.name, tabs, str(cells))
 
     @property
@@ -313,13 +316,13 @@ class Residents:
         vars(self.api.store).pop("find_resident", None)
 
     def reject(self, *numbers: int) -> None:
-        """Make the API answer 400 to the create calls of these persons."""
+        """Make the API answer to the create calls of these persons that they are no valid ones."""
         names = {nsss(number)["first_name"] for number in numbers}
         known = type(self.api.store).find_resident
 
         def find(body: Any) -> int | None:
             if body.get("FirstName") in names:
-                raise NotKept
+                raise Malformed("FirstName", "on purpose")
             return known(self.api.store, body)
 
         vars(self.api.store)["find_resident"] = find
@@ -347,19 +350,28 @@ class Residents:
 
 
 @pytest.fixture
-def api() -> Iterator[HereToHelp]:
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[HereToHelp]:
     """The sandbox's API in a thread, empty, without a usage plan; the environment says where it is."""
     made = HereToHelp(settings=Switches(rate=0))
-    with answering(made) as client, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("INGESTION_RESIDENTS_API_URL", client.url)
-        environment.setenv("INGESTION_RESIDENTS_API_KEY", KEY)
-        environment.setenv("INGESTION_RESIDENTS_API_PATIENCE_SECONDS", "1")
-        environment.setenv("INGESTION_RESIDENTS_REQUESTS_PER_SECOND", "10000")
+    with answering(made) as client:
+        monkeypatch.setenv("INGESTION_RESIDENTS_API_URL", client.url)
+        monkeypatch.setenv("INGESTION_RESIDENTS_API_KEY", KEY)
+        monkeypatch.setenv("INGESTION_RESIDENTS_API_PATIENCE_SECONDS", "1")
+        monkeypatch.setenv("INGESTION_RESIDENTS_REQUESTS_PER_SECOND", "10000")
         yield made
+
+
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A Dagster home whose instances are in memory: SQLite waits for the disk a lot. The subprocesses of other tests have a real one."""
+    home = tmp_path / "dagster home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setattr(dg.DagsterInstance, "get", dg.DagsterInstance.ephemeral)
+    return home
 
 
 @pytest.fixture
 def residents(database: Database, settings: Settings, api: HereToHelp) -> Residents:
     """A fresh residents pipeline."""
-    assert settings.residents_api_url is None, "the environment is read anew, with the API in it"
     return Residents(current(), database, api)

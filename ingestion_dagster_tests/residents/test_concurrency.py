@@ -1,4 +1,4 @@
-"""Several real processes over files that share people and rows: nothing lost, nothing doubled, and nothing undone by one that wakes late."""
+"""Several real processes over files that share people and rows: nothing lost, nothing doubled, nothing undone by one that wakes late."""
 
 import signal
 import time
@@ -19,7 +19,7 @@ from ingestion_dagster_tests.residents.conftest import LETTER, SUPERMARKET, Some
 from ingestion_dagster_tests.residents.driver import Api
 from ingestion_dagster_tests.residents.test_crashes import AWKWARD
 
-PEOPLE = 30
+PEOPLE = 18
 
 
 def land_many(settings: Settings) -> None:
@@ -81,11 +81,11 @@ def test_processes_over_one_backlog_lose_nothing_and_double_nothing(
 
 def test_a_run_that_enters_rows_does_not_deadlock_one_that_sends_them(installation: Settings, api: Api) -> None:
     """Each holds rows of the ledger that the other wants; who loses fails, and has to be run again."""
-    rows = [Somebody(number).row("nsss") for number in range(1, 900)]
+    rows = [Somebody(number).row("nsss") for number in range(1, 600)]
     driver.drop(installation, "nsss", "a.csv", as_csv("nsss", rows))
     sends = driver.start(installation)
-    for number in range(4):
-        await_calls(api, 150 * (number + 1))
+    for number in range(3):
+        await_calls(api, 120 * (number + 1))
         driver.drop(installation, "nsss", f"{number}.csv", as_csv("nsss", rows))
         enters = driver.start(installation, fault="residents.enter.after")
         assert enters.end()[0] == -signal.SIGKILL
@@ -102,25 +102,18 @@ def await_calls(api: Api, count: int) -> None:
 
 
 SLEEPING = [
-    "transition.ready.ingesting.after",
     "residents.enter.before",
-    "residents.enter.after",
     "residents.create.before",
     "residents.create.after:2",
-    "residents.journal.before",
     "residents.journal.before:2",
     "residents.journal.after:3",
     "residents.note.before",
-    "residents.note.after",
     "residents.note.after:3",
     "residents.shielding.before",
     "residents.shielding.after",
     "residents.report.before",
-    "residents.report.after",
     "drop_folder.put_answer.before",
     "transition.ingesting.ready_for_archiving.before",
-    "transition.ingesting.ready_for_archiving.after",
-    "transition.archiving.archived.before",
 ]
 
 
@@ -168,9 +161,7 @@ def wake(sleeper: driver.Process) -> str:
 
 
 @pytest.mark.parametrize("point", SLEEPING)
-def test_a_run_that_wakes_up_after_its_lease_changes_nothing(
-    point: str, installation: Settings, api: Api, awake: dict[str, Any]
-) -> None:
+def test_a_run_that_wakes_up_after_its_lease_changes_nothing(point: str, installation: Settings, api: Api, awake: dict[str, Any]) -> None:
     settings = installation.model_copy(update={"lease_seconds": 1})
     land_one(settings)
     with asleep(settings, point) as sleeper:

@@ -8,9 +8,9 @@ from ingestion_dagster import runs
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.residents.dry_run import predict_file
 from ingestion_dagster.residents.pipeline import RESIDENTS
-from ingestion_dagster_tests.residents.scene import AS_OF, Residents, api, as_csv, contact_tracing, nsss, residents
+from ingestion_dagster_tests.residents.scene import AS_OF, Residents, api, as_csv, contact_tracing, in_memory, nsss, residents
 
-__all__ = ["api", "residents"]
+__all__ = ["api", "in_memory", "residents"]
 
 WRITES = ("create", "note", "add_request", "patch")
 
@@ -37,9 +37,9 @@ def test_a_file_is_foretold_row_by_row(residents: Residents) -> None:
 
 
 def test_rows_are_judged_by_the_day_asked_for(residents: Residents) -> None:
-    raw = as_csv([contact_tracing(1)])
-    assert predict_file(residents.settings, "contact_tracing/a.csv", raw, "2026-11-20") == {"rows": 1, "created": 1}
-    assert predict_file(residents.settings, "contact_tracing/a.csv", raw, "2026-12-20") == {"rows": 1, "skipped": 1}
+    raw = as_csv([contact_tracing(1, **{"Date Tested": "01/11/2026"})])
+    assert predict_file(residents.settings, "contact_tracing/a.csv", raw, "2026-11-14") == {"rows": 1, "created": 1}
+    assert predict_file(residents.settings, "contact_tracing/a.csv", raw, "2026-11-15") == {"rows": 1, "skipped": 1}
 
 
 def test_a_file_that_would_be_refused_is_told_without_a_call(residents: Residents) -> None:
@@ -75,6 +75,7 @@ def test_an_api_that_is_down_is_said(residents: Residents) -> None:
         predict_file(residents.settings, "nsss/a.csv", as_csv([nsss(number) for number in range(20)]), "2026-11-20")
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_a_run_that_is_dry_enters_writes_and_sends_nothing(residents: Residents) -> None:
     residents.drop("nsss/a.csv", [nsss(1), nsss(2, date_of_birth="31/02/1990")])
     residents.drop("contact_tracing/b.csv", [contact_tracing(3), contact_tracing(4, {"UTLA": "Elsewhere"})])
@@ -89,8 +90,16 @@ def test_a_run_that_is_dry_enters_writes_and_sends_nothing(residents: Residents)
     assert sum(map(residents.calls, WRITES)) == 0
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_a_dry_run_of_one_dataset_foretells_no_other(residents: Residents) -> None:
     residents.drop("nsss/a.csv", [nsss(1)])
     residents.drop("spl/c.csv", b"no,such file\n")
     summary = runs.run(RESIDENTS, residents.settings, runs.Request(dataset="nsss", as_of=AS_OF.isoformat(), dry_run=True))
     assert (summary.loads, summary.errored, summary.rows_in) == (1, 0, 1)
+
+
+def test_a_row_that_failed_would_be_sent_again(residents: Residents) -> None:
+    residents.reject(1)
+    residents.drop("nsss/a.csv", [nsss(1)])
+    residents.run()
+    assert predict_file(residents.settings, "nsss/b.csv", as_csv([nsss(1)]), "2026-11-20") == {"rows": 1, "created": 1}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_dagster.residents import outbound, upkeep
-from ingestion_dagster_tests.residents.scene import AS_OF, Residents, api, contact_tracing, nsss, residents
+from ingestion_dagster_tests.residents.scene import AS_OF, Residents, Row, api, contact_tracing, nsss, residents
 
 __all__ = ["api", "residents"]
 
@@ -85,8 +85,9 @@ def test_a_file_refused_at_first_has_the_name_of_a_loaded_one_after_a_retry(resi
 
 @pytest.mark.parametrize("kind", ["complete", "partial", "refused"])
 def test_a_report_that_was_deleted_comes_back_without_a_call(residents: Residents, kind: str) -> None:
-    content = {"complete": [nsss(1)], "partial": [nsss(1), nsss(2, date_of_birth="31/02/1990")], "refused": b"no,such file\n"}[kind]
-    residents.drop("nsss/a.csv", content)
+    rows = [nsss(1), nsss(2, date_of_birth="31/02/1990")]
+    contents_of: dict[str, bytes | list[Row]] = {"complete": rows[:1], "partial": rows, "refused": b"no,such file\n"}
+    residents.drop("nsss/a.csv", contents_of[kind])
     residents.run()
     before, calls = contents(residents, "nsss"), residents.calls()
     take_away(residents, "nsss")

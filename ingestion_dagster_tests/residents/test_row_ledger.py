@@ -81,6 +81,14 @@ def test_a_file_whose_rows_are_on_their_way_is_not_forgotten(residents: Resident
     assert forget(residents, 401) == (0, 0)
 
 
+def test_a_row_that_was_begun_and_never_came_again_is_forgotten_too(residents: Residents) -> None:
+    residents.drop("nsss/a.csv", [nsss(1)])
+    residents.run()
+    residents.query("DELETE FROM residents.file_rows")
+    residents.query("UPDATE residents.rows SET step = 'created'")
+    assert forget(residents, 401)[1] == 1
+
+
 # Entering
 
 
