@@ -35,6 +35,8 @@ _SEARCHED = (
     *("FirstName", "LastName", "DobDay", "DobMonth", "DobYear", "Postcode", "Uprn"),
     *("NhsNumber", "EmailAddress", "ContactTelephoneNumber", "ContactMobileNumber"),
 )
+_PERSONAL = (*_SEARCHED, "AddressFirstLine", "AddressSecondLine", "AddressThirdLine")
+PHONES = frozenset({"ContactTelephoneNumber", "ContactMobileNumber"})
 
 
 class Rejected(Exception):
@@ -71,6 +73,8 @@ class HelpRequest:
     last_name: str = field(repr=False)
     nhs_number: str = field(repr=False)
     nhs_ctas_id: str = field(repr=False)
+    person: Mapping[str, str] = field(repr=False)
+    """What is kept of the resident, by the names that a create call has for it."""
     help_needed: str
     metadata: Mapping[str, Any] = field(repr=False)
     notes: tuple[str, ...] | None = field(repr=False)
@@ -135,6 +139,8 @@ class HereToHelp:
         self._base = url.rstrip("/") + "/"
         self._headers = {"x-api-key": key, "Accept": "application/json"}
         self._clock = clock
+        self._is_the_api = False
+        """Whether an answer has been believed: if so, a web page in its place is trouble that passes."""
         self.before_write: Callable[[], Awaitable[None]] | None = None
         """Called right before something is written; what it raises keeps that from being done."""
         self._shown: tuple[datetime, float] | None = None
@@ -263,9 +269,11 @@ class HereToHelp:
             if answer.status != expected:
                 raise Transient(BAD_ANSWER, f"the API answered {answer.status} where {expected} means that it was done")
             try:
-                return believe(orjson.loads(body))
+                believed = believe(orjson.loads(body))
             except orjson.JSONDecodeError:
                 raise Transient(BAD_ANSWER, "the API's answer is no JSON") from None
+            self._is_the_api = True
+            return believed
 
         return receive
 
@@ -306,6 +314,7 @@ def _request(found: Mapping[str, Any]) -> HelpRequest:
         last_name=_string(found.get("LastName")),
         nhs_number=_string(found.get("NhsNumber")),
         nhs_ctas_id=_string(found.get("NhsCtasId")),
+        person={name: _string(found.get(name)) for name in _PERSONAL},
         help_needed=_string(found.get("HelpNeeded")),
         metadata=_metadata(found.get("Metadata")),
         notes=joined_texts(None if case_notes is None else _string(case_notes)),

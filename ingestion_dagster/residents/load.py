@@ -230,7 +230,7 @@ class _File:
             return raw
         content_hash = self.job.place.hasher.of_file(raw)
         previous = ledger.previous_versions(self.connection, [self.load]).get(self.load.id)
-        if previous is not None and previous.content_hash == content_hash:
+        if raw and previous is not None and previous.content_hash == content_hash:
             return Verdict(
                 self.load, Status.READY_FOR_ARCHIVING, duplicate_of=previous.load_id, content_hash=content_hash, bytes=len(raw),
                 why="the same content as before; its report stands",
@@ -358,7 +358,7 @@ class _File:
                     prepared = dataset.judge(cells, number, by).prepared
                     assert prepared is not None
                     keys = keys_of(prepared, dataset.name)
-                    yield Due(number, ids[number], prepared, tuple(lock_ids(keys)), people[number])
+                    yield Due(number, ids[number], prepared, tuple(lock_ids(keys, self.job.place.hasher.of)), people[number])
 
         try:
             return self.line.run(partial(self._dispatched, due()))

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STILL_FINISHED = """
+SELECT FROM ledger.loads WHERE id = %(load_id)s AND status IN ('archived', 'errored') FOR UPDATE SKIP LOCKED
+"""
+
 _AT_ONCE = 20
 _LOCK = 0x7E5_1DE_17
-_REPORTS = 0x7E51DE
 _DAY_SECONDS = 86_400
 
 COMPLETE, PARTIAL, REFUSED = "complete", "partial", "refused"
@@ -83,27 +86,16 @@ def write(
     wanted = report.names(dataset, name, record.day, refused=record.status == REFUSED)
     names = row_ledger.reserve(connection, load.id, row_ledger.dataset_id(connection, dataset), wanted)
     links: list[str] = []
-    # A report that is written again and a retry of its file take turns.
-    connection.execute("SELECT pg_advisory_lock(%s, %s)", [_REPORTS, load.id])
-    try:
-        _put(connection, place, load, told, sheet, names, links)
-    finally:
-        connection.execute("SELECT pg_advisory_unlock(%s, %s)", [_REPORTS, load.id])
-    return links
-
-
-def _put(
-    connection: Connection, place: Place, load: Load, told: FileReport, sheet: "Sheet | None", names: Sequence[str], links: list[str]
-) -> None:
     place.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.scratch) as scratch:
         for part, workbook in enumerate(report.write(told, sheet, Path(scratch))):
             mark = place.hasher.of("report", load.landing_zone, load.key, load.version, str(part)).hex()
             fault_point("residents.report.before")
-            answer = place.folder.put_answer(told.dataset, names[part], workbook, mark)
+            answer = place.folder.put_answer(dataset, names[part], workbook, mark)
             fault_point("residents.report.after")
             row_ledger.written(connection, load.id, part, answer.url)
             links.append(answer.url)
+    return links
 
 
 def write_missing(connection: Connection, place: Place, zone: Zone, *, rows: int = 2**31 - 1) -> int:
@@ -139,7 +131,12 @@ def _gone(connection: Connection, place: Place, rows: int) -> list[int]:
 
 def _tried(connection: Connection, place: Place, zone: Zone, load: Load) -> bool:
     try:
-        written = _written_again(connection, place, zone, load)
+        with connection.transaction():
+            # Meanwhile nobody can retry the file, and write its report at once with us.
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
+            if connection.execute(_STILL_FINISHED, {"load_id": load.id}).fetchone() is None:
+                return False
+            written = _written_again(connection, place, zone, load)
     except (Transient, ConfigurationError) as error:
         log.warning("load_id=%s: its report is gone and could not be written again (%s)", load.id, kind_of(error))
         return False

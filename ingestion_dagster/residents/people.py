@@ -1,12 +1,11 @@
 """Which rows may be of one person: they go to the API one after the other, for it tells people apart badly when they come at once."""
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ingestion_dagster.residents.model import Prepared
 
-_NAMESPACE = b"residents.person"
+_NAMESPACE = "lock"
 
 
 class Group(NamedTuple):
@@ -34,10 +33,12 @@ def keys_of(prepared: Prepared, dataset: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def lock_ids(keys: Iterable[str]) -> list[int]:
-    """Numbers for advisory locks on keys: signed, of 64 bits, each once, and sorted, so that nobody waits in a circle."""
-    digests = (hashlib.blake2b(key.encode(), digest_size=8, person=_NAMESPACE).digest() for key in keys)
-    return sorted({int.from_bytes(digest, signed=True) for digest in digests})
+def lock_ids(keys: Iterable[str], hash_of: Callable[..., bytes]) -> list[int]:
+    """Numbers for advisory locks on keys: signed, of 64 bits, each once, and sorted, so that nobody waits in a circle.
+
+    The database shows them to whoever may look, so `hash_of` is to be keyed (`Hasher.of`).
+    """
+    return sorted({int.from_bytes(hash_of(_NAMESPACE, key)[:8], signed=True) for key in keys})
 
 
 class Groups:

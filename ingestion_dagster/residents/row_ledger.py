@@ -191,11 +191,11 @@ def file_record(connection: Connection, load_id: int) -> FileRecord | None:
 
 def reserve(connection: Connection, load_id: int, dataset: int, names: Sequence[str]) -> tuple[str, ...]:
     """The names of a file's reports: these, or with a number behind them if another file of that day has them. The same every time."""
+    reserved = tuple(row[1] for row in connection.execute(sql.RESERVED, {"load_id": load_id}))
+    if len(reserved) == len(names) and all(_is_for(had, name) for had, name in zip(reserved, names, strict=True)):
+        return reserved
     with connection.transaction():
         connection.execute("LOCK TABLE residents.reports IN SHARE ROW EXCLUSIVE MODE")
-        reserved = tuple(row[1] for row in connection.execute(sql.RESERVED, {"load_id": load_id}))
-        if len(reserved) == len(names) and all(_is_for(had, name) for had, name in zip(reserved, names, strict=True)):
-            return reserved
         connection.execute(sql.UNRESERVE, {"load_id": load_id})
         free = tuple(names)
         attempt = 1

@@ -128,15 +128,21 @@ SELECT step, action, resident_id, help_request_id, shielding_begun, shielding_re
 FROM residents.rows WHERE id = %(id)s
 """
 
+# Rows are locked in the order in which ENTER_ROWS locks them, or this and a run that enters the same rows would wait for each other.
 SAVE = """
+WITH v AS (
+    SELECT * FROM jsonb_to_recordset(%(progress)s::jsonb) AS v (
+        id bigint, step text, action text, resident_id bigint, help_request_id bigint, shielding_begun boolean, shielding_request_id bigint,
+        notes_added integer, attempts integer, code text)
+), held AS (
+    SELECT r.id FROM residents.rows AS r JOIN v ON v.id = r.id ORDER BY r.identity, r.row_hash FOR NO KEY UPDATE OF r
+)
 UPDATE residents.rows AS r
 SET step = v.step, action = v.action, resident_id = v.resident_id, help_request_id = v.help_request_id,
     shielding_begun = v.shielding_begun, shielding_request_id = v.shielding_request_id, notes_added = v.notes_added,
     attempts = v.attempts, code = v.code, load_id = %(load_id)s, updated_at = now()
-FROM jsonb_to_recordset(%(progress)s::jsonb) AS v (
-    id bigint, step text, action text, resident_id bigint, help_request_id bigint, shielding_begun boolean, shielding_request_id bigint,
-    notes_added integer, attempts integer, code text)
-WHERE r.id = v.id AND r.step NOT IN ('done', 'failed', 'quarantined')
+FROM v
+WHERE r.id = v.id AND v.id IN (SELECT id FROM held) AND r.step NOT IN ('done', 'failed', 'quarantined')
 """
 
 STATES = """

@@ -8,7 +8,7 @@ from typing import Any
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.http import Lost
-from ingestion_dagster.residents.api_client import Created, HelpRequest, HereToHelp, Rejected
+from ingestion_dagster.residents.api_client import PHONES, Created, HelpRequest, HereToHelp, Rejected
 from ingestion_dagster.residents.find import EVERY_TYPE, find
 from ingestion_dagster.residents.model import Action, Note, Prepared, Progress, Step
 from ingestion_dagster.residents.notes import comparable, missing
@@ -48,6 +48,19 @@ def is_the_person(prepared: Prepared, found: HelpRequest) -> bool:
     return all(not ours or not theirs or ours == theirs for ours, theirs in pairs)
 
 
+def holds(prepared: Prepared, found: HelpRequest) -> bool:
+    """Whether all that a row says of its person is kept with a request that was there: if not, a call that was lost has changed nothing.
+
+    The API appends phones to those that it has, and patches everything else.
+    """
+    for name, value in prepared.request.items():
+        if name in found.person:
+            ours, theirs = comparable(value), comparable(found.person[name])
+            if ours != theirs and not (name in PHONES and ours in theirs):
+                return False
+    return True
+
+
 class _Row:
     def __init__(self, api: HereToHelp, prepared: Prepared, progress: Progress, save: Save, now: Callable[[], datetime]) -> None:
         self.progress = progress
@@ -80,7 +93,7 @@ class _Row:
 
     async def _create(self, *, look_first: bool) -> None:
         for attempt in range(1, _TRIES + 2):
-            if look_first and (found := await find(self._api, self._prepared)) is not None:
+            if look_first and (found := await find(self._api, self._prepared)) is not None and holds(self._prepared, found):
                 await self.note_down(step=Step.CREATED, help_request_id=found.id)
                 return
             begun = self._api.begin()

@@ -11,6 +11,7 @@ import pytest
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.residents import dispatch, send, upkeep
 from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.identity import hasher
 from ingestion_dagster.residents.journal import Locks
 from ingestion_dagster.residents.people import keys_of, lock_ids
 from ingestion_dagster_tests.residents.scene import Residents, Row, api, contact_tracing, nsss, residents
@@ -169,7 +170,7 @@ def spl_of(people: range) -> list[Row]:
 
 def locked(residents: Residents, until: Callable[[], Any]) -> Any:
     """What comes of something that is done while another session has the locks of person 1."""
-    ids = lock_ids(keys_of(prepared(nsss(1)), "nsss"))
+    ids = lock_ids(keys_of(prepared(nsss(1)), "nsss"), hasher(residents.settings).of)
 
     async def hold() -> Any:
         async with Locks.open(residents.database, 60) as theirs:

@@ -37,7 +37,7 @@ def test_a_file_is_foretold_row_by_row(residents: Residents) -> None:
 
 
 def test_rows_are_judged_by_the_day_asked_for(residents: Residents) -> None:
-    raw = as_csv([contact_tracing(1, **{"Date Tested": "01/11/2026"})])
+    raw = as_csv([contact_tracing(1, {"Date Tested": "01/11/2026"})])
     assert predict_file(residents.settings, "contact_tracing/a.csv", raw, "2026-11-14") == {"rows": 1, "created": 1}
     assert predict_file(residents.settings, "contact_tracing/a.csv", raw, "2026-11-15") == {"rows": 1, "skipped": 1}
 

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestion_dagster.residents.identity import Hasher
 from ingestion_dagster.residents.model import Person, Prepared
 from ingestion_dagster.residents.people import Groups, keys_of, lock_ids
+
+HASHER = Hasher(b"k" * 32)
 
 
 def row(first: str = "", last: str = "", nhs: str = "", dedupe_id: str = "") -> Prepared:
@@ -53,14 +56,15 @@ def test_a_dedupe_id_is_good_within_its_dataset_and_no_persons_in_generic():
 
 
 def test_lock_ids_are_numbers_postgres_takes_the_same_in_every_process_and_sorted():
-    ids = lock_ids(f"nhs:{number}" for number in range(500))
+    ids = lock_ids((f"nhs:{number}" for number in range(500)), HASHER.of)
     assert ids == sorted(set(ids))
     assert len(ids) == 500
     assert min(ids) < 0 < max(ids)
     assert all(-(2**63) <= each < 2**63 for each in ids)
-    assert lock_ids(["a", "b", "a"]) == lock_ids(["b", "a"])
-    assert lock_ids(["nhs:9990000115"]) == [-1250672250950552947]
-    assert lock_ids([]) == []
+    assert lock_ids(["a", "b", "a"], HASHER.of) == lock_ids(["b", "a"], HASHER.of)
+    assert lock_ids(["nhs:9990000115"], HASHER.of) == lock_ids(["nhs:9990000115"], Hasher(b"k" * 32).of)
+    assert lock_ids(["nhs:9990000115"], HASHER.of) != lock_ids(["nhs:9990000115"], Hasher(b"another").of)
+    assert lock_ids([], HASHER.of) == []
 
 
 KEYS = st.lists(st.sampled_from("abcdefghijklmnop"), max_size=3)

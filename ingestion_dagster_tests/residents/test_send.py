@@ -330,8 +330,8 @@ def test_the_same_person_written_another_way_is_no_mismatch(nhs_number: str):
     talk(go)
 
 
-def test_what_the_api_rejects_has_failed_and_says_nothing_of_the_person():
-    row = prepared(FirstName="Marker\0")
+def test_what_the_api_finds_wrong_with_a_call_has_failed_and_says_nothing_of_the_person():
+    row = prepared(EmailAddress=["Marker"])
 
     async def go(both: Talk) -> None:
         ledger = Ledger()
@@ -340,6 +340,19 @@ def test_what_the_api_rejects_has_failed_and_says_nothing_of_the_person():
         with pytest.raises(Rejected) as raised:
             await both.api.create(row.request)
         assert "Marker" not in repr(raised.value)
+
+    talk(go)
+
+
+def test_whatever_went_wrong_inside_the_api_may_pass_and_ends_no_row():
+    row = prepared(FirstName="Marker\0")
+
+    async def go(both: Talk) -> None:
+        ledger = Ledger()
+        with pytest.raises(Transient, match="api_rejected") as raised:
+            await ledger.send(both, row)
+        assert "Marker" not in repr(raised.value)
+        assert ledger.kept.step is Step.CREATING
 
     talk(go)
 
