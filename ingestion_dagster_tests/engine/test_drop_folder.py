@@ -270,7 +270,17 @@ def test_a_disk_on_which_a_file_stands_where_the_folder_should_be_says_so(disk: 
 
 
 @pytest.mark.parametrize(
-    "url", ["", "drive", "gdrive:folder", "gdrive://x", "file://host/x", "file:///a/../b", "s3://user:secret@bucket", "/tmp/secret"]
+    "url",
+    [
+        "",
+        "drive",
+        "gdrive:folder",
+        "gdrive://x",
+        "file://host/x",
+        "file:///a/../b",
+        "s3://user:secret@bucket",
+        "/tmp/secret",
+    ],  # pragma: allowlist secret
 )
 def test_another_url_is_refused_without_being_shown(url: str):
     with pytest.raises(ConfigurationError, match=r"file:///folder .* or gdrive:") as raised:
