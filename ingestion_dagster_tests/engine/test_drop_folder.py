@@ -278,9 +278,9 @@ def test_a_disk_on_which_a_file_stands_where_the_folder_should_be_says_so(disk: 
         "gdrive://x",
         "file://host/x",
         "file:///a/../b",
-        "s3://user:secret@bucket",
+        "s3://user:secret@bucket",  # pragma: allowlist secret
         "/tmp/secret",
-    ],  # pragma: allowlist secret
+    ],
 )
 def test_another_url_is_refused_without_being_shown(url: str):
     with pytest.raises(ConfigurationError, match=r"file:///folder .* or gdrive:") as raised:
