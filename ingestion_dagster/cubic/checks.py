@@ -9,7 +9,6 @@ from ingestion_dagster.cubic import discovery, reconciliation, schemas, waiting
 from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, CubicTable, Registry, registry
 from ingestion_dagster.cubic.zone import zone
 from ingestion_dagster.engine import whereabouts
-from ingestion_dagster.engine.alerting import failed_checks_alert
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_ERRORED,
@@ -17,16 +16,15 @@ from ingestion_dagster.engine.checks import (
     ROWS_ADD_UP,
     Finding,
     claimed_in_time,
-    failed_names,
     nothing_errored,
     nothing_left_errored,
     result,
     rows_add_up,
+    standing_checks,
     table,
 )
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.settings import Settings, current
+from ingestion_dagster.settings import Settings
 
 NOTHING_UNCLASSIFIED = "nothing_unclassified"
 NOTHING_WAITS = "nothing_waits_for_a_decision"
@@ -77,40 +75,6 @@ NIGHTLY_SPECS = [
     dg.AssetCheckSpec(ARCHIVE_READABLE, asset=ARCHIVE_KEY, description="Every archived file stands where the ledger says, whole."),
 ]
 """Standing: evaluated by a run of their own."""
-
-
-@dg.multi_asset_check(name="cubic_nightly_checks", specs=NIGHTLY_SPECS, can_subset=True)
-def cubic_nightly(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
-    """What must hold whatever was loaded today; what crashes have left behind is tidied up first."""
-    settings = ingestion.settings()
-    tables = registry(settings)
-    with ingestion.database().connect() as connection:
-        discovery.sync(connection, tables)
-        reconciliation.clear_leftovers(settings, datetime.now(UTC))
-        reconciliation.tidy(connection, settings, tables, zone(settings, tables))
-        results = []
-        for check in sorted(context.selected_asset_check_keys):
-            results.append(result(check, NIGHTLY[check.name](connection, settings, tables)))
-            yield results[-1]
-        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
-
-
-CUBIC_CHECKS_JOB = dg.define_asset_job(
-    "cubic_checks",
-    selection=dg.AssetSelection.checks(cubic_nightly),
-    description="Check what must hold whatever was loaded today: all of incoming is in the ledger, all that is archived can be read.",
-    tags={PIPELINE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
-)
-
-cubic_nightly_schedule = dg.ScheduleDefinition(
-    name="cubic_nightly_schedule",
-    job=CUBIC_CHECKS_JOB,
-    cron_schedule="0 3 * * *",
-    execution_timezone="America/New_York",
-    description="Checks every night what must hold whatever was loaded.",
-    default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
-)
 
 
 def _rows_add_up(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
@@ -177,3 +141,27 @@ NIGHTLY: dict[str, Callable[[Connection, Settings, Registry], Finding]] = {
     ALL_SEEN: _all_seen,
     ARCHIVE_READABLE: _archive_readable,
 }
+
+
+def _find(name: str, connection: Connection, settings: Settings) -> Finding:
+    return NIGHTLY[name](connection, settings, registry(settings))
+
+
+def _before(connection: Connection, settings: Settings) -> None:
+    """What crashes have left behind is tidied up."""
+    tables = registry(settings)
+    discovery.sync(connection, tables)
+    reconciliation.clear_leftovers(settings, datetime.now(UTC))
+    reconciliation.tidy(connection, settings, tables, zone(settings, tables))
+
+
+STANDING = standing_checks(
+    PIPELINE,
+    NIGHTLY_SPECS,
+    _find,
+    word="nightly",
+    cron="0 3 * * *",
+    timezone="America/New_York",
+    description="Check what must hold whatever was loaded today: all of incoming is in the ledger, all that is archived can be read.",
+    before=_before,
+)

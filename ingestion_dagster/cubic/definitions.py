@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ingestion_dagster.cubic.assets import ARCHIVE, KINESIS_STREAM, LANDING_ZONE, cubic_daily, cubic_ods
-from ingestion_dagster.cubic.checks import CUBIC_CHECKS_JOB, cubic_nightly, cubic_nightly_schedule
+from ingestion_dagster.cubic.checks import STANDING
 from ingestion_dagster.cubic.current_assets import CURRENT_DEFINITIONS as CURRENT
 from ingestion_dagster.cubic.feed_assets import FEED_DEFINITIONS as FEEDS
 from ingestion_dagster.cubic.sensors import LOADING_JOBS, cubic_failure_sensor, cubic_s3_sensor, cubic_sweep_sensor, cubic_watch_sensor
@@ -18,9 +18,9 @@ defs = dg.Definitions(
         *FEEDS.assets,
         *CURRENT.assets,
     ],
-    asset_checks=[cubic_nightly, *CURRENT.asset_checks],
-    jobs=[*(loading.job for loading in LOADING_JOBS), CUBIC_CHECKS_JOB, *FEEDS.jobs, *CURRENT.jobs],
-    schedules=[cubic_nightly_schedule, *FEEDS.schedules, *CURRENT.schedules],
+    asset_checks=[STANDING.checks, *CURRENT.asset_checks],
+    jobs=[*(loading.job for loading in LOADING_JOBS), STANDING.job, *FEEDS.jobs, *CURRENT.jobs],
+    schedules=[STANDING.schedule, *FEEDS.schedules, *CURRENT.schedules],
     sensors=[cubic_s3_sensor, cubic_sweep_sensor, cubic_failure_sensor, cubic_watch_sensor, *CURRENT.sensors],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,

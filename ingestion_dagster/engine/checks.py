@@ -1,15 +1,18 @@
 """What is checked of every pipeline's loads, and how a check's result is told."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from ingestion_dagster.engine import ledger, whereabouts
-from ingestion_dagster.engine.dagster import error_table
+from ingestion_dagster.engine.alerting import failed_checks_alert
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, error_table
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.settings import Settings, current
 
 ROWS_ADD_UP = "rows_add_up"
 NOTHING_ERRORED = "nothing_errored"
@@ -90,3 +93,59 @@ def evaluated(result: dg.AssetCheckResult) -> Iterator[Any]:
         severity=result.severity,
     )
     yield dg.Output(None, output_name=dg.AssetCheckSpec(result.check_name, asset=result.asset_key).get_python_identifier())
+
+
+@dataclass(frozen=True, slots=True)
+class StandingChecks:
+    """What must hold whatever was loaded today: checks, the job that evaluates them, and its schedule."""
+
+    checks: dg.AssetChecksDefinition
+    job: Any
+    """What `define_asset_job` returned; Dagster does not export its type."""
+    schedule: dg.ScheduleDefinition
+
+
+def standing_checks(
+    pipeline: str,
+    specs: Sequence[dg.AssetCheckSpec],
+    find: Callable[[str, Connection, Settings], Finding],
+    *,
+    word: str,
+    cron: str,
+    timezone: str,
+    description: str,
+    before: Callable[[Connection, Settings], None],
+) -> StandingChecks:
+    """Checks that a run of their own evaluates, each by its name (`find`), after something has been put in order (`before`).
+
+    `word` tells when, as in `daily`: `<pipeline>_daily_checks`, job `<pipeline>_checks`, `<pipeline>_daily_schedule`. Those that fail are
+    alerted to, warnings too.
+    """
+
+    @dg.multi_asset_check(name=f"{pipeline}_{word}_checks", specs=list(specs), can_subset=True)
+    def evaluate(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
+        settings = ingestion.settings()
+        with ingestion.database().connect() as connection:
+            before(connection, settings)
+            results = []
+            for check in sorted(context.selected_asset_check_keys):
+                results.append(result(check, find(check.name, connection, settings)))
+                yield results[-1]
+            failed_checks_alert(connection, settings, pipeline, context.run.run_id, failed_names(results, warnings=True))
+
+    job: Any = dg.define_asset_job(
+        f"{pipeline}_checks",
+        selection=dg.AssetSelection.checks(evaluate),
+        description=description,
+        tags={PIPELINE_TAG: pipeline},
+        executor_def=dg.in_process_executor,
+    )
+    schedule = dg.ScheduleDefinition(
+        name=f"{pipeline}_{word}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        description="Checks at its hour what must hold whatever was loaded.",
+        default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+    )
+    return StandingChecks(evaluate, job, schedule)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from ingestion_dagster.engine import ledger
-from ingestion_dagster.engine.alerting import failed_checks_alert
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_ERRORED,
@@ -14,19 +13,18 @@ from ingestion_dagster.engine.checks import (
     ROWS_ADD_UP,
     Finding,
     claimed_in_time,
-    failed_names,
     nothing_errored,
     nothing_left_errored,
     result,
     rows_add_up,
+    standing_checks,
     table,
 )
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
 from ingestion_dagster.metrics.places import PIPELINE
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
-from ingestion_dagster.settings import Settings, current
+from ingestion_dagster.settings import Settings
 
 PUBLIC_FLAG_HOLDS = "public_flag_holds"
 CORE_AND_API_AGREE = "core_and_api_agree"
@@ -68,37 +66,6 @@ DAILY_SPECS = [
     dg.AssetCheckSpec(ROW_COUNTS_HOLD, asset=DASHBOARD_KEY, description="No topic has lost too many of its rows since the last count."),
 ]
 """Standing: evaluated by a run of their own; about what arrives and what is read, so that no load evaluates them."""
-
-
-@dg.multi_asset_check(name="metrics_daily_checks", specs=DAILY_SPECS, can_subset=True)
-def metrics_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
-    """What must hold whatever was loaded today."""
-    settings = ingestion.settings()
-    with ingestion.database().connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, FILE_TYPES)
-        results = []
-        for check in sorted(context.selected_asset_check_keys):
-            results.append(result(check, DAILY[check.name](connection, settings)))
-            yield results[-1]
-        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
-
-
-METRICS_CHECKS_JOB = dg.define_asset_job(
-    "metrics_checks",
-    selection=dg.AssetSelection.checks(metrics_daily),
-    description="Check what must hold whatever was loaded today.",
-    tags={PIPELINE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
-)
-
-metrics_daily_schedule = dg.ScheduleDefinition(
-    name="metrics_daily_schedule",
-    job=METRICS_CHECKS_JOB,
-    cron_schedule="0 7 * * *",
-    execution_timezone="Europe/London",
-    description="Checks every morning what must hold whatever was loaded.",
-    default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
-)
 
 
 def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection, run_id: str) -> Iterator[dg.AssetCheckResult]:
@@ -191,3 +158,15 @@ DAILY = {
     TOPICS_ARE_FRESH: _topics_are_fresh,
     ROW_COUNTS_HOLD: _row_counts_hold,
 }
+
+
+STANDING = standing_checks(
+    PIPELINE,
+    DAILY_SPECS,
+    lambda name, connection, settings: DAILY[name](connection, settings),
+    word="daily",
+    cron="0 7 * * *",
+    timezone="Europe/London",
+    description="Check what must hold whatever was loaded today.",
+    before=lambda connection, _settings: ledger.sync_datasets(connection, PIPELINE, FILE_TYPES),
+)

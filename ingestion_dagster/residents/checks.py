@@ -1,12 +1,12 @@
 """What is checked of spreadsheets: after each load, by the load step itself, and every day, whatever has been loaded."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from ingestion_dagster.engine.alerting import failed_checks_alert
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_ERRORED,
@@ -14,21 +14,22 @@ from ingestion_dagster.engine.checks import (
     ROWS_ADD_UP,
     Finding,
     claimed_in_time,
-    failed_names,
     nothing_errored,
     nothing_left_errored,
     result,
     rows_add_up,
+    standing_checks,
     table,
 )
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.places import NAMES, SANDBOX, api_address, drop_folder
 from ingestion_dagster.residents.registry import PIPELINE
-from ingestion_dagster.settings import Settings, current
+from ingestion_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ALL_ROWS_TERMINAL = "all_rows_terminal"
 REFUSED_SHARE = "refused_share"
@@ -110,39 +111,6 @@ DAILY_SPECS = [
 """Standing: evaluated by a run of their own."""
 
 
-@dg.multi_asset_check(name="residents_daily_checks", specs=DAILY_SPECS, can_subset=True)
-def residents_daily(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
-    """What must hold whatever was loaded today; what is older than the retention setting is forgotten first."""
-    settings = ingestion.settings()
-    with ingestion.database().connect() as connection:
-        upkeep.sync(connection, settings)
-        of_files, rows = upkeep.forget(connection, settings, datetime.now(UTC))
-        context.log.info("%s rows of files and %s rows forgotten after %s days", of_files, rows, settings.residents_retention_days)
-        results = []
-        for check in sorted(context.selected_asset_check_keys):
-            results.append(result(check, DAILY[check.name](connection, settings)))
-            yield results[-1]
-        failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results, warnings=True))
-
-
-RESIDENTS_CHECKS_JOB = dg.define_asset_job(
-    "residents_checks",
-    selection=dg.AssetSelection.checks(residents_daily),
-    description="Check what must hold whatever was loaded today, and forget what is older than the retention setting.",
-    tags={PIPELINE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
-)
-
-residents_daily_schedule = dg.ScheduleDefinition(
-    name="residents_daily_schedule",
-    job=RESIDENTS_CHECKS_JOB,
-    cron_schedule="0 6 * * *",
-    execution_timezone="Europe/London",
-    description="Checks every morning what must hold whatever was loaded.",
-    default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
-)
-
-
 def folders_open(settings: Settings) -> Finding:
     """Every inbound folder can be looked into."""
     folder = drop_folder(settings)
@@ -184,3 +152,21 @@ DAILY: Mapping[str, Callable[[Connection, Settings], Finding]] = {
     FOLDERS_OPEN: lambda _connection, settings: folders_open(settings),
     API_REACHABLE: lambda _connection, settings: api_reachable(settings),
 }
+
+
+def _before(connection: Connection, settings: Settings) -> None:
+    upkeep.sync(connection, settings)
+    of_files, rows = upkeep.forget(connection, settings, datetime.now(UTC))
+    log.info("%s rows of files and %s rows forgotten after %s days", of_files, rows, settings.residents_retention_days)
+
+
+STANDING = standing_checks(
+    PIPELINE,
+    DAILY_SPECS,
+    lambda name, connection, settings: DAILY[name](connection, settings),
+    word="daily",
+    cron="0 6 * * *",
+    timezone="Europe/London",
+    description="Check what must hold whatever was loaded today, and forget what is older than the retention setting.",
+    before=_before,
+)

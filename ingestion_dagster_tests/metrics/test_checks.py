@@ -9,7 +9,7 @@ import pytest
 from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.dagster import INGESTION
 from ingestion_dagster.engine.ledger import Scope
-from ingestion_dagster.metrics.checks import DAILY, METRICS_CHECKS_JOB, allowed_days, is_stale, metrics_daily
+from ingestion_dagster.metrics.checks import DAILY, STANDING, allowed_days, is_stale
 from ingestion_dagster.metrics.definitions import defs
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
 from ingestion_dagster.metrics.places import zone
@@ -21,7 +21,7 @@ NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 def daily(metrics: Metrics) -> dict[str, dg.AssetCheckEvaluation]:
     """One run of the daily checks, by name."""
     with dg.DagsterInstance.ephemeral() as instance:
-        result = defs.resolve_job_def(METRICS_CHECKS_JOB.name).execute_in_process(instance=instance)
+        result = defs.resolve_job_def(STANDING.job.name).execute_in_process(instance=instance)
     assert result.success
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
@@ -172,7 +172,7 @@ def test_a_topic_that_loses_rows_is_named_and_growth_is_no_loss(loaded: Metrics)
 def test_the_daily_checks_can_be_asked_for_one_by_one(loaded: Metrics) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [metrics_daily],
+            [STANDING.checks],
             selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["metrics", "landing_zone"]), "claimed_in_time")),
             resources={"ingestion": INGESTION},
             instance=instance,

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ingestion_dagster.residents.checks import DAILY, RESIDENTS_CHECKS_JOB
+from ingestion_dagster.residents.checks import DAILY, STANDING
 from ingestion_dagster.residents.definitions import defs
 from ingestion_dagster_tests.residents.scene import Residents, api, nsss, residents
 
@@ -16,7 +16,7 @@ __all__ = ["api", "residents"]
 def daily() -> dict[str, dg.AssetCheckEvaluation]:
     """One run of the daily checks, by name."""
     with dg.DagsterInstance.ephemeral() as instance:
-        result = defs.resolve_job_def(RESIDENTS_CHECKS_JOB.name).execute_in_process(instance=instance)
+        result = defs.resolve_job_def(STANDING.job.name).execute_in_process(instance=instance)
     assert result.success
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
