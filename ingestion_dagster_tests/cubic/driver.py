@@ -6,27 +6,17 @@
 `… serve` waits for such commands on its standard input and forks a process for each: an import of everything is a second.
 """
 
-import atexit
 import hashlib
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from psycopg import sql
 
 from ingestion_dagster.cubic import zone as cubic_zone
 from ingestion_dagster.cubic.load import CubicOutcome, Job, load_cubic
@@ -37,12 +27,15 @@ from ingestion_dagster.engine.ledger import Load, Scope
 from ingestion_dagster.engine.object_store import ObjectStore, open_store
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine import processes
 
 POISON = "INGESTION_TEST_POISON"
 """Part of a key: whoever reads such a file is killed."""
 
 PLACES = ("incoming", "archive", "error", "springboard")
-_ROOT = Path(__file__).parents[2]
+_MODULE = "ingestion_dagster_tests.cubic.driver"
+Process = processes.Process
+quick_folder = processes.quick_folder
 
 
 def run(settings: Settings) -> CubicOutcome:
@@ -97,143 +90,14 @@ def command(name: str) -> None:
     COMMANDS[name](current())
 
 
-def serve() -> None:
-    """Fork for each request; tell of a process once it has ended."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "ended" in request:
-            pid, status = os.waitpid(request["ended"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        else:
-            answer = _forked(**request)
-        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
-
-
-def _forked(name: str, environment: dict[str, str], complaints: str) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        for stream, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
-            os.dup2(os.open(os.devnull, mode), stream)
-        os.dup2(os.open(complaints, os.O_WRONLY | os.O_CREAT, 0o600), 2)
-        os.environ.clear()
-        os.environ.update(environment)
-        command(name)
-        code = 0
-    except BaseException:  # noqa: BLE001 - told where this process tells things
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-@cache
-def _server() -> "subprocess.Popen[str]":
-    server = subprocess.Popen(
-        [sys.executable, "-m", "ingestion_dagster_tests.cubic.driver", "serve"],
-        cwd=_ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    atexit.register(_leave, server)
-    return server
-
-
-def _leave(server: "subprocess.Popen[str]") -> None:
-    with suppress(OSError):
-        server.stdin.close()  # type: ignore[union-attr]
-    server.wait(10)
-    server.stdout.close()  # type: ignore[union-attr]
-
-
-def _ask(request: Mapping[str, Any]) -> Any:
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
-
-
-@dataclass
-class Process:
-    """A driver process: not a child of this one, so that its end is asked for."""
-
-    pid: int
-    complaints: Path
-    code: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code, or minus the signal that has killed it; None while it lives."""
-        if self.code is None:
-            self.code = _ask({"ended": self.pid})
-        return self.code
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is still there."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def end(self, seconds: float = 60) -> tuple[int, str]:
-        """Wait for it; its exit code and what it complained of. One that takes longer is killed."""
-        deadline = time.monotonic() + seconds
-        late = ""
-        while (code := self.poll()) is None:
-            if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                late, deadline = f"has not ended after {seconds} s\n", time.monotonic() + 10
-            time.sleep(0.01)
-        return code, late + self.complaints.read_text()
-
-    def await_sleep(self, seconds: float = 30) -> None:
-        """Wait until it has fallen asleep."""
-        deadline = time.monotonic() + seconds
-        while self.poll() is None:
-            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-                return
-            assert time.monotonic() < deadline, "does not fall asleep"
-            time.sleep(0.01)
-        raise AssertionError(f"ended ({self.code}) instead of falling asleep: {self.complaints.read_text()}")
-
-
 def start(settings: Settings, name: str = "run", *, fault: str | None = None, poison: str | None = None) -> Process:
     """A driver process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
-    environment = {variable: value for variable, value in os.environ.items() if not variable.startswith("INGESTION_")}
-    for variable, value in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{variable.upper()}"] = str(value)
-    if fault is not None:
-        environment["INGESTION_TEST_FAULT"] = fault
-    if poison is not None:
-        environment[POISON] = poison
-    complaints = Path(tempfile.gettempdir()) / f"cubic-driver-{uuid.uuid4().hex}"
-    complaints.touch()
-    atexit.register(complaints.unlink, missing_ok=True)
-    return Process(_ask({"name": name, "environment": environment, "complaints": str(complaints)}), complaints)
+    return processes.start(_MODULE, settings, name, fault=fault, **({POISON: poison} if poison is not None else {}))
 
 
 def emptied(database: Database) -> Database:
     """The same database without a row in the ledger and cubic's tables."""
-    with database.connect() as connection:
-        tables = connection.execute(
-            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('cubic', 'ledger') AND tablename <> 'alembic_version'"
-        ).fetchall()
-        # Without triggers, foreign keys do not ask for an order.
-        with connection.transaction():
-            connection.execute("SET LOCAL session_replication_role = replica")
-            for table in tables:
-                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(*table)))
-    return database
-
-
-@contextmanager
-def quick_folder() -> Iterator[Path]:
-    """A folder for an installation; in memory where there is such a one, for waiting for the disk is most of a small load."""
-    in_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None, prefix="cubic-") as folder:
-        yield Path(folder)
+    return processes.emptied(database, "cubic", "ledger")
 
 
 def settings_for(database: Database, home: Path, tables: Path, **more: Any) -> Settings:
@@ -342,4 +206,4 @@ def plain(key: str) -> str:
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "run"
-    serve() if wanted == "serve" else command(wanted)
+    processes.serve(command) if wanted == "serve" else command(wanted)

@@ -6,27 +6,21 @@ puts back what failed. Settings come from the environment.
 `… serve` waits for such commands on its standard input and forks a process for each: an import of everything is a second.
 """
 
-import atexit
 import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-import traceback
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from pydantic import SecretStr
 
 from ingestion_dagster.engine import landing, ledger, postgres
@@ -39,10 +33,15 @@ from ingestion_dagster.residents.model import RowReport
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine import processes
 
 AS_OF = date(2026, 11, 20)
 HASH_KEY = "0123456789abcdef" * 4  # pragma: allowlist secret
 _ROOT = Path(__file__).parents[2]
+_MODULE = "ingestion_dagster_tests.residents.driver"
+Process = processes.Process
+environment_of = processes.environment_of
+quick_folder = processes.quick_folder
 
 
 def run(settings: Settings) -> ResidentsOutcome:
@@ -76,125 +75,14 @@ def retry(settings: Settings, key: str | None = None) -> ledger.Again:
 COMMANDS: dict[str, Callable[[Settings], Any]] = {"run": run, "discover": discover, "retry": retry}
 
 
-def serve() -> None:
-    """Fork for each request; tell of a process once it has ended."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "ended" in request:
-            pid, status = os.waitpid(request["ended"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        else:
-            answer = _forked(**request)
-        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
-
-
-def _forked(name: str, environment: dict[str, str], complaints: str) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        for stream, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
-            os.dup2(os.open(os.devnull, mode), stream)
-        os.dup2(os.open(complaints, os.O_WRONLY | os.O_CREAT, 0o600), 2)
-        os.environ.clear()
-        os.environ.update(environment)
-        COMMANDS[name](current())
-        code = 0
-    except BaseException:  # noqa: BLE001 - told where this process tells things
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-@cache
-def _server() -> "subprocess.Popen[str]":
-    server = subprocess.Popen(
-        [sys.executable, "-m", "ingestion_dagster_tests.residents.driver", "serve"],
-        cwd=_ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    atexit.register(_leave, server)
-    return server
-
-
-def _leave(server: "subprocess.Popen[str]") -> None:
-    with suppress(OSError):
-        server.stdin.close()  # type: ignore[union-attr]
-    server.wait(10)
-    server.stdout.close()  # type: ignore[union-attr]
-
-
-def _ask(request: Mapping[str, Any]) -> Any:
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
-
-
-@dataclass
-class Process:
-    """A driver process: not a child of this one, so that its end is asked for."""
-
-    pid: int
-    complaints: Path
-    code: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code, or minus the signal that has killed it; None while it lives."""
-        if self.code is None:
-            self.code = _ask({"ended": self.pid})
-        return self.code
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is still there."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def end(self, seconds: float = 60) -> tuple[int, str]:
-        """Wait for it; its exit code and what it complained of. One that takes longer is killed."""
-        deadline = time.monotonic() + seconds
-        late = ""
-        while (code := self.poll()) is None:
-            if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                late, deadline = f"has not ended after {seconds} s\n", time.monotonic() + 10
-            time.sleep(0.01)
-        return code, late + self.complaints.read_text()
-
-    def await_sleep(self, seconds: float = 30) -> None:
-        """Wait until it has fallen asleep."""
-        deadline = time.monotonic() + seconds
-        while self.poll() is None:
-            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-                return
-            assert time.monotonic() < deadline, "does not fall asleep"
-            time.sleep(0.01)
-        raise AssertionError(f"ended ({self.code}) instead of falling asleep: {self.complaints.read_text()}")
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """The environment in which a process finds these settings."""
-    environment = {variable: value for variable, value in os.environ.items() if not variable.startswith("INGESTION_")}
-    for variable, value in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{variable.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    return environment
+def command(name: str) -> None:
+    """What a driver process does."""
+    COMMANDS[name](current())
 
 
 def start(settings: Settings, name: str = "run", *, fault: str | None = None) -> Process:
     """A driver process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
-    environment = environment_of(settings)
-    if fault is not None:
-        environment["INGESTION_TEST_FAULT"] = fault
-    complaints = Path(tempfile.gettempdir()) / f"residents-driver-{uuid.uuid4().hex}"
-    complaints.touch()
-    atexit.register(complaints.unlink, missing_ok=True)
-    return Process(_ask({"name": name, "environment": environment, "complaints": str(complaints)}), complaints)
+    return processes.start(_MODULE, settings, name, fault=fault)
 
 
 @dataclass
@@ -282,24 +170,7 @@ def api() -> Iterator[Api]:
 
 def emptied(database: Database) -> Database:
     """The same database without a row in the ledger and the tables of residents."""
-    with database.connect() as connection:
-        tables = connection.execute(
-            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('residents', 'ledger') AND tablename <> 'alembic_version'"
-        ).fetchall()
-        # Without triggers, foreign keys do not ask for an order.
-        with connection.transaction():
-            connection.execute("SET LOCAL session_replication_role = replica")
-            for table in tables:
-                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(*table)))
-    return database
-
-
-@contextmanager
-def quick_folder() -> Iterator[Path]:
-    """A folder for an installation; in memory where there is such a one, for waiting for the disk is most of a small load."""
-    in_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None, prefix="residents-") as folder:
-        yield Path(folder)
+    return processes.emptied(database, "residents", "ledger")
 
 
 def settings_for(database: Database, home: Path, api_url: str, **more: Any) -> Settings:
@@ -456,4 +327,4 @@ def await_lost_sessions(settings: Settings, seconds: float) -> None:
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "run"
-    serve() if wanted == "serve" else COMMANDS[wanted](current())
+    processes.serve(command) if wanted == "serve" else command(wanted)
