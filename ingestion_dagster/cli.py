@@ -164,9 +164,12 @@ def retry(
     with postgres.ready(settings).connect() as connection:
         retried = found.retry(connection, scope, key)
         released = ledger.look_again(connection, scope, key)
+        waits = key is not None and any(
+            load.key == key or load.key.endswith(f"/{key}") for load in ledger.claimable_loads(connection, scope)
+        )
     for old in retried.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
-    if not retried.ready and not released:
+    if not retried.ready and not released and not waits:
         err.print(
             "nothing to retry" if key is None or retried.superseded else f"no file that stands refused has the key {key}", markup=False
         )
@@ -187,7 +190,7 @@ def replay(
     runs.check_partition(found, settings, partition)
     scope = Scope(found.name, frozenset({dataset}) if dataset else None, frozenset({partition}))
     with postgres.ready(settings).connect() as connection:
-        again = ledger.replay(connection, scope)
+        again = found.replay(connection, scope)
         begun = [
             row
             for row in whereabouts.status_counts(connection, found.name, [partition])
@@ -212,7 +215,8 @@ def adopt(
     """The first day on a living system: take over its tables, mark the files that are there as done. Loads nothing."""
     found = _pipeline(pipeline)
     adopted = runs.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
-    for line in adopted.told or ("no tables of another system are here",):
+    nothing = ("no tables of another system are here",) if found.tables or found.takes_over_loads else ()
+    for line in adopted.told or nothing:
         print(line)
     for line in adopted.doubts:
         err.print(f"look at this: {line}", markup=False)

@@ -10,16 +10,17 @@ from ingestion_dagster.engine.drive_calls import Answered
 from ingestion_dagster.engine.drive_media import SHEET, XLSX, file_media
 from ingestion_dagster.engine.drive_pairs import DriveFile, DrivePairs, marked
 from ingestion_dagster.engine.drive_store import DriveStore, RecentDriveStore
-from ingestion_dagster.engine.drop_folder import INBOUND, OUTBOUND, Answer, DropFolder, as_segment
+from ingestion_dagster.engine.drop_folder import INBOUND, LONGEST_SEGMENT, OUTBOUND, Answer, DropFolder, as_segment
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.object_store import ObjectStore
 
-_LONGEST_NAME = 600
 _NOT_CONVERTED = (400, 413)
 
 
 class DriveFolder(DropFolder):
     """Folders that are shared with a service account, best on a shared drive: it owns no storage."""
+
+    marks = True
 
     def __init__(self, url: str, pairs: DrivePairs) -> None:
         self._pairs = pairs
@@ -32,7 +33,7 @@ class DriveFolder(DropFolder):
     def key_of(self, dataset: str, name: str) -> str:
         """See DropFolder. The file gets another key when it is written, with its id."""
         self._pairs.folder(dataset, INBOUND)
-        return f"{dataset}/{INBOUND}/{as_segment(name, _LONGEST_NAME, reversible=True)}"
+        return f"{dataset}/{INBOUND}/{as_segment(name, LONGEST_SEGMENT, reversible=True)}"
 
     def place(self, dataset: str) -> str | None:
         """See DropFolder."""

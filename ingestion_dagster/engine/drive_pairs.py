@@ -1,7 +1,7 @@
 """Pairs of folders on Google Drive: what lies in them, page by page, and how a file is put into one of them just once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -76,12 +76,14 @@ class DrivePairs:
     def find(self, dataset: str, side: str, file_id: str) -> DriveFile | None:
         """A file of a folder, by its id; None if it is gone, in the bin, or elsewhere by now."""
         folder = self.folder(dataset, side)
-        try:
-            with self._open(dataset, side, (404,)):
-                found: DriveFile = self.calls.get(lambda files: files.get(fileId=file_id, fields=_FIELDS, supportsAllDrives=True))
-        except Answered:
-            return None
-        return None if found.get("trashed") or folder not in found.get("parents", (folder,)) else found
+        found: DriveFile | None = None
+        with suppress(Answered), self._open(dataset, side, (404,)):
+            found = self.calls.get(lambda files: files.get(fileId=file_id, fields=_FIELDS, supportsAllDrives=True))
+        if found is not None and not found.get("trashed") and folder in found.get("parents", (folder,)):
+            return found
+        # In a folder that is not open to us any more, or in the bin, every file looks like one that is gone.
+        self._looked_at(dataset, side)
+        return None
 
     def put(
         self, dataset: str, side: str, body: Mapping[str, Any], media: Callable[[], Any], mark: str, *, passed: tuple[int, ...] = ()

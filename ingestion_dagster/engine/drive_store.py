@@ -6,6 +6,7 @@ has no bytes until it is exported, the time when it was last modified.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import unquote
 from ingestion_dagster.engine.drive_calls import Answered
 from ingestion_dagster.engine.drive_media import SHEET, bytes_media
 from ingestion_dagster.engine.drive_pairs import DriveFile, DrivePairs, stamp
-from ingestion_dagster.engine.drop_folder import INBOUND, as_segment, is_lock
+from ingestion_dagster.engine.drop_folder import INBOUND, LONGEST_SEGMENT, as_segment, is_lock
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, checked_key
@@ -24,7 +25,6 @@ from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore,
 _NATIVE = "application/vnd.google-apps."
 _TIMED = "modified:"
 _TYPING = 30.0
-_LONGEST_NAME = 600
 _CHUNK = 8 << 20
 _NOT_ALLOWED = frozenset({"cannotDownloadFile", "cannotDownloadAbusiveFile", "cannotExportFile"})
 
@@ -47,16 +47,16 @@ class DriveStore(ObjectStore):
         """
         yield from self.listed(prefix)
 
-    def listed(self, prefix: str = "", since: datetime | None = None) -> Iterator[StoredObject]:
-        """As `list`; with `since` only files that Drive says were modified or created after that."""
+    def listed(self, prefix: str = "", since: datetime | None = None, missed: AbstractSet[str] = frozenset()) -> Iterator[StoredObject]:
+        """As `list`; with `since` only files that Drive says were modified or created after that, but of datasets `missed` all."""
         wanted = f"{checked_key(prefix.rstrip('/'))}/" if prefix else ""
         places = {dataset: f"{dataset}/{INBOUND}/" for dataset in self._pairs.datasets}
         asked = [dataset for dataset, place in places.items() if place.startswith(wanted) or wanted.startswith(place)]
         shut = 0
         for dataset in asked:
             try:
-                for file in self._pairs.listed(dataset, INBOUND, since=since):
-                    key = f"{places[dataset]}{file['id']}/{as_segment(file['name'], _LONGEST_NAME, reversible=True)}"
+                for file in self._pairs.listed(dataset, INBOUND, since=None if dataset in missed else since):
+                    key = f"{places[dataset]}{file['id']}/{as_segment(file['name'], LONGEST_SEGMENT, reversible=True)}"
                     if key.startswith(wanted) and not is_lock(file["name"]):
                         yield _stored(key, file)
             except ConfigurationError as error:
@@ -104,7 +104,7 @@ class DriveStore(ObjectStore):
         fault_point("drive_store.write.after")
         if file.get("md5Checksum") != hashlib.md5(data, usedforsecurity=False).hexdigest():
             raise Transient("drive_unavailable", "what Google Drive has is not what was sent")
-        return _stored(f"{dataset}/{INBOUND}/{file['id']}/{as_segment(body['name'], _LONGEST_NAME, reversible=True)}", file)
+        return _stored(f"{dataset}/{INBOUND}/{file['id']}/{as_segment(body['name'], LONGEST_SEGMENT, reversible=True)}", file)
 
     def settled(self, obj: StoredObject, *, for_seconds: float, now: datetime) -> bool:
         """See ObjectStore. An uploaded file is complete when it appears; into another one people are typing."""
@@ -166,6 +166,8 @@ class RecentDriveStore(DriveStore):
         self._clock = clock
         self._last: datetime | None = None
         self._last_full: datetime | None = None
+        self._missed: AbstractSet[str] = frozenset()
+        """Datasets whose folders the last listing could not look into: what lies there has old times."""
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """See ObjectStore and DropFolder.recently. A listing that is broken off counts as none."""
@@ -174,8 +176,8 @@ class RecentDriveStore(DriveStore):
             return
         began = self._clock()
         is_full = self._last is None or self._last_full is None or not timedelta(0) <= began - self._last_full < self._full_every
-        yield from self.listed(since=None if is_full or self._last is None else self._last - self._overlap)
-        self._last = began
+        yield from self.listed(since=None if is_full or self._last is None else self._last - self._overlap, missed=self._missed)
+        self._last, self._missed = began, frozenset(self.closed)
         if is_full:
             self._last_full = began
 
@@ -217,9 +219,8 @@ def _raise_unreadable(answered: Answered, place: str) -> NoReturn:
         message = "its owner has forbidden to download it, or Google has: allow it in the file's sharing settings, or upload a copy"
         raise Refused(Problem("download_not_allowed", "file", message)) from None
     if answered.status == 403:
-        raise ConfigurationError(
-            f"a file in an inbound folder is not open to us ({answered.reason or 403}): share the folder again"
-        ) from None
+        # Its folder was open a moment ago: this one file is charged, its neighbours go on.
+        raise Transient("drive_refused", f"Google Drive does not give a file out ({answered.reason or 403})") from None
     raise Transient("drive_unavailable", f"Google Drive answered {answered.status} {answered.reason}".rstrip()) from None
 
 

@@ -21,6 +21,9 @@ from ingestion_dagster.engine.object_store import ObjectStore
 INBOUND = "inbound"
 OUTBOUND = "outbound"
 
+LONGEST_SEGMENT = 600
+"""Bytes of a name in a key on Drive."""
+
 _UNFIT = re.compile(r"[/\x00-\x1f\x7f]|^\.")
 _UNFIT_OR_ESCAPED = re.compile(rf"{_UNFIT.pattern}|%(?=[0-9A-Fa-f]{{2}})")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -57,6 +60,9 @@ class DropFolder(ABC):
 
     Hidden files, and those by which office programs lock a file that is open, are not listed.
     """
+
+    marks: bool = False
+    """Whether `answers` tells the marks: two may have one name, and one without a mark is somebody else's."""
 
     @abstractmethod
     def file_name(self, key: str) -> str:

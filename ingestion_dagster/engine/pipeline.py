@@ -81,6 +81,8 @@ class Pipeline:
     """The key under which a file is landed that lies under this one in the folder it is taken from."""
     retry: Callable[[Connection, Scope, str | None], ledger.Again] = ledger.retry
     """Put back to `ready` what ended without being loaded whole, of this key or of any."""
+    replay: Callable[[Connection, Scope], ledger.Again] = ledger.replay
+    """Put back to `ready` what was loaded."""
     predict: Callable[[Settings, str, bytes, str | None], Mapping[str, int]] | None = None
     """What loading a file would do, given its key, its content and an ISO date to go by: counts by word. None: only `check` tells."""
     done: Callable[[Settings, Sequence[StoredObject]], tuple[frozenset[str], tuple[str, ...]]] = lambda _settings, objects: (

@@ -34,6 +34,8 @@ class LoadingJob:
     datasets: Callable[[], frozenset[str] | None] = lambda: None
     asset_of: Callable[[str], Sequence[str]] | None = None
     """The asset key of a dataset, where a run is to be told to load only those of which there is something to load."""
+    new_at_once: bool = False
+    """Whether what has just come is loaded though the last runs failed: they may have failed at another dataset's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,8 @@ def _discover_and_ask(
             assets = [dg.AssetKey(each.asset_of(dataset)) for dataset in ledger.claimable_datasets(connection, scope)]
         if assets == [] or (assets is None and not ledger.claimable(connection, scope)[0]):
             continue
-        reason = _not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC))
+        is_new = each.new_at_once and found.new > 0
+        reason = _not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC), is_new=is_new)
         if reason:
             reasons.append(reason)
         else:
@@ -209,12 +212,17 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
     return sweep
 
 
-def _not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime) -> str | None:
-    """Why a sensor should not ask for a run of a job yet: enough in flight, or the last ones failed a moment ago."""
+def _not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime, *, is_new: bool = False) -> str | None:
+    """Why a sensor should not ask for a run of a job yet: enough in flight, or the last ones failed a moment ago.
+
+    What `is_new` does not wait for the latter.
+    """
     tags = {PIPELINE_TAG: pipeline}
     in_flight = instance.get_runs(dg.RunsFilter(job_name=job, tags=tags, statuses=_IN_FLIGHT), limit=limit)
     if len(in_flight) >= limit:
         return f"run {in_flight[0].run_id[:8]} is {in_flight[0].status.value.lower()}"
+    if is_new:
+        return None
     failures = 0
     last_failure: datetime | None = None
     for record in instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags), limit=8):

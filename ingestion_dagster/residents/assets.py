@@ -144,9 +144,10 @@ def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingest
         except Exception as error:
             yield from committed(context, database, outcome, settings)
             tell_of_files(connection, settings, outcome, run_id)
-            if isinstance(error, Transient) and error.code in OUTAGE:
+            if isinstance(error, Transient) and (error.code in OUTAGE or error.code.startswith(("http_", "api_"))):
                 # The run has been as patient as it is told to be; the next one goes on.
-                raise dg.Failure(f"{error}; nothing is lost, the next run goes on", allow_retries=False) from None
+                who = "the database" if error.code == "database_gave_way" else "the Here to Help API (INGESTION_RESIDENTS_API_URL)"
+                raise dg.Failure(f"{who}: {error}; nothing is lost, the next run goes on", allow_retries=False) from None
             raise
         context.log.info("%s", summary(outcome))
         yield from materializations(context, connection, outcome, partitions, settings)
@@ -161,6 +162,9 @@ def narrow(connection: Connection, scope: Scope, job: Job, config: LoadConfig, r
     """What a run may claim; `only_errored` means files that were refused, or not sent whole."""
     if config.only_errored:
         return replace(scope, ids=frozenset(row_ledger.retry(connection, scope).ready))
+    if config.replay:
+        row_ledger.replay(connection, scope, run_id)
+        return scope
     return narrowed(connection, scope, job.zone, config, run_id)
 
 

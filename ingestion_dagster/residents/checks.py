@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote
 
 import dagster as dg
 
@@ -115,6 +117,8 @@ def folders_open(settings: Settings) -> Finding:
     """Every inbound folder can be looked into."""
     folder = drop_folder(settings)
     try:
+        if settings.drive.startswith("file://") and not Path(unquote(settings.drive.removeprefix("file://"))).is_dir():
+            return False, dg.AssetCheckSeverity.ERROR, {"why": "the folder of INGESTION_DRIVE_URL does not exist: is it mounted?"}
         files = sum(1 for _ in folder.inbound.list())
     except (ConfigurationError, Transient) as error:
         return False, dg.AssetCheckSeverity.ERROR, {"why": error.code if isinstance(error, Transient) else str(error)}

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from ingestion_dagster.engine.breaker import UNAVAILABLE
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.residents.api_client import HereToHelp
 from ingestion_dagster.residents.journal import Journal, Locks
@@ -14,6 +15,8 @@ from ingestion_dagster.residents.model import OUTAGE, Action, Prepared, Progress
 from ingestion_dagster.residents.send import send
 
 log = logging.getLogger(__name__)
+
+ROWS_LEFT = "rows_left"
 
 _PASSES = 3
 _PAUSES = (0.5, 2.0)
@@ -60,11 +63,9 @@ class Dispatch:
     locks: Locks
     in_flight: int
     max_attempts: int
-    unproven_limit: int
-    """As `max_attempts`, while no other row has got through: in an outage none does."""
     now: Callable[[], datetime]
     in_hand: frozenset[int] = frozenset()
-    """Rows that were being sent when the API gave way."""
+    """Rows that were being sent when the API gave way, or did not get through while no other did: their trouble, or the API's."""
     _latest: dict[int, Progress] = field(default_factory=dict)
     _left: list[Due] = field(default_factory=list)
     _held_up: set[int] = field(default_factory=set)
@@ -77,8 +78,8 @@ class Dispatch:
         """Send rows until all are over or the turn is.
 
         A row that does not get through is tried again after the others; its person's later rows wait for it. It is given up after
-        `max_attempts`, if others got through meanwhile. Raises `Transient` when the API or the database gives way, and
-        `ConfigurationError`; what was sent by then is written down.
+        `max_attempts`, if others got through meanwhile; if none did, it is left (`in_hand`). Raises `Transient` when the API or the
+        database gives way, and `ConfigurationError`; what was sent by then is written down.
         """
         self.api.before_write = self.locks.still_held
         for each_pass in range(_PASSES):
@@ -93,7 +94,7 @@ class Dispatch:
             due, self._left, self._held_up = iter(sorted(self._left, key=lambda each: each.number)), [], set()
             if each_pass < len(_PAUSES):
                 await asyncio.sleep(_PAUSES[each_pass])
-        raise self._last_trouble or Transient("rows_left", "some rows are being sent by another run")
+        raise self._last_trouble or Transient(ROWS_LEFT, "some rows are being sent by another run")
 
     async def _pass(self, due: Iterator[Due], turn: Turn) -> bool:
         """Take up each row once; False if the turn ended before."""
@@ -152,7 +153,7 @@ class Dispatch:
             self._sent.done += progress.step == Step.DONE
         except Transient as trouble:
             if trouble.code in OUTAGE:
-                self.in_hand = self.in_hand or frozenset(self._latest)
+                self.in_hand = frozenset(self._latest) if trouble.code == UNAVAILABLE else frozenset()
                 raise
             await self._not_through(due, trouble)
         finally:
@@ -173,9 +174,14 @@ class Dispatch:
         """A row that did not get through this time: to be tried again, or given up."""
         self._last_trouble = trouble
         latest = self._latest[due.row_id]
+        if not self._proven:
+            # Nobody has got through yet: whether this is the row's trouble, or an outage, the caller finds out.
+            log.warning("row=%s error=%s: left for now", due.number, trouble.code)
+            self.in_hand |= {due.row_id}
+            self._leave(due)
+            return
         latest = replace(latest, attempts=latest.attempts + 1)
-        limit = self.max_attempts if self._proven else self.unproven_limit
-        if latest.attempts >= limit:
+        if latest.attempts >= self.max_attempts:
             latest = replace(latest, step=Step.FAILED, action=Action.FAILED, code=trouble.code)
         else:
             self._leave(due)

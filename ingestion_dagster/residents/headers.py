@@ -50,6 +50,11 @@ def _place(rows: Sequence[tuple[str, ...]], dataset: Dataset) -> int:
         index = index if index is not None and _resembles(rows[index], dataset) else None
     if index is None:
         raise Refused(_not_found(rows, dataset, likely))
+    if not set(dataset.required) <= set(rows[index]):
+        for other in DATASETS.values():
+            if set(other.required) <= set(rows[index]):
+                message = f"row {index + 1} has the columns of {other.name}: move the file to that folder; rename nothing"
+                raise Refused(Problem("header_not_found", "header", message))
     return index
 
 

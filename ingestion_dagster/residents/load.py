@@ -159,8 +159,6 @@ def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
         verdict = file.verdict()
         with file.connection.transaction():
             ledger.settle(file.connection, [verdict])
-            if file.is_gone and verdict.to != Status.READY:
-                row_ledger.close(file.connection, load.id)
     except ledger.ClaimLost:
         log.warning("load_id=%s: its lease ran out and another run took it; the rows that were sent are noted", load.id)
         return []
@@ -169,7 +167,8 @@ def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
         if gave_way.for_all and not (gave_way.rows_in_hand and file.line.answers()):
             raise gave_way.error from None
         # The API is well, and these rows are what it fails at; or a folder of this dataset is closed. Others go on.
-        row_ledger.charge(file.connection, gave_way.rows_in_hand, limit=UNPROVEN_LIMIT, code=SERVER_ERROR)
+        code = gave_way.error.code if isinstance(gave_way.error, Transient) and gave_way.error.code not in OUTAGE else SERVER_ERROR
+        row_ledger.charge(file.connection, gave_way.rows_in_hand, by=file.claims.limits.max_attempts, limit=UNPROVEN_LIMIT, code=code)
         file.claims.leave(load.dataset or "")
         outcome.trouble = outcome.trouble or gave_way.error
         return []
@@ -227,7 +226,7 @@ class _File:
         """What becomes of the load. Raises what `_settled` tells apart."""
         raw = self._read()
         if isinstance(raw, Verdict):
-            return raw
+            return self._gone(raw) if self.is_gone else raw
         content_hash = self.job.place.hasher.of_file(raw)
         previous = ledger.previous_versions(self.connection, [self.load]).get(self.load.id)
         if raw and previous is not None and previous.content_hash == content_hash:
@@ -258,8 +257,33 @@ class _File:
             raise _GaveWay(error, "its folder cannot be read") from None
         except Transient as error:
             if self.load.alone or self._others_can_be_read():
-                return unread(self.load, error, self.claims.limits.max_attempts)
+                # That others can be asked for does not prove that they could be read: it is given up late.
+                return unread(self.load, error, UNPROVEN_LIMIT)
             raise _GaveWay(error, "its folder cannot be read") from None
+
+    def _gone(self, verdict: Verdict) -> Verdict:
+        """A file that is not there any more, in this version. If rows of it were sent, its report tells of them; else nobody misses it."""
+        row_ledger.close(self.connection, self.load.id)
+        self.rows = row_ledger.states(self.connection, self.load.id)
+        if not self.rows:
+            nothing_lost = tuple(replace(problem, severity="warning") for problem in verdict.problems)
+            return replace(verdict, to=Status.READY_FOR_ARCHIVING, problems=nothing_lost, why="gone before it was read")
+        record = row_ledger.file_record(self.connection, self.load.id)
+        assert record is not None
+        sent = sum(row.help_request_id is not None for row in self.rows)
+        told = Problem(
+            row_ledger.FILE_GONE,
+            "the whole file",
+            f"it was removed or overwritten after {sent} of {len(self.rows)} rows were sent; drop the others again, sent ones cost no call",
+        )
+        problems = (told, *_unsent(self.rows))
+        self.file_status = PARTIAL
+        self._report(b"", None, replace(record, status=PARTIAL), problems)
+        rejected = sum(row.status in _REJECTED for row in self.rows)
+        written = sum(row.status == RowStatus.DONE and row.reason_code is None for row in self.rows)
+        return replace(
+            verdict, problems=_kept((*verdict.problems, *problems)), rows_in=len(self.rows), rows_written=written, rows_rejected=rejected
+        )
 
     def _others_can_be_read(self) -> bool:
         """Whether the drop folder answers at all."""
@@ -365,7 +389,8 @@ class _File:
         except ConfigurationError as error:
             raise _GaveWay(error, "the API does not let us in", for_all=True) from None
         except Transient as error:
-            raise _GaveWay(error, "rows are left", for_all=error.code in OUTAGE, rows_in_hand=self.rows_in_hand) from None
+            # What another run holds is nobody's trouble; anything else may be everybody's.
+            raise _GaveWay(error, "rows are left", for_all=error.code != "rows_left", rows_in_hand=self.rows_in_hand) from None
 
     async def _dispatched(self, due: "Iterator[Due]", api: "HereToHelp") -> "Sent":
         from ingestion_dagster.residents.dispatch import Dispatch, Turn
@@ -377,7 +402,7 @@ class _File:
             Locks.open(self.database, self.claims.limits.lease_seconds) as locks,
         ):
             in_flight, most = settings.residents_requests_in_flight, self.claims.limits.max_attempts
-            dispatch = Dispatch(api, journal, locks, in_flight, most, UNPROVEN_LIMIT, self.job.now)
+            dispatch = Dispatch(api, journal, locks, in_flight, most, self.job.now)
             try:
                 return await dispatch.send_all(due, Turn(self.until, settings.residents_turn_seconds, self._others_wait))
             finally:

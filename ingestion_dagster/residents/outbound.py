@@ -121,7 +121,7 @@ def _gone(connection: Connection, place: Place, rows: int) -> list[int]:
     gone = row_ledger.unreported(connection)
     for dataset, reports in by_dataset.items():
         try:
-            there = {answer.name for answer in place.folder.answers(dataset)}
+            there = {answer.name for answer in place.folder.answers(dataset) if answer.mark or not place.folder.marks}
         except (Transient, ConfigurationError) as error:
             log.warning("the outbound folder of %s could not be looked through (%s)", dataset, kind_of(error))
             continue

@@ -42,6 +42,12 @@ def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:
     return row_ledger.retry(connection, scope, key)
 
 
+def _replay(connection: Connection, scope: Scope) -> Again:
+    from ingestion_dagster.residents import row_ledger
+
+    return row_ledger.replay(connection, scope)
+
+
 def _predict(settings: Settings, key: str, raw: bytes, as_of: str | None) -> Mapping[str, int]:
     from ingestion_dagster.residents.dry_run import predict_file
 
@@ -86,6 +92,7 @@ RESIDENTS = Pipeline(
     stand_ins=places.stand_ins_needed,
     landing_key=places.landing_key,
     retry=_retry,
+    replay=_replay,
     predict=_predict,
     done=first_day.done,
     as_of_narrows=False,

@@ -1,12 +1,13 @@
 """The row ledger: which rows each file has, how far each has come, and which reports tell of it. Hashes, ids and codes only."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from psycopg.types.json import Jsonb
 
 from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.drop_folder import LONGEST_SEGMENT, as_segment
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.ledger import Again, Scope
 from ingestion_dagster.engine.postgres import Connection
@@ -103,9 +104,9 @@ def close(connection: Connection, load_id: int) -> None:
     connection.execute(sql.CLOSE, {"load_id": load_id, "code": FILE_GONE})
 
 
-def charge(connection: Connection, row_ids: Iterable[int], *, limit: int, code: str) -> None:
-    """Count one more attempt for rows; those that have used up the limit fail."""
-    connection.execute(sql.CHARGE, {"ids": sorted(row_ids), "limit": limit, "code": code})
+def charge(connection: Connection, row_ids: Iterable[int], *, by: int, limit: int, code: str) -> None:
+    """Count so many more attempts for rows; those that have used up the limit fail."""
+    connection.execute(sql.CHARGE, {"ids": sorted(row_ids), "by": by, "limit": limit, "code": code})
 
 
 def known_by(connection: Connection, fingerprint: bytes) -> bool:
@@ -246,7 +247,10 @@ def retry(connection: Connection, scope: Scope, key: str | None = None) -> Again
 
     `key` is that of a file, or its name alone. Only the newest version of a file.
     """
-    keys: list[str | None] = [None] if key is None else [row[0] for row in connection.execute(sql.KEYS_NAMED, {"name": key})]
+    keys: list[str | None] = [None]
+    if key is not None:
+        named = {"name": key, "segment": as_segment(key, LONGEST_SEGMENT, reversible=True)}
+        keys = [row[0] for row in connection.execute(sql.KEYS_NAMED, named)]
     again = Again()
     with connection.transaction():
         for each in keys:
@@ -260,6 +264,12 @@ def retry(connection: Connection, scope: Scope, key: str | None = None) -> Again
                 again.ready.update(part.ready)
                 again.superseded.update(part.superseded)
     return again
+
+
+def replay(connection: Connection, scope: Scope, run_id: str | None = None) -> Again:
+    """Put back to `ready` what was loaded. What was adopted unread stays as it is: its rows were sent by another system."""
+    read = frozenset(row[0] for row in connection.execute(sql.READ_LOADS))
+    return ledger.replay(connection, replace(scope, ids=read), run_id)
 
 
 def forget(connection: Connection, before: datetime) -> tuple[int, int]:

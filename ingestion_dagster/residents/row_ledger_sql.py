@@ -91,10 +91,10 @@ WHERE f.row_id = r.id AND f.load_id = %(load_id)s AND r.step NOT IN ('done', 'fa
 
 CHARGE = """
 UPDATE residents.rows
-SET attempts = attempts + 1, updated_at = now(),
-    step = CASE WHEN attempts + 1 >= %(limit)s THEN 'failed' ELSE step END,
-    action = CASE WHEN attempts + 1 >= %(limit)s THEN 'failed' ELSE action END,
-    code = CASE WHEN attempts + 1 >= %(limit)s THEN %(code)s ELSE code END
+SET attempts = attempts + %(by)s, updated_at = now(),
+    step = CASE WHEN attempts + %(by)s >= %(limit)s THEN 'failed' ELSE step END,
+    action = CASE WHEN attempts + %(by)s >= %(limit)s THEN 'failed' ELSE action END,
+    code = CASE WHEN attempts + %(by)s >= %(limit)s THEN %(code)s ELSE code END
 WHERE id = ANY(%(ids)s) AND step NOT IN ('done', 'failed', 'quarantined')
 """
 
@@ -218,6 +218,10 @@ FROM residents.file_rows AS f
 WHERE f.row_id = r.id AND f.load_id = ANY(%(loads)s) AND r.step IN ('failed', 'quarantined')
 """
 
+READ_LOADS = """
+SELECT f.load_id FROM residents.files AS f JOIN ledger.loads AS l ON l.id = f.load_id WHERE l.status = 'archived'
+"""
+
 UNSENT_LOADS = """
 SELECT DISTINCT l.id
 FROM ledger.loads AS l
@@ -231,7 +235,8 @@ WHERE l.pipeline = 'residents' AND l.status = 'archived'
 
 KEYS_NAMED = """
 SELECT DISTINCT key FROM ledger.loads
-WHERE pipeline = 'residents' AND (key = %(name)s OR right(key, length(%(name)s) + 1) = '/' || %(name)s)
+WHERE pipeline = 'residents'
+  AND (key = %(name)s OR right(key, length(%(name)s) + 1) = '/' || %(name)s OR right(key, length(%(segment)s) + 1) = '/' || %(segment)s)
 ORDER BY key
 """
 

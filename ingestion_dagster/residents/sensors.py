@@ -40,7 +40,7 @@ def watched_folders(settings: Settings) -> Zone:
 
 
 residents_drive_sensor = landing_sensor(
-    "residents_drive_sensor", PIPELINE, watched_folders, [LoadingJob(RESIDENTS_LOAD_JOB)], Upkeep(before=_before)
+    "residents_drive_sensor", PIPELINE, watched_folders, [LoadingJob(RESIDENTS_LOAD_JOB, new_at_once=True)], Upkeep(before=_before)
 )
 residents_sweep_sensor = sweep_sensor(PIPELINE, places.zone)
 residents_failure_sensor = failure_sensor(PIPELINE)
