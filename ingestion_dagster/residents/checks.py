@@ -117,7 +117,11 @@ def folders_open(settings: Settings) -> Finding:
     """Every inbound folder can be looked into."""
     folder = drop_folder(settings)
     try:
-        if settings.drive.startswith("file://") and not Path(unquote(settings.drive.removeprefix("file://"))).is_dir():
+        if (
+            settings.drive_url
+            and settings.drive.startswith("file://")
+            and not Path(unquote(settings.drive.removeprefix("file://"))).is_dir()
+        ):
             return False, dg.AssetCheckSeverity.ERROR, {"why": "the folder of INGESTION_DRIVE_URL does not exist: is it mounted?"}
         files = sum(1 for _ in folder.inbound.list())
     except (ConfigurationError, Transient) as error:

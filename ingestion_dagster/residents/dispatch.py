@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -70,6 +71,8 @@ class Dispatch:
     _left: list[Due] = field(default_factory=list)
     _held_up: set[int] = field(default_factory=set)
     _proven: bool = False
+    _unproven: Counter[int] = field(default_factory=Counter)
+    """Attempts of rows while nobody had got through."""
     _last_trouble: Transient | None = None
     _failure: BaseException | None = None
     _sent: Sent = field(default_factory=Sent)
@@ -178,9 +181,11 @@ class Dispatch:
             # Nobody has got through yet: whether this is the row's trouble, or an outage, the caller finds out.
             log.warning("row=%s error=%s: left for now", due.number, trouble.code)
             self.in_hand |= {due.row_id}
+            self._unproven[due.row_id] += 1
             self._leave(due)
             return
-        latest = replace(latest, attempts=latest.attempts + 1)
+        self.in_hand -= {due.row_id}
+        latest = replace(latest, attempts=latest.attempts + 1 + self._unproven.pop(due.row_id, 0))
         if latest.attempts >= self.max_attempts:
             latest = replace(latest, step=Step.FAILED, action=Action.FAILED, code=trouble.code)
         else:
