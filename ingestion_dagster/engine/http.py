@@ -67,7 +67,10 @@ class Http:
         connector = aiohttp.TCPConnector(limit=self.connections)
         # What is stored is what was sent: nothing is unpacked on the way, and no cookie is kept.
         async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
             yield Client(self, session)
 
@@ -113,7 +116,8 @@ class Client:
     ) -> T:
         """As `get`, with any method, and `json` as the body.
 
-        `ready` is called when it is this request's turn, right before it goes out; what it raises is raised, and nothing is sent.
+        `ready` is called when it is this request's turn and it has a connection, right before its body goes out; what it raises is
+        raised, and the server gets no request that it could act upon.
 
         What must not be done twice is asked with `repeat=False`: it is asked again only if it certainly was not done (no connection
         came about, or 429). Raises `Lost` for all else that would be asked again.
@@ -166,10 +170,10 @@ class Client:
             try:
                 if rate is not None:
                     await rate.take()
-                if asking.ready is not None:
-                    await asking.ready()
                 try:
                     received = await self._once(asking, receive)
+                except _NotReady as not_ready:
+                    raise not_ready.error from None
                 except aiohttp.InvalidURL:
                     raise Refused(Problem("http_bad_url", "url", "this is no address that can be asked")) from None
                 except Exception as error:
@@ -191,7 +195,23 @@ class Client:
         address = URL(asking.url, encoded=True)
         if asking.params:
             address = address.extend_query(dict(asking.params))
-        async with self._session.request(asking.method, address, data=asking.body, headers=asking.headers, allow_redirects=False) as answer:
+        data: bytes | AsyncIterator[bytes] | None = asking.body
+        headers = dict(asking.headers)
+        not_ready: list[Exception] = []
+        if asking.ready is not None and asking.body is not None:
+            data = _body(asking.body, asking.ready, not_ready)
+            headers["Content-Length"] = str(len(asking.body))
+        try:
+            return await self._answered(asking, address, data, headers, receive)
+        except aiohttp.ClientError:
+            if not_ready:
+                raise _NotReady(not_ready[0]) from None
+            raise
+
+    async def _answered(
+        self, asking: "_Asking", address: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str], receive: Receive[T]
+    ) -> T:
+        async with self._session.request(asking.method, address, data=data, headers=headers, allow_redirects=False) as answer:
             if answer.status == 429:
                 raise _Failed(THROTTLED, "the server asks for fewer requests (429)", _asked(answer), not_done=True)
             if answer.status == 408 or answer.status >= 500:
@@ -207,6 +227,24 @@ class _Asking:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
     ready: Callable[[], Awaitable[None]] | None = None
+
+
+class _NotReady(Exception):
+    """What `ready` has raised; the request has not gone out."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
+async def _body(body: bytes, ready: Callable[[], Awaitable[None]], not_ready: list[Exception]) -> AsyncIterator[bytes]:
+    """A body that goes out when `ready` has returned, without giving way to anybody in between."""
+    try:
+        await ready()
+    except Exception as error:
+        not_ready.append(error)
+        raise
+    yield body
 
 
 class _Failed(Exception):

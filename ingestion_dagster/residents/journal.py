@@ -6,6 +6,7 @@ sent. The locks belong to a session of their own; whoever has lost it must not w
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
@@ -102,8 +103,9 @@ def _retrieved(future: asyncio.Future[None]) -> None:
 class Locks:
     """Locks on the keys of people, in a session of their own."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, lease_seconds: float) -> None:
         self._connection = connection
+        self._lease_seconds = lease_seconds
         self._one_at_a_time = asyncio.Lock()
 
     @classmethod
@@ -111,7 +113,7 @@ class Locks:
     async def open(cls, database: Database, lease_seconds: float) -> AsyncIterator["Locks"]:
         """A session for locks. One that says nothing for as long as a lease is ended by the server: its process is taken to be gone."""
         async with _session(database, f"idle_session_timeout={int(lease_seconds * 1000)}") as connection:
-            locks = cls(connection)
+            locks = cls(connection, lease_seconds)
             alive = asyncio.create_task(locks._stay_alive(lease_seconds / 3))
             try:
                 yield locks
@@ -140,8 +142,15 @@ class Locks:
             await self._ask(_UNLOCK, {"ids": list(ids)})
 
     async def still_held(self) -> None:
-        """Return if the session is there, and with it the locks. Raises `Transient` if not."""
-        await self._ask("SELECT 1", {})
+        """Return if the session is there, and with it the locks. Raises `Transient` if not.
+
+        An answer that was long on its way is no proof: this process may have slept while it lay there, and lost the session meanwhile.
+        """
+        while True:
+            asked = time.monotonic()
+            await self._ask("SELECT 1", {})
+            if time.monotonic() - asked < self._lease_seconds / 4:
+                return
 
     async def _ask(self, statement: str, parameters: dict[str, object]) -> list[TupleRow]:
         try:
