@@ -12,6 +12,7 @@ from psycopg import sql
 from ingestion_dagster.engine import embedded_postgres, postgres
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.sandbox import servers
 from ingestion_dagster.settings import Settings, current
 
 TEMPLATE = "migrated"
@@ -42,10 +43,14 @@ def database(server: EmbeddedServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The environment of a fresh installation, for this process and those it starts: own database, own home, nothing settles."""
+def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The environment of a fresh installation, for this process and those it starts: own database, own home, nothing settles.
+
+    What of the sandbox has been started for it is stopped.
+    """
     monkeypatch.setenv("INGESTION_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("INGESTION_DATABASE_URL", database.sqlalchemy_url)
     monkeypatch.setenv("INGESTION_SETTLE_SECONDS", "0")
     assert "INGESTION_STORAGE_URL" not in os.environ
-    return current()
+    yield current()
+    servers.down(tmp_path / "home")
