@@ -168,7 +168,8 @@ def _settled(file: "_File", outcome: ResidentsOutcome) -> list[Load]:
             raise gave_way.error from None
         # The API is well, and these rows are what it fails at; or a folder of this dataset is closed. Others go on.
         code = gave_way.error.code if isinstance(gave_way.error, Transient) and gave_way.error.code not in OUTAGE else SERVER_ERROR
-        row_ledger.charge(file.connection, gave_way.rows_in_hand, by=file.claims.limits.max_attempts, limit=UNPROVEN_LIMIT, code=code)
+        with suppress(psycopg.Error):  # uncharged is no loss, and the next statement tells of a database that is away
+            row_ledger.charge(file.connection, gave_way.rows_in_hand, by=file.claims.limits.max_attempts, limit=UNPROVEN_LIMIT, code=code)
         file.claims.leave(load.dataset or "")
         outcome.trouble = outcome.trouble or gave_way.error
         return []

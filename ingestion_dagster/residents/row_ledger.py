@@ -216,11 +216,6 @@ def written(connection: Connection, load_id: int, part: int, url: str) -> None:
     connection.execute(sql.WRITTEN, {"load_id": load_id, "part": part, "url": url})
 
 
-def reports_of(connection: Connection, load_id: int) -> list[tuple[str, str | None]]:
-    """Names and addresses of a file's reports."""
-    return [(row[1], row[2]) for row in connection.execute(sql.RESERVED, {"load_id": load_id})]
-
-
 def reported(connection: Connection, *, rows: int) -> list[tuple[int, str, list[str]]]:
     """Finished loads of at most so many rows whose reports have been written: id, dataset, names."""
     return [(row[0], row[1], list(row[2])) for row in connection.execute(sql.REPORTED, {"rows": rows})]
