@@ -599,7 +599,7 @@ def test_file_in_the_way_of_a_folder_is_waited_for(consumers: Consumers) -> None
     landing = open_store(f"{consumers.settings.storage}/cubic/incoming")
     in_the_way = landing.write("cubic/kafka/tap", gzip.compress(b""))
     consumers.put(1)
-    consumers(20, (10, lambda: landing.remove(in_the_way)), records=1)
+    consumers(60, (10, lambda: landing.remove(in_the_way)), records=1)
     assert consumers.standing == offsets(1)
 
 
