@@ -135,6 +135,78 @@ class Settings(BaseSettings):
     residents_claimable_minutes: int = Field(
         60, ge=1, description="A spreadsheet that could have been loaded and was not for this long raises an alert."
     )
+    life_events_landing_url: str | None = Field(
+        None, description="Where files of death registrations arrive. Unset: life_events/incoming in the storage."
+    )
+    life_events_quarantine_url: str | None = Field(
+        None, description="Refused files, encrypted at rest and with an expiry, and reports. Unset: life_events/quarantine in the storage."
+    )
+    life_events_platform_url: str | None = Field(None, description="Base URL of the events platform. Unset: the sandbox platform.")
+    life_events_token_url: str | None = Field(None, description="Where its access tokens come from (OAuth client credentials).")
+    life_events_client_id: str | None = Field(None, description="Client id of this publisher.")
+    life_events_client_secret: SecretStr | None = Field(None, description="Its secret.")
+    life_events_requests_in_flight: int = Field(32, ge=1, description="Events on their way to the platform at a time, at most.")
+    life_events_platform_patience_seconds: float = Field(
+        30, ge=0, description="How long a run waits for a platform that fails before it leaves what is due to the next run."
+    )
+    life_events_store_url: str | None = Field(
+        None, description="Where events live until they are consumed: dynamodb://table. Unset: this Postgres."
+    )
+    life_events_hmac_keys: SecretStr | None = Field(
+        None,
+        description="Keys of the hashes that records are known by: id:key, the current one first, commas between; at least 32 characters "
+        "each. Keep an old one as long as its records are known. Unset: one is made under INGESTION_HOME.",
+    )
+    life_events_encryption_keys: SecretStr | None = Field(
+        None,
+        description="Keys of the event store (AES-256): id:key, the current one first, commas between; 64 hex digits each. "
+        "Unset: one is made under INGESTION_HOME.",
+    )
+    life_events_ttl_days: float = Field(
+        7, gt=0, le=14, description="Days after which an event that nobody has asked to delete is deleted all the same."
+    )
+    life_events_ledger_days: int = Field(
+        90, ge=1, description="Days for which a record is known again after its event is gone; delivered later it would be a new event."
+    )
+    life_events_audit_days: int = Field(2557, ge=1, description="Days for which audit rows are kept: seven years.")
+    life_events_quarantine_days: int = Field(7, ge=1, description="Days after which a refused file is deleted from quarantine.")
+    life_events_max_file_bytes: int = Field(8 * 1024**3, ge=1, description="A file larger than this is refused unread.")
+    life_events_bad_records: int = Field(1000, ge=0, description="A file with more bad records than this is refused as a whole.")
+    life_events_bad_percent: float = Field(
+        5, ge=0, le=100, description="So is one with more than ten bad records that are a larger share than this, or with no good one."
+    )
+    life_events_encodings: str = Field(
+        "utf-8", description="Encodings that a file may declare, with commas between them: utf-8, iso-8859-1, us-ascii or utf-16."
+    )
+    life_events_acquirers: Annotated[dict[str, dict[str, object]], NoDecode] = Field(
+        {},
+        description='JSON object, acquirer to what it gets as a DeathNotificationSet: {"dwp": {"queue": "https://sqs…", '
+        '"fields": ["NAME", "DEATH_DATE"]}}. Unset: events alone.',
+    )
+    life_events_expected_file: str = Field(
+        "DI_D_%Y%m%d.xml", description="Name of the file that is due every day, by strftime; off: none is."
+    )
+    life_events_expected_by: str = Field("06:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="By when it is due, in London.")
+    life_events_sftp_host: str | None = Field(None, description="SFTP server that the daily file is pulled from. Unset: none is pulled.")
+    life_events_sftp_port: int = Field(22, ge=1, le=65535, description="Its port.")
+    life_events_sftp_user: str | None = Field(None, description="User there.")
+    life_events_sftp_private_key: SecretStr | None = Field(None, description="The user's private key, in OpenSSH or PEM format.")
+    life_events_sftp_host_fingerprint: str | None = Field(
+        None, description="Fingerprint of the server's host key (SHA256:…). Another key is refused."
+    )
+    life_events_sftp_folder: str = Field(".", description="Folder there.")
+    life_events_publish_minutes: float = Field(
+        5, gt=0, description="An event that is due for longer than this fails the check and raises an alert."
+    )
+    life_events_claimable_minutes: int = Field(
+        60, ge=1, description="A life events file that could have been loaded and was not for this long raises an alert."
+    )
+    api_host: str = Field("127.0.0.1", description="Where 'ingestion serve' listens. Without a token on loopback only.")
+    api_port: int = Field(8001, ge=0, le=65535, description="Its port.")
+    api_token: SecretStr | None = Field(
+        None, description="Bearer token that callers of the private API need. Unset: none, and loopback only."
+    )
+    api_requests_per_second: float = Field(200, gt=0, description="Requests a second that the private API takes from one client.")
     slack_webhook_url: str | None = Field(
         None,
         validation_alias=AliasChoices("INGESTION_SLACK_WEBHOOK_URL", "SLACK_WEBHOOK"),
@@ -161,7 +233,7 @@ class Settings(BaseSettings):
         2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
     )
 
-    @field_validator("metrics_point_policy", mode="before")
+    @field_validator("metrics_point_policy", "life_events_acquirers", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         """An object in the environment is JSON."""
