@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
@@ -109,12 +110,13 @@ class Client:
         receive: Receive[T],
         *,
         json: Any = None,
+        form: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
         ready: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
-        """As `get`, with any method, and `json` as the body.
+        """As `get`, with any method, and `json`, or else `form`, as the body.
 
         `ready` is called when it is this request's turn and it has a connection, right before its body goes out; what it raises is
         raised, and the server gets no request that it could act upon.
@@ -125,6 +127,9 @@ class Client:
         asking = _Asking(method, url, params, {"Accept-Encoding": "identity", **(headers or {})}, None, ready)
         if json is not None:
             asking = replace(asking, headers={"Content-Type": "application/json", **asking.headers}, body=orjson.dumps(json))
+        elif form is not None:
+            encoded = {"Content-Type": "application/x-www-form-urlencoded", **asking.headers}
+            asking = replace(asking, headers=encoded, body=urlencode(form).encode())
         attempt = 0
         while True:
             attempt += 1

@@ -20,6 +20,9 @@ from ingestion_dagster.engine.postgres import Connection
 
 log = logging.getLogger(__name__)
 
+SOURCE_DELETED = "source_deleted"
+"""What the history of a load says whose object was deleted, and not moved, once it was loaded."""
+
 INCOMPLETE = "metadata"
 """What a load waits for whose object has arrived before what belongs to it."""
 
@@ -55,6 +58,7 @@ class Zone:
     pipeline: str
     landing: ObjectStore
     archive_targets: Callable[[Load], Sequence[Target]]
+    """None: what has been loaded is deleted, and the report of one that was loaded in part goes to where refused ones go."""
     error_targets: Callable[[Load], Sequence[Target]]
     settle_seconds: float = 2.0
     arrival: Callable[[StoredObject], Arrival | None] = Arrival
@@ -273,7 +277,7 @@ def _copy(zone: Zone, load: Load) -> _Copy:
     try:
         copied = _copied(zone, load, targets)
         if not zone.stays and (load.status == Status.ERRORING or load.rows_rejected):
-            target = targets[-1]
+            target = (targets or zone.error_targets(load))[-1]
             fault_point("landing.report.before")
             target.store.write(f"{target.key}.report.json", _report(load))
             fault_point("landing.report.after")
@@ -284,7 +288,8 @@ def _copy(zone: Zone, load: Load) -> _Copy:
 
 
 def _copied(zone: Zone, load: Load, targets: Sequence[Target]) -> _Copy:
-    location = targets[-1].location
+    location = targets[-1].location if targets else None
+    deleted = None if targets else SOURCE_DELETED
     try:
         store, seen = _source(zone, load)
         impossible = False
@@ -300,11 +305,11 @@ def _copied(zone: Zone, load: Load, targets: Sequence[Target]) -> _Copy:
                 impossible = True
     except Missing:
         if all(target.store.find(target.key) for target in targets):
-            return _Copy(load, targets, location=location)
+            return _Copy(load, targets, location=location, why=deleted)
         return _Copy(load, targets, why="the object was gone before it could be moved")
     except Changed:
         return _Copy(load, targets, why="the object was overwritten before it could be moved")
-    why = "its key is a folder among the processed objects" if impossible else None
+    why = "its key is a folder among the processed objects" if impossible else deleted
     return _Copy(load, targets, (store, seen), _companions_copied(zone, store, seen, targets), location, why)
 
 
@@ -348,16 +353,23 @@ def _remove(copied: _Copy) -> Step | None:
         kept = {(target.store.url, target.key) for target in copied.targets}
         if (store.url, seen.key) not in kept:
             try:
-                if copied.load.location is not None:
+                if copied.load.location is not None and not (copied.load.rows_rejected and not copied.targets):
                     _remove_report(store, seen.key)
                 # Last the object itself: as long as it stands, a repeated move finds what is left to do.
                 for companion in copied.companions:
                     store.remove(companion)
                 store.remove(seen)
+                if not copied.targets and _still_stands(store, seen):
+                    raise Transient("object_not_deleted", "the store still shows an object that it has deleted")
             except (Transient, ConfigurationError) as error:
-                log.warning("load_id=%s error=%s: its object is copied, the source stays for now", copied.load.id, _kind(error))
+                log.warning("load_id=%s error=%s: the source stays for now", copied.load.id, _kind(error))
                 return None
     return Step(copied.load, copied.location, copied.why)
+
+
+def _still_stands(store: ObjectStore, seen: StoredObject) -> bool:
+    found = store.find(seen.key)
+    return found is not None and found.version == seen.version
 
 
 def _kind(error: Exception) -> str:

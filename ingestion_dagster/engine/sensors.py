@@ -182,6 +182,64 @@ def _discover_and_ask(
     return dg.SensorResult(run_requests=requests)
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a job has to do now: which assets to materialize, if any; what a tick says of it; and what the next tick should know."""
+
+    assets: Sequence[dg.AssetKey]
+    says: str
+    seen: dict[str, str]
+
+
+def due_sensor(
+    name: str, pipeline: str, job: Any, find: Callable[[Connection, Settings, dict[str, str]], Due], description: str
+) -> dg.SensorDefinition:
+    """A sensor that asks for a run of a job when `find` says that something is due, and none is in flight.
+
+    `find` is given what the tick before has left in `Due.seen`; nothing, if that is lost.
+    """
+    settings = current()
+
+    @dg.sensor(
+        name=name,
+        job=job,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=_default_status(settings),
+        description=description,
+    )
+    def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
+        settings = ingestion.settings()
+        with ingestion.database().connect() as connection:
+            due = find(connection, settings, _read_seen(context))
+        if not due.assets:
+            context.update_cursor(_write_seen(due.seen))
+            return dg.SkipReason(due.says)
+        if reason := _not_now(context.instance, pipeline, job.name, settings.runs_per_pipeline, datetime.now(UTC)):
+            return dg.SkipReason(f"{due.says}; {reason}")
+        context.update_cursor(_write_seen(due.seen))
+        context.log.info("%s", due.says)
+        tags = run_tags(pipeline, settings, job.name)
+        return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job.name, tags=tags, asset_selection=list(due.assets))])
+
+    return watch
+
+
+def _read_seen(context: dg.SensorEvaluationContext) -> dict[str, str]:
+    """What the tick before has left; nothing if it cannot be read."""
+    try:
+        cursor: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"version": _CURSOR_VERSION, "seen": {}}
+        if cursor["version"] != _CURSOR_VERSION:
+            raise ValueError("not a cursor of ours")
+        return {str(name): str(value) for name, value in cursor["seen"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        context.log.warning("the cursor could not be read; looking anew")
+        return {}
+
+
+def _write_seen(seen: dict[str, str]) -> str:
+    return json.dumps({"version": _CURSOR_VERSION, "seen": seen})
+
+
 def _default_status(settings: Settings) -> dg.DefaultSensorStatus:
     return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
 

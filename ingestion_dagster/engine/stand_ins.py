@@ -33,6 +33,13 @@ class StandIn:
             return True
         return False
 
+    def settings(self) -> dict[str, str] | None:
+        """The settings of this project that the process was started with; None where that cannot be looked at."""
+        with suppress(OSError):
+            entries = (_PROCESSES / str(self.pid) / "environ").read_bytes().decode(errors="surrogateescape").split("\0")
+            return dict(entry.split("=", 1) for entry in entries if entry.startswith("INGESTION_"))
+        return None
+
 
 def address_file(home: Path, name: str) -> Path:
     """Where the server of that name writes its address once it answers."""

@@ -2,16 +2,14 @@
 
 import hashlib
 import hmac
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.own_key import own_key
 from ingestion_dagster.residents.model import Prepared
 from ingestion_dagster.settings import Settings
 
@@ -112,28 +110,8 @@ def hasher(settings: Settings) -> Hasher:
         return Hasher(key)
     if settings.environment != "local":
         raise ConfigurationError(f"{settings.environment} needs a key of its own for the ledger's hashes: set INGESTION_RESIDENTS_HASH_KEY")
-    return Hasher(_own_key(settings.home_folder / "residents.key"))
-
-
-def _own_key(file: Path) -> bytes:
-    """The key in a file that only we may read; made if it is not there, whoever comes first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        aside = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as writing:
-            writing.write(secrets.token_hex(32))
-            writing.flush()
-            os.fsync(writing.fileno())
-        try:
-            os.link(aside, file)
-        except FileExistsError:
-            pass
-        finally:
-            aside.unlink()
-    key = file.read_text(encoding="ascii").strip().encode()
-    if len(key) < _SHORTEST_KEY:
-        raise ConfigurationError(f"{file} holds no key: restore it, or set INGESTION_RESIDENTS_HASH_KEY; with another key every row is new")
-    return key
+    otherwise = "set INGESTION_RESIDENTS_HASH_KEY; with another key every row is new"
+    return Hasher(own_key(settings.home_folder / "residents.key", otherwise).encode())
 
 
 def sha256(raw: bytes) -> str:

@@ -447,3 +447,15 @@ def test_after_a_server_asked_for_an_hour_nobody_asks_it(server: Server):
     with pytest.raises(Transient, match="http_unavailable"):
         client.get(server.url)
     assert (len(server.asked), client.pauses) == (1, [])
+
+
+def test_a_form_is_sent_as_forms_are_and_again_when_it_has_to_be(server: Server):
+    bodies: list[tuple[str, bytes]] = []
+
+    async def read(request: web.Request) -> web.Response:
+        bodies.append((request.headers["Content-Type"], await request.read()))
+        return web.Response(status=503 if len(bodies) == 1 else 200, text="fine")
+
+    server.answers[:] = [read]
+    assert asking().post(server.url, repeat=True, json=None, form={"a": "b & c=ü", "d": ""}) == (200, "fine")
+    assert bodies == [("application/x-www-form-urlencoded", b"a=b+%26+c%3D%C3%BC&d=")] * 2
