@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import cubic, metrics, residents
+from benchmarks import cubic, life_events, life_events_publish, metrics, residents
 
-BENCHMARKS = {"metrics": metrics.main, "cubic": cubic.main, "residents": residents.main}
+BENCHMARKS = {
+    "metrics": metrics.main,
+    "cubic": cubic.main,
+    "residents": residents.main,
+    "life_events": life_events.main,
+    "life_events_publish": life_events_publish.main,
+}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ingestion_dagster import runs
 from ingestion_dagster.cli_cubic import cubic_commands
+from ingestion_dagster.cli_life_events import life_events_commands
 from ingestion_dagster.cli_residents import residents_commands
 from ingestion_dagster.console import err, print_table
 from ingestion_dagster.engine import ledger, postgres, whereabouts
@@ -41,7 +42,10 @@ metrics_commands = typer.Typer(no_args_is_help=True, help="What only metrics has
 app.add_typer(metrics_commands, name="metrics")
 app.add_typer(cubic_commands, name="cubic")
 app.add_typer(residents_commands, name="residents")
-sandbox_commands = typer.Typer(no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed, the Here to Help API.")
+app.add_typer(life_events_commands, name="life_events")
+sandbox_commands = typer.Typer(
+    no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed, the Here to Help API, the events platform."
+)
 app.add_typer(sandbox_commands, name="sandbox")
 
 
@@ -63,7 +67,7 @@ def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
         raise typer.BadParameter(f"a run cannot be narrowed to '{dataset}': what belongs there comes with any run")
 
 
-PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic or residents")]
+PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic, residents or life_events")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; nsss of residents).")
@@ -266,6 +270,14 @@ def sandbox_down() -> None:
 
     for name in servers.down(current().home_folder) or ["nothing was running"]:
         print(name)
+
+
+@app.command(epilog="Example: ingestion serve")
+def serve() -> None:
+    """Answer as the private HTTP API: enrichment and deletion of life events, until interrupted."""
+    from ingestion_dagster.api.server import serve as serve_api
+
+    serve_api(current(), lambda url: err.print(f"the private API answers at {url}", markup=False))
 
 
 @app.command(epilog="Example: ingestion demo")

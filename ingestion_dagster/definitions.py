@@ -20,4 +20,4 @@ def _of(pipeline: str) -> dg.Definitions:
     return found
 
 
-defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic", "residents")))
+defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic", "residents", "life_events")))

@@ -7,13 +7,16 @@ from pathlib import Path
 from psycopg import sql
 
 from ingestion_dagster import runs
-from ingestion_dagster.engine import postgres, whereabouts
+from ingestion_dagster.engine import postgres, stand_ins, whereabouts
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Delivery, Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.pipelines import PIPELINES
-from ingestion_dagster.sandbox import servers
+from ingestion_dagster.sandbox import events_consumer, servers
 from ingestion_dagster.settings import Settings
+
+EVENTS_PLATFORM = "events_platform"
+"""The stand-in of the sandbox that holds what life events publishes."""
 
 BAD = "bad/"
 """Sample files under this folder are bad on purpose and must be refused."""
@@ -48,12 +51,33 @@ def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         for delivery in pipeline.samples(folder, Path(scratch)):
             surprises += _deliver(pipeline, settings, delivery)
+    if EVENTS_PLATFORM in pipeline.stand_ins(settings):
+        surprises += _consume(settings)
     with postgres.ready(settings).connect() as connection:
         _show(connection, pipeline, settings)
     for surprise in surprises:
         print(f"  NOT AS EXPECTED: {surprise}")
     print(f"{pipeline.name}: {'every file ended as expected' if not surprises else f'{len(surprises)} files did not end as expected'}")
     return not surprises
+
+
+def _consume(settings: Settings) -> list[str]:
+    """Act as a consumer of the events that have been published, until the platform has had them deleted; what did not go as expected."""
+    platform = stand_ins.url(settings.home_folder, EVENTS_PLATFORM)
+    if platform is None:
+        return ["the events platform of the sandbox is gone"]
+    pages = list(events_consumer.consume(platform))
+    consumed, enriched, values = (sum(getattr(page, name) for page in pages) for name in ("consumed", "enriched", "values"))
+    print(f"life_events: a consumer read {consumed} events, {enriched} of them enriched by us with {values} values, and confirmed them")
+    try:
+        deleted = events_consumer.await_deletion(platform)
+    except TimeoutError as error:
+        return [str(error)]
+    with postgres.ready(settings).connect() as connection:
+        row = connection.execute("SELECT count(*) FROM life_events.events").fetchone()
+    left = row[0] if row else 0
+    print(f"life_events: the platform has had {deleted} events deleted in all; the event store holds {left}")
+    return [f"{left} events are still in the event store"] if left else []
 
 
 def _deliver(pipeline: Pipeline, settings: Settings, delivery: Delivery) -> list[str]:

@@ -2,7 +2,8 @@
 
 from ingestion_dagster.cubic.pipeline import CUBIC
 from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.life_events.pipeline import LIFE_EVENTS
 from ingestion_dagster.metrics.pipeline import METRICS
 from ingestion_dagster.residents.pipeline import RESIDENTS
 
-PIPELINES: dict[str, Pipeline] = {pipeline.name: pipeline for pipeline in (METRICS, CUBIC, RESIDENTS)}
+PIPELINES: dict[str, Pipeline] = {pipeline.name: pipeline for pipeline in (METRICS, CUBIC, RESIDENTS, LIFE_EVENTS)}

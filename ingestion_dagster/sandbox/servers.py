@@ -17,8 +17,19 @@ from ingestion_dagster.engine import stand_ins
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.stand_ins import StandIn, address_file, recorded
 
-SERVERS = {"dmap": "ingestion_dagster.sandbox.dmap_feed", "here_to_help": "ingestion_dagster.sandbox.here_to_help"}
-"""The module of each server. It is run with its address file, which it writes once it answers, and with the word it is known by."""
+SERVERS = {
+    "dmap": "ingestion_dagster.sandbox.dmap_feed",
+    "here_to_help": "ingestion_dagster.sandbox.here_to_help",
+    "events_platform": "ingestion_dagster.sandbox.events_platform",
+    "api": "ingestion_dagster.api.server",
+}
+"""The module of each server. It is run with its address file, which it writes once it answers, and with the word it is known by.
+
+The last one is no stand-in, but our own private API, which the platform's stand-in calls back.
+"""
+
+OURS = frozenset({"api"})
+"""Servers that have the settings of this environment, but for the token: on loopback the stand-in of the platform needs none."""
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -53,14 +64,15 @@ def url(home: Path, name: str) -> str | None:
 
 def _started(home: Path, name: str, module: str) -> str:
     running = recorded(home, name)
+    ours = _our_settings(home) if name in OURS else {}
     if running:
-        if _answers(running):
+        if _answers(running) and (name not in OURS or running.settings() in (None, ours)):
             return running.url
         _end(running)
         running.file.unlink(missing_ok=True)
     file = address_file(home, name)
     token = secrets.token_hex(16)
-    pid = _spawn([sys.executable, "-m", module, str(file), "--token", token], file.with_suffix(".log"))
+    pid = _spawn([sys.executable, "-m", module, str(file), "--token", token], file.with_suffix(".log"), ours)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         found = recorded(home, name)
@@ -83,15 +95,20 @@ def _stopped(home: Path, name: str) -> bool:
     return ended
 
 
-def _spawn(command: list[str], log: Path) -> int:
-    """A process in a session of its own, which outlives this one; its id."""
+def _our_settings(home: Path) -> dict[str, str]:
+    found = {name: value for name, value in os.environ.items() if name.startswith("INGESTION_") and name != "INGESTION_API_TOKEN"}
+    return found | {"INGESTION_HOME": str(home.absolute())}
+
+
+def _spawn(command: list[str], log: Path, settings: dict[str, str]) -> int:
+    """A process in a session of its own, with these settings, which outlives this one; its id."""
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")} | settings
     return os.posix_spawn(command[0], command, environment, file_actions=files, setsid=True)
 
 

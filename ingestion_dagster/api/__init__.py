@@ -1,0 +1,1 @@
+"""The private HTTP API: what other systems may ask of the pipelines."""

@@ -1,0 +1,129 @@
+"""Routes of life events: what the events platform asks of an event's publisher, and its metrics."""
+
+import logging
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ingestion_dagster.api.access import message_body
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.life_events import requests, upkeep
+from ingestion_dagster.life_events.audit import EVENT_DELETED, EVENT_ENRICHED
+from ingestion_dagster.life_events.requests import Caller, Desk
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5
+"""When to ask again what could not be answered."""
+
+
+class EventId(BaseModel):
+    """Which event is meant: its id, 64 hex digits. Nothing else may stand beside it: we would not do what it asks for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str
+
+
+class Invalid(Exception):
+    """A body that is not `EventId`."""
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of the application that is asked."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as `Access` has found."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+async def body_of(request: Request) -> bytes | None:
+    """The body of a request that says it is JSON; None for any other."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return await request.body() if kind == "application/json" else None
+
+
+TheDesk = Annotated[Desk, Depends(desk_of)]
+TheCaller = Annotated[Caller, Depends(caller_of)]
+TheBody = Annotated[bytes | None, Depends(body_of)]
+
+router = APIRouter(prefix="/life-events", tags=["life events"])
+metrics_router = APIRouter(tags=["operations"])
+
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": EventId.model_json_schema()}}}}
+_Described = dict[int | str, dict[str, Any]]
+_ATTRIBUTES: _Described = {200: {"description": "The event's attributes"}}
+_DELETED: _Described = {200: {"description": "The event is deleted"}}
+_ANSWER: _Described = {
+    401: {"description": "No token, or a wrong one"},
+    404: {"description": "No such event, or none any more"},
+    422: {"description": "The body is something else"},
+    429: {"description": "Too many requests"},
+    503: {"description": "It cannot be told now: ask again"},
+}
+
+
+@router.post("/enrich", openapi_extra=_BODY, responses=_ATTRIBUTES | _ANSWER)
+def enrich(desk: TheDesk, caller: TheCaller, body: TheBody) -> Response:
+    """The attributes of an event. 404 means that there are none; 503 that nobody knows at the moment."""
+    event_id = _asked(desk, caller, body, EVENT_ENRICHED)
+    try:
+        found = requests.enrich(desk, event_id, caller)
+    except Transient:
+        return _json(503, message_body(503))
+    return _json(404, message_body(404)) if found.body is None else _json(200, found.body)
+
+
+@router.post("/delete", openapi_extra=_BODY, responses=_DELETED | _ANSWER)
+def delete(desk: TheDesk, caller: TheCaller, body: TheBody) -> Response:
+    """Delete an event. After 200 and after 404 it is not there; after 503 it may be: ask again."""
+    event_id = _asked(desk, caller, body, EVENT_DELETED)
+    try:
+        status = 200 if requests.release(desk, event_id, caller).was_there else 404
+    except Transient:
+        status = 503
+    return _json(status, orjson.dumps({"id": event_id}))
+
+
+@metrics_router.get("/metrics", response_class=PlainTextResponse, responses={503: _ANSWER[503]})
+def metrics(desk: TheDesk, caller: TheCaller) -> Response:
+    """How life events stand, in Prometheus' text format. Times are in seconds; what has no value at the moment is left out."""
+    lives_for = timedelta(days=desk.settings.life_events_ttl_days)
+    try:
+        with desk.connections.borrowed() as connection:
+            found = upkeep.metrics(connection, desk.store, desk.now(), older_than=lives_for)
+    except (Transient, ConfigurationError) as error:
+        log.error("metrics %s: %s", caller.correlation_id, error)
+        return _json(503, message_body(503))
+    return PlainTextResponse(_exposition(found), media_type="text/plain; version=0.0.4")
+
+
+def _asked(desk: Desk, caller: Caller, body: bytes | None, event_name: str) -> str:
+    try:
+        return EventId.model_validate_json(body or b"").id
+    except ValidationError:
+        requests.tell_invalid(desk, event_name, caller)
+        raise Invalid from None
+
+
+def _json(status: int, body: bytes) -> Response:
+    headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
+    return Response(body, status, headers, "application/json")
+
+
+def _exposition(found: dict[str, Any]) -> str:
+    lines = []
+    for name, value in sorted(found.items()):
+        if value is not None:
+            metric = f"ingestion_life_events_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}"
+            lines += [f"# TYPE {metric} gauge", f"{metric} {float(value):.15g}"]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,83 @@
+"""The life events pipeline as the command line sees it. What reads files, publishes or seals is imported when it is needed."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.ledger import Again, Scope
+from ingestion_dagster.engine.object_store import StoredObject
+from ingestion_dagster.engine.pipeline import Delivery, LoadJob, Pipeline
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.life_events import places
+from ingestion_dagster.life_events.registry import DATASET, PIPELINE
+from ingestion_dagster.settings import Settings
+
+LOAD_JOB, PUBLISH_JOB = "life_events_load", "life_events_publish"
+
+PUBLISHED, RELEASED = (PIPELINE, "published_events"), (PIPELINE, "released_events")
+
+NOTHING_TO_REPLAY = (
+    "life_events cannot replay: a file is deleted once its events are stored, and events are deleted once they are consumed; "
+    "have GRO send the file again (what is known already is not published twice)"
+)
+
+
+def _check(settings: Settings, _key: str, raw: bytes, _beside: object) -> tuple[Problem, ...]:
+    from ingestion_dagster.life_events.reading import Rules, check_file
+
+    return check_file(raw, Rules.of(settings))
+
+
+def _replay(_connection: Connection, _scope: Scope) -> Again:
+    refuse_replay()
+
+
+def refuse_replay() -> NoReturn:
+    """Raise `ConfigurationError`: there is nothing that could be loaded again."""
+    raise ConfigurationError(NOTHING_TO_REPLAY)
+
+
+def _done(_settings: Settings, _objects: Sequence[StoredObject]) -> tuple[frozenset[str], tuple[str, ...]]:
+    raise ConfigurationError(
+        "life_events has nothing to adopt: files are deleted once they are done, so what stands in the landing zone has not been read by "
+        "anybody; load it, or move it away"
+    )
+
+
+def _samples(folder: Path, scratch: Path) -> tuple[Delivery, ...]:
+    from ingestion_dagster.life_events import samples
+
+    samples.place(folder, scratch)
+    return (Delivery(folder.name, scratch, surprises=partial(samples.surprises, folder=folder)),)
+
+
+def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, str]]:
+    """Records by how far their events have come."""
+    rows = connection.execute("SELECT state, count(*) FROM life_events.records GROUP BY state ORDER BY state").fetchall()
+    return [(count, f"life_events.records, {state}") for state, count in rows]
+
+
+def _behind(connection: Connection, _settings: Settings) -> list[tuple[str, ...]]:
+    row = connection.execute("SELECT EXISTS (SELECT FROM ledger.outbox WHERE topic ^@ 'life_events.' AND dead_at IS NULL)").fetchone()
+    return [PUBLISHED] if row and row[0] else []
+
+
+LIFE_EVENTS = Pipeline(
+    name=PIPELINE,
+    known=lambda: (DATASET,),
+    zone=places.zone,
+    check=_check,
+    jobs=(LoadJob(LOAD_JOB),),
+    asset_of=lambda dataset: (PIPELINE, dataset) if dataset == DATASET else None,
+    places=lambda settings: (("loaded", "deleted once stored"), ("refused", places.quarantine_url(settings))),
+    tables=("life_events.events",),
+    contents=_contents,
+    samples=_samples,
+    behind=_behind,
+    follow_job=PUBLISH_JOB,
+    stand_ins=places.stand_ins_needed,
+    replay=_replay,
+    done=_done,
+)

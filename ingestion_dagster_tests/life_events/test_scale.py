@@ -1,0 +1,51 @@
+"""Files that are larger than memory may be: a run takes no more for ten times the records, and 256 MB are enough."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.life_events import driver
+
+SCRIPT = Path(__file__).parents[2] / "source_data" / "generate_life_events.py"
+MEGABYTES = 256
+"""Of a process at its peak, whatever the file: 5 GB were loaded within it. What is imported is half of that."""
+
+
+def land(settings: Settings, name: str, size: str) -> int:
+    """Put a file of that size into the landing zone; how many registrations it has."""
+    path = driver.drop(settings, name, b"")
+    subprocess.run([sys.executable, SCRIPT, "--large", path, "--bytes", size], check=True, capture_output=True)
+    with path.open("rb") as file:
+        file.seek(-100, os.SEEK_END)
+        return int(file.read().split(b"RecordCount>")[1].split(b"<")[0])
+
+
+def peak_of_a_run(settings: Settings) -> int:
+    """The most memory that a run had, in megabytes; it has to end well."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ingestion_dagster_tests.life_events.driver"],
+        env=driver.environment_of(settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said.decode()
+    return usage.ru_maxrss // 1024
+
+
+def test_memory_does_not_go_by_the_number_of_records(settings: Settings):
+    land(settings, "DI_D_20310204.xml", "5M")
+    small = peak_of_a_run(settings)
+    count = land(settings, "DI_D_20310205.xml", "50M")
+    large = peak_of_a_run(settings)
+    assert driver.query(settings, "SELECT count(*) FROM life_events.events") == [(count,)]
+    assert driver.query(settings, "SELECT count(*) FROM ledger.outbox") == [(count,)]
+    assert driver.query(settings, "SELECT status FROM ledger.loads") == [("archived",), ("archived",)]
+    assert large - small < 24
+    assert large < MEGABYTES
