@@ -40,12 +40,14 @@ def republish() -> None:
     settings = current()
     database = postgres.ready(settings)
     with database.connect() as connection:
-        print(f"{publish.retry(connection) + notify.retry(connection)} dead letters are due again")
+        print(f"{publish.retry(connection) + notify.retry(connection, settings)} dead letters are due again")
     run_id = f"republish-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     published = publish.publish(database, settings, run_id, seconds=settings.run_seconds)
-    notify.deliver(database, settings, run_id, seconds=settings.run_seconds)
+    notified = notify.deliver(database, settings, run_id, seconds=settings.run_seconds)
     print(f"{published.sent} events published, {published.dead} refused")
-    if published.dead:
+    if settings.life_events_acquirers:
+        print(f"{notified.sent} documents sent to acquirers, {notified.dead} refused")
+    if published.dead or notified.dead:
         raise typer.Exit(NOT_ALL)
 
 
@@ -70,8 +72,8 @@ def sweep() -> None:
 def pull(
     day: Annotated[datetime | None, typer.Option("--day", formats=["%Y-%m-%d"], help="Of which day; unset: today, in London.")] = None,
 ) -> None:
-    """Bring the daily file from the SFTP server to the landing zone. Exit 2: it is not there yet."""
-    from ingestion_dagster.engine.errors import Transient
+    """Bring the daily file from the SFTP server to the landing zone. Exit 2: it is not there yet, or is refused."""
+    from ingestion_dagster.engine.errors import Refused, Transient
     from ingestion_dagster.life_events import sftp
     from ingestion_dagster.life_events.places import zone
 
@@ -86,6 +88,10 @@ def pull(
             if error.code not in sftp.NOT_YET:
                 raise
             print(f"the file of {wanted} is not there yet ({error.code})")
+            raise typer.Exit(NOT_ALL) from None
+        except Refused as refused:
+            for problem in refused.problems:
+                print(f"the file of {wanted} is refused: {problem.message} [{problem.code}]")
             raise typer.Exit(NOT_ALL) from None
     if pulled is None:
         print(f"the file of {wanted} has been landed before, or none is due")

@@ -313,7 +313,10 @@ def test_status_for_people_names_what_waits_what_is_paused_and_why_things_failed
 def test_status_of_an_unused_installation_is_an_empty_list(ingestion: Command) -> None:
     assert ingestion("status", "--json").json == []
     assert ingestion("status", "--loads", "--json").json == []
-    assert ingestion("status").out == "metrics: 0 loads claimable\ncubic: 0 loads claimable\nresidents: 0 loads claimable\nlife_events: 0 loads claimable\n"
+    assert (
+        ingestion("status").out
+        == "metrics: 0 loads claimable\ncubic: 0 loads claimable\nresidents: 0 loads claimable\nlife_events: 0 loads claimable\n"
+    )
 
 
 # check

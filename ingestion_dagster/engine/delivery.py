@@ -46,13 +46,15 @@ class Undeliverable(Decided):
     """The receiver will not take this message: it is dead.
 
     With `if_everybody`, it is not yet certain whose trouble that is. Once another message gets through, this one is dead; after
-    `Limits.refusals` of them in a row with nobody through, the run raises `if_everybody`, and they stay due.
+    `Limits.refusals` of them in a row with nobody through, the run raises `if_everybody`, and they stay due. `unless_others` asks that
+    somebody gets through at all: a run in which nobody does raises, however few they are.
     """
 
-    def __init__(self, code: str, if_everybody: Exception | None = None) -> None:
+    def __init__(self, code: str, if_everybody: Exception | None = None, *, unless_others: bool = False) -> None:
         super().__init__(code)
         self.code = code
         self.if_everybody = if_everybody
+        self.unless_others = unless_others
 
 
 class NotThisTime(Decided):
@@ -207,6 +209,8 @@ class _Run(Generic[C]):
             if isinstance(decided, NotThisTime):
                 self._results.append((message, NotThisTime(decided.code, blameless=True)))
                 self._end(None if got_through else Transient(decided.code, "nothing got through; what is due stays due"))
+            elif decided.unless_others and not got_through:
+                self._end(decided.if_everybody)
             elif self.failure is None:
                 self._results.append((message, decided))
         await asyncio.to_thread(self._finish)

@@ -147,6 +147,30 @@ def lag(connection: Connection, topic: str, partitions: Sequence[str] | None = N
     return Lag(*row)
 
 
+def topics(connection: Connection, prefix: str) -> list[str]:
+    """The topics with this beginning that messages stand under, dead ones too."""
+    return [row[0] for row in connection.execute(sql.TOPICS, {"prefix": prefix})]
+
+
+def is_waited_for(connection: Connection, of: Sequence[str], key: str) -> bool:
+    """Whether a message of this key, under one of these topics, has yet to be sent. Dead ones are not waited for."""
+    return connection.execute(sql.IS_WAITED_FOR, {"topics": list(of), "key": key}).fetchone() == (True,)
+
+
+def bury(connection: Connection, of: Sequence[str], code: str, keys: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Make messages under these topics dead, all or those of these keys: topic and key of each that was due.
+
+    One that somebody settles at this moment is left to him.
+    """
+    parameters = {"topics": list(of), "keys": list(keys) if keys is not None else None, "code": code}
+    return [(row[0], row[1]) for row in connection.execute(sql.BURY_ALL, parameters) if row[2]]
+
+
+def drop_dead(connection: Connection, topic: str, code: str) -> int:
+    """Drop the dead messages of a topic that died of this; how many."""
+    return connection.execute(sql.DROP_DEAD, {"topic": topic, "code": code}).rowcount
+
+
 def _ours(messages: Sequence[Message]) -> dict[str, list[int] | list[str] | list[float]]:
     return {"ids": [each.id for each in messages], "claims": [each.claim for each in messages]}
 

@@ -71,3 +71,38 @@ SELECT count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at <= now()),
   FROM ledger.outbox AS o
  WHERE {_IN_SCOPE}
 """
+
+# From topic to topic along the index: there are few, whatever number of messages.
+TOPICS = """
+    WITH RECURSIVE topics (topic) AS (
+        (SELECT topic FROM ledger.outbox ORDER BY topic LIMIT 1)
+        UNION ALL
+        SELECT (SELECT beyond.topic FROM ledger.outbox AS beyond WHERE beyond.topic > topics.topic ORDER BY beyond.topic LIMIT 1)
+          FROM topics
+         WHERE topics.topic IS NOT NULL
+    )
+    SELECT topic FROM topics WHERE starts_with(topic, %(prefix)s)
+"""
+
+IS_WAITED_FOR = """
+    SELECT EXISTS (SELECT FROM ledger.outbox WHERE topic = ANY(%(topics)s) AND key = %(key)s AND dead_at IS NULL)
+"""
+
+BURY_ALL = """
+    WITH meant AS (
+        SELECT message.id, message.dead_at IS NULL AS was_due
+          FROM unnest(%(topics)s::text[]) AS given (topic)
+          JOIN ledger.outbox AS message ON message.topic = given.topic
+         WHERE %(keys)s::text[] IS NULL OR message.key = ANY(%(keys)s::text[])
+           FOR UPDATE OF message SKIP LOCKED
+    )
+    UPDATE ledger.outbox AS message
+       SET dead_at = coalesce(message.dead_at, clock_timestamp()), code = %(code)s, claim = NULL, claimed_until = NULL
+      FROM meant
+     WHERE message.id = meant.id AND message.code IS DISTINCT FROM %(code)s
+    RETURNING message.topic, message.key, meant.was_due
+"""
+
+DROP_DEAD = """
+    DELETE FROM ledger.outbox WHERE topic = %(topic)s AND code = %(code)s AND dead_at IS NOT NULL
+"""

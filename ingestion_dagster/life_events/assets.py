@@ -1,6 +1,6 @@
 """Files of registrations and what becomes of their events: a load step, a publishing step, and what stands outside."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ import dagster as dg
 import psycopg
 
 from ingestion_dagster.engine import landing, ledger, whereabouts
-from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
+from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert, state_alert
 from ingestion_dagster.engine.checks import evaluated, failed_names, table
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
@@ -23,6 +23,7 @@ from ingestion_dagster.engine.dagster import (
     narrowed,
     no_retry_of_mistakes,
     partitions_asked_for,
+    status_table,
     summary,
 )
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
@@ -98,7 +99,6 @@ _RECORD_COLUMNS = [
     ("ordinal", "bigint", "its place in that file"),
     ("state", "text", "pending, published, dead, released or expired"),
     ("code", "text", "why the platform refused it"),
-    ("deliveries", "integer", "how often it has come"),
     ("stored_at", "timestamptz", "when its event was stored"),
     ("published_at", "timestamptz", "when the platform was told"),
     ("ended_at", "timestamptz", "when its event was deleted"),
@@ -150,6 +150,10 @@ PUBLISH_SPECS = [
         metadata={"dagster/column_schema": column_schema(_RECORD_COLUMNS)},
     ),
 ]
+
+
+NOTIFY_SECONDS = 60.0
+"""How long a run sends documents to acquirers before it gives way to the next, which publishes first."""
 
 
 class LifeEventsConfig(LoadConfig):
@@ -313,14 +317,14 @@ def publish_step(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Ite
     run_id = context.run.run_id
     published = publish.Published()
     trouble = []
+    now = datetime.now(UTC)
+    if RELEASED_KEY in context.selected_asset_keys:
+        swept = upkeep.sweep(database, open_store(settings), now, run_id, ttl=timedelta(days=settings.life_events_ttl_days))
+        context.log.info("%s events deleted whose time was up", swept)
     if PUBLISHED_KEY in context.selected_asset_keys:
         trouble = told_of_events(database, settings, run_id, partitions, published)
         context.log.info("%s events published, %s dead letters, %s left", published.sent, published.dead, published.left)
     with database.connect() as connection:
-        now = datetime.now(UTC)
-        if RELEASED_KEY in context.selected_asset_keys:
-            swept = upkeep.sweep(database, open_store(settings), now, run_id, ttl=timedelta(days=settings.life_events_ttl_days))
-            context.log.info("%s events deleted whose time was up", swept)
         yield from publications(context, connection, partitions, published, is_failing=bool(trouble))
         if trouble:
             raise dg.Failure("; ".join(trouble), allow_retries=False)
@@ -333,26 +337,25 @@ def publish_step(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Ite
 def told_of_events(
     database: Database, settings: Settings, run_id: str, partitions: frozenset[str] | None, published: "Published"
 ) -> list[str]:
-    """Tell the platform and the acquirers what is due; what keeps one of them from being told does not keep the other. What did, if any."""
+    """Tell the platform and the acquirers what is due. Why the platform could not be told, if so.
+
+    An acquirer's queue does not hold up the platform: it gets a short time, and what keeps it from being told is an alert.
+    """
     from ingestion_dagster.life_events import notify, publish
 
-    wanted, seconds = sorted(partitions) if partitions else None, settings.run_seconds
-    everybody: dict[str, Callable[[], object]] = {
-        "the events platform (INGESTION_LIFE_EVENTS_PLATFORM_URL)": lambda: publish.publish(
-            database, settings, run_id, partitions=wanted, seconds=seconds, outcome=published
-        ),
-        "queues of acquirers (INGESTION_LIFE_EVENTS_ACQUIRERS)": lambda: notify.deliver(
-            database, settings, run_id, partitions=wanted, seconds=seconds
-        ),
-    }
-    trouble = []
-    for name, tell in everybody.items():
-        try:
-            tell()
-        except Transient as error:
-            trouble.append(f"{name}: {error}; nothing is lost, the next run goes on")
-        except ConfigurationError as error:
-            trouble.append(str(error))
+    wanted, trouble = sorted(partitions) if partitions else None, []
+    try:
+        publish.publish(database, settings, run_id, partitions=wanted, seconds=settings.run_seconds, outcome=published)
+    except Transient as error:
+        trouble.append(f"the events platform (INGESTION_LIFE_EVENTS_PLATFORM_URL): {error}; nothing is lost, the next run goes on")
+    except ConfigurationError as error:
+        trouble.append(str(error))
+    try:
+        notify.deliver(database, settings, run_id, partitions=wanted, seconds=NOTIFY_SECONDS)
+    except (Transient, ConfigurationError) as error:
+        key = f"life_events:acquirers:{datetime.now(UTC):%Y-%m-%d}"
+        with database.connect() as connection:
+            state_alert(connection, settings, PIPELINE, key, "queues of acquirers (INGESTION_LIFE_EVENTS_ACQUIRERS)", str(error))
     return trouble
 
 
@@ -381,18 +384,26 @@ def event_metadata(connection: Connection, key: dg.AssetKey, partitions: list[st
     """What is told of the events of some landing days: how many are in which state, and how long they take."""
     states = dict(counts.states(connection, partitions))
     times = counts.times(connection, partitions)
+    common = {
+        "dagster/table_name": "life_events.records",
+        "rows_in": sum(states.values()),
+        "records": table(("state", "records"), sorted(states.items())),
+        "load_statuses": status_table(whereabouts.status_counts(connection, PIPELINE, partitions)),
+    }
     if key == PUBLISHED_KEY:
-        return {
+        return common | {
             "dagster/row_count": sum(states.values()),
             "dagster/partition_row_count": sum(published.by_partition[partition] for partition in partitions),
             "seconds": round(published.seconds, 3),
-            "records": table(("state", "records"), sorted(states.items())),
+            "rows_written": sum(published.by_partition[partition] for partition in partitions),
+            "rows_rejected": states.get("dead", 0),
             "dead_letters": states.get("dead", 0),
             "publish_lag_seconds": times.publish_p99,
         }
-    return {
+    return common | {
         "dagster/row_count": states.get("released", 0) + states.get("expired", 0),
-        "records": table(("state", "records"), sorted(states.items())),
+        "rows_written": states.get("released", 0) + states.get("expired", 0),
+        "rows_rejected": 0,
         "alive": sum(states.get(name, 0) for name in ("pending", "published", "dead")),
         "creation_to_deletion_seconds_median": times.lifetime_median,
         "creation_to_deletion_seconds_p99": times.lifetime_p99,

@@ -25,7 +25,7 @@ from ingestion_dagster.engine.checks import (
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import counts
 from ingestion_dagster.life_events.elements import GROUP, RECORD_COUNT, REGISTRATION, TAGS
-from ingestion_dagster.life_events.registry import DATASET, PIPELINE, PUBLISH
+from ingestion_dagster.life_events.registry import DATASET, NOTIFY, PIPELINE, PUBLISH
 from ingestion_dagster.settings import Settings, current
 
 COUNTS_MATCH = "counts_match"
@@ -113,17 +113,22 @@ def _is_harmless(name: str, value: object) -> bool:
 
 
 def published_in_time(connection: Connection, settings: Settings) -> Finding:
-    """No event is due for longer than the limit."""
-    lag = outbox.lag(connection, PUBLISH)
+    """No event is due for longer than the limit, to whomever."""
+    lags = [outbox.lag(connection, topic) for topic in _topics(connection)]
+    oldest = max(lag.oldest_seconds for lag in lags)
     limit = settings.life_events_publish_minutes * 60
-    metadata = {"due": lag.due + lag.later, "oldest_seconds": round(lag.oldest_seconds, 1), "limit_seconds": limit}
-    return lag.oldest_seconds <= limit, dg.AssetCheckSeverity.ERROR, metadata
+    metadata = {"due": sum(lag.due + lag.later for lag in lags), "oldest_seconds": round(oldest, 1), "limit_seconds": limit}
+    return oldest <= limit, dg.AssetCheckSeverity.ERROR, metadata
 
 
 def no_dead_letters(connection: Connection) -> Finding:
-    """The platform has refused no event that still lives."""
-    lag = outbox.lag(connection, PUBLISH)
-    return not lag.dead, dg.AssetCheckSeverity.WARN, {"dead_letters": lag.dead, "next": "ingestion life_events republish"}
+    """Nobody has refused an event, and none has expired before it could be told of."""
+    dead = sum(outbox.lag(connection, topic).dead for topic in _topics(connection))
+    return not dead, dg.AssetCheckSeverity.WARN, {"dead_letters": dead, "next": "ingestion life_events republish"}
+
+
+def _topics(connection: Connection) -> list[str]:
+    return [PUBLISH, *outbox.topics(connection, NOTIFY)]
 
 
 def none_past_its_time(connection: Connection, settings: Settings, now: datetime) -> Finding:

@@ -52,7 +52,8 @@ _UNACCOUNTED = """
     SELECT file.load_id
       FROM life_events.files AS file
       JOIN ledger.loads AS load ON load.id = file.load_id
-     WHERE file.code IS NULL AND file.accepted + file.duplicates + file.quarantined IS DISTINCT FROM file.record_count
+     WHERE file.code IS NULL AND file.finished_at IS NOT NULL
+       AND file.accepted + file.duplicates + file.quarantined IS DISTINCT FROM file.record_count
        AND (%(run_id)s::text IS NULL OR load.run_id = %(run_id)s)
      ORDER BY file.load_id
 """

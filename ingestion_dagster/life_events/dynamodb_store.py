@@ -150,9 +150,9 @@ class DynamoStore(EventStore):
         self._if_so(
             "put_item",
             Item=item,
-            ConditionExpression="attribute_not_exists(#hash) OR #ttl <= :stored",
-            ExpressionAttributeNames=_only("#hash", "#ttl"),
-            ExpressionAttributeValues={":stored": {"N": str(event.stored_at.timestamp())}},
+            ConditionExpression="attribute_not_exists(#hash) OR #stored < :stored",
+            ExpressionAttributeNames=_only("#hash", "#stored"),
+            ExpressionAttributeValues={":stored": item["stored_at"]},
         )
 
     def _get(self, record_keys: Sequence[bytes]) -> list[Sealed]:

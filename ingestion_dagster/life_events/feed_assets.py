@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from ingestion_dagster.engine.dagster import OWNERS, PIPELINE_TAG, QUEUE_TAG, RETRY_STEP, Ingestion, no_retry_of_mistakes
-from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.life_events import places
 from ingestion_dagster.life_events.registry import PIPELINE
 from ingestion_dagster.settings import Settings, current
@@ -88,6 +88,9 @@ def pull_step(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterat
             context.log.info("nothing pulled: %s", error.code)
             return
         raise dg.Failure(f"the SFTP server (INGESTION_LIFE_EVENTS_SFTP_HOST): {error}", allow_retries=False) from None
+    except Refused as refused:
+        told = "; ".join(f"{problem.code}: {problem.message}" for problem in refused.problems)
+        raise dg.Failure(f"the file on the SFTP server is refused: {told}", allow_retries=False) from None
     if pulled is None:
         context.log.info("nothing pulled: no file is due, or it has been pulled before")
         return

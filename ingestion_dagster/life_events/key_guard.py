@@ -31,11 +31,12 @@ class _Known:
         return key.id in self.fingerprints
 
 
-def guard(connection: Connection, hasher: Hasher) -> None:
+def guard(connection: Connection, hasher: Hasher, *, thorough: bool = True) -> None:
     """See to it that records may be hashed with these keys, until the caller's transaction ends; without one, at this moment.
 
     The first to ask decides which keys are known. A current key that is not is entered as the newest, which is a rotation: it waits for the
-    transactions that have asked under the key before. That one stays among the older keys until its records are forgotten.
+    transactions that have asked under the key before. That one stays among the older keys until its records are forgotten; whether there
+    are any is asked only if `thorough`, for it takes as long as there are records.
 
     Raises `ConfigurationError` if an id stands for another key than before, if keys have been rotated since this process has read its
     settings, or if one is missing that records are known under.
@@ -47,7 +48,7 @@ def guard(connection: Connection, hasher: Hasher) -> None:
             _enter(connection, hasher, _known(connection))
         else:
             connection.execute(_STAY)
-        _check(connection, hasher, _known(connection))
+        _check(connection, hasher, _known(connection), thorough=thorough)
 
 
 def _known(connection: Connection) -> _Known:
@@ -62,7 +63,7 @@ def _enter(connection: Connection, hasher: Hasher, known: _Known) -> None:
         connection.execute(_ENTER, {"id": key.id, "fingerprint": key.fingerprint})
 
 
-def _check(connection: Connection, hasher: Hasher, known: _Known) -> None:
+def _check(connection: Connection, hasher: Hasher, known: _Known, *, thorough: bool) -> None:
     for key in hasher.keys:
         if known.holds(key) and known.fingerprints[key.id] != key.fingerprint:
             raise ConfigurationError(
@@ -74,7 +75,7 @@ def _check(connection: Connection, hasher: Hasher, known: _Known) -> None:
             f"and {hasher.current.id}, which was current before it, cannot be so again"
         )
     missing = sorted(known.fingerprints.keys() - {key.id for key in hasher.keys})
-    if missing:
+    if missing and thorough:
         row = connection.execute(_IN_USE, {"ids": missing}).fetchone()
         if row is not None:
             raise ConfigurationError(

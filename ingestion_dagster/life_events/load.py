@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, postgres
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
@@ -17,14 +17,14 @@ from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Load, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing
 from ingestion_dagster.engine.outcome import Outcome
-from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.verdicts import charge, internal_error, kind_of, unread
+from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.verdicts import GONE, charge, internal_error, kind_of, unread
 from ingestion_dagster.life_events import acquirers, audit, files, key_guard, quarantine
 from ingestion_dagster.life_events.keys import hasher, vault
 from ingestion_dagster.life_events.places import zone
 from ingestion_dagster.life_events.reading import Reading, Rules, Sealer
 from ingestion_dagster.life_events.registry import PUBLISH
-from ingestion_dagster.life_events.spool import Spool
+from ingestion_dagster.life_events.spool import Accepted, Spool
 from ingestion_dagster.life_events.staging import Staging
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.settings import Settings
@@ -40,6 +40,9 @@ _CHUNK_OUTSIDE = 500
 UNPROVEN_LIMIT = 10
 """Attempts after which a file is given up that cannot be read, though its landing zone answers."""
 
+_EXPIRED = replace(GONE, message="its time in quarantine is over, and it has been deleted there; have GRO send it again")
+"""What is told of a refused file that is to be loaded after all, too late."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -49,6 +52,8 @@ class Job:
     rules: Rules
     staging: Staging
     chunk_records: int = CHUNK_RECORDS
+    database: Database | None = None
+    """Where a new connection comes from when one was lost."""
     keep_record: bool = False
     """Whether the whole record is kept with the event: another output is made of it."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -60,7 +65,7 @@ class Job:
         ttl = timedelta(days=settings.life_events_ttl_days)
         staging = Staging(open_store(settings), hasher(settings), vault(settings), ttl, (PUBLISH, *notified))
         chunk_records = CHUNK_RECORDS if staging.store.is_transactional else _CHUNK_OUTSIDE
-        return cls(zone(settings), Rules.of(settings), staging, chunk_records, keep_record=bool(notified))
+        return cls(zone(settings), Rules.of(settings), staging, chunk_records, postgres.locate(settings), keep_record=bool(notified))
 
     def sealer(self, spool: Spool) -> Sealer:
         """What makes events of records, and keeps them until the end of their file is known."""
@@ -135,7 +140,8 @@ def _judged_by_database(connection: Connection, job: Job, claims: Claims, load: 
     problem = Problem(
         "database_refused", "the whole file", f"the database refused its records (SQLSTATE {state or 'none'}); report it with the file"
     )
-    return _settle(connection, _refused(load, (problem,)), None, claims.run_id)
+    accepted = job.staging.accepted(connection, load.id)
+    return _settle(connection, replace(_refused(load, (problem,)), rows_in=accepted, rows_written=accepted), None, claims.run_id)
 
 
 def _gave_way(connection: Connection, error: psycopg.Error) -> Transient | None:
@@ -186,7 +192,8 @@ def _unread(connection: Connection, job: Job, load: Load, error: Exception) -> V
     if verdict.to == Status.READY:
         return verdict
     accepted = job.staging.accepted(connection, load.id)
-    return replace(verdict, rows_in=accepted, rows_written=accepted)
+    problems = (_EXPIRED,) if isinstance(error, Missing) and load.location is not None else verdict.problems
+    return replace(verdict, rows_in=accepted, rows_written=accepted, problems=problems)
 
 
 def _stage(connection: Connection, job: Job, claims: Claims, load: Load, reading: Reading, spool: Spool) -> None:
@@ -196,12 +203,26 @@ def _stage(connection: Connection, job: Job, claims: Claims, load: Load, reading
     for chunk in spool.chunks(job.chunk_records):
         now = max(job.now(), now + timedelta(microseconds=1))
         fault_point("life_events.stage.before")
-        with connection.transaction():
-            ledger.hold(connection, [load])
-            key_guard.guard(connection, job.staging.hasher)
-            job.staging.enter(connection, chunk, load_id=load.id, file_hmac=file_hmac, correlation_id=claims.run_id, now=now)
-            fault_point("life_events.stage.within")
+        try:
+            with connection.transaction():
+                ledger.hold(connection, [load])
+                key_guard.guard(connection, job.staging.hasher, thorough=False)
+                job.staging.enter(connection, chunk, load_id=load.id, file_hmac=file_hmac, correlation_id=claims.run_id, now=now)
+                fault_point("life_events.stage.within")
+        except psycopg.Error:
+            _take_back(job, chunk)
+            raise
         fault_point("life_events.stage.after")
+
+
+def _take_back(job: Job, chunk: Sequence[Accepted]) -> None:
+    if job.staging.store.is_transactional or job.database is None:
+        return
+    try:
+        with job.database.connect() as connection:
+            job.staging.take_back(connection, chunk)
+    except (psycopg.Error, Transient, ConfigurationError) as error:
+        log.warning("error=%s: what a lost transaction may have left in the store stays there until its time is up", kind_of(error))
 
 
 def _finish(connection: Connection, job: Job, claims: Claims, load: Load, reading: Reading) -> Verdict:

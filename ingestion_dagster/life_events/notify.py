@@ -14,12 +14,12 @@ from ingestion_dagster.engine.delivery import Decided, Limits, Recipient, Tally,
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.outbox import Message
 from ingestion_dagster.engine.postgres import Connection, Database
-from ingestion_dagster.life_events.acquirers import Acquirer, acquirers
+from ingestion_dagster.life_events.acquirers import Acquirer, acquirers, topics
 from ingestion_dagster.life_events.keys import vault
 from ingestion_dagster.life_events.notification import document, minimise
 from ingestion_dagster.life_events.publish import Events, Opened
 from ingestion_dagster.life_events.queues import LARGEST, Queue
-from ingestion_dagster.life_events.registry import NOTIFY
+from ingestion_dagster.life_events.registry import EVENT_EXPIRED, NOTIFY
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.settings import Settings
 
@@ -28,18 +28,8 @@ NOT_KEPT = "record_not_kept"
 
 TOO_LARGE = "notification_too_large"
 
-# From topic to topic along the index: there are few, whatever number of messages.
-_TOPICS = """
-WITH RECURSIVE topics (topic) AS (
-    (SELECT topic FROM ledger.outbox ORDER BY topic LIMIT 1)
-    UNION ALL
-    SELECT (SELECT o.topic FROM ledger.outbox AS o WHERE o.topic > topics.topic ORDER BY o.topic LIMIT 1)
-      FROM topics WHERE topics.topic IS NOT NULL
-)
-SELECT topic FROM topics WHERE starts_with(topic, %(prefix)s)
-"""
-
-_OUTSTANDING = "SELECT EXISTS (SELECT FROM ledger.outbox WHERE topic = ANY(%(topics)s) AND key = %(key)s AND dead_at IS NULL)"
+ACQUIRER_UNSET = "acquirer_unset"
+"""The acquirer has been taken out of the settings."""
 
 
 @dataclass(slots=True)
@@ -53,7 +43,7 @@ class Notified:
     by_acquirer: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     unknown: tuple[str, ...] = ()
-    """Names of acquirers that documents are due for, and that are not set any more: theirs stay."""
+    """Names of acquirers that documents were due for, and that are not set any more: they are dead letters now."""
 
 
 def deliver(
@@ -89,9 +79,12 @@ def deliver(
         outcome.by_acquirer[acquirer.name] += tally.sent.total()
     with database.connect() as connection:
         lags = [outbox.lag(connection, each.topic, partitions) for each in everybody]
-        due = _topics(connection)
+        unset = sorted(set(outbox.topics(connection, NOTIFY)) - {each.topic for each in everybody})
+        # Nobody will ever send them, and their events could not be released.
+        buried = outbox.bury(connection, unset, ACQUIRER_UNSET)
     outcome.left = sum(lag.due + lag.later for lag in lags)
-    outcome.unknown = tuple(topic.removeprefix(NOTIFY) for topic in due if topic not in {each.topic for each in everybody})
+    outcome.unknown = tuple(sorted({topic.removeprefix(NOTIFY) for topic, _ in buried}))
+    outcome.dead += len(buried)
     outcome.seconds += time.monotonic() - started
     if trouble:
         raise min(trouble, key=lambda each: isinstance(each, Transient))
@@ -122,20 +115,14 @@ def _deliver(
     asyncio.run(work())
 
 
-def outstanding(connection: Connection, key_hex: str) -> bool:
-    """Whether some acquirer has yet to get its document of this event. What a queue has refused is not waited for."""
-    found = connection.execute(_OUTSTANDING, {"topics": _topics(connection), "key": key_hex}).fetchone()
-    return found == (True,)
-
-
-def retry(connection: Connection) -> int:
-    """Make dead letters of all acquirers due again; how many."""
+def retry(connection: Connection, settings: Settings) -> int:
+    """Make dead letters of the acquirers that are set due again; how many. Those of expired events, and of other acquirers, are dropped."""
+    set_now = topics(settings)
     with connection.transaction():
-        return sum(len(outbox.retry(connection, topic)) for topic in _topics(connection))
-
-
-def _topics(connection: Connection) -> list[str]:
-    return [row[0] for row in connection.execute(_TOPICS, {"prefix": NOTIFY})]
+        for topic in outbox.topics(connection, NOTIFY):
+            outbox.drop_dead(connection, topic, EVENT_EXPIRED)
+            outbox.drop_dead(connection, topic, ACQUIRER_UNSET)
+        return sum(len(outbox.retry(connection, topic)) for topic in set_now)
 
 
 class _Notifier(Recipient[bytes]):

@@ -53,6 +53,8 @@ class Rejected(Exception):
         self.code = f"platform_{status}"
         super().__init__(self.code)
         self.if_everybody = ConfigurationError(_OF_EVERYBODY[status]) if status in _OF_EVERYBODY else None
+        self.is_of_address = status in (404, 405, 410)
+        """Whether it says something about the address, and nothing about the event, as long as nobody gets through."""
 
 
 class NoToken(Transient):

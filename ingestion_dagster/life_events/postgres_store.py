@@ -28,7 +28,7 @@ _PUT = """
     ON CONFLICT (record_key) DO UPDATE
        SET encryption_key = excluded.encryption_key, payload = excluded.payload,
            stored_at = excluded.stored_at, expires_at = excluded.expires_at
-     WHERE known.expires_at <= excluded.stored_at
+     WHERE known.stored_at < excluded.stored_at
 """
 
 _GET = """

@@ -26,7 +26,7 @@ from ingestion_dagster.life_events.audit import EVENT_PUBLISHED, Entry
 from ingestion_dagster.life_events.keys import Undecipherable, Vault, vault
 from ingestion_dagster.life_events.places import platform_address
 from ingestion_dagster.life_events.platform_client import NoToken, Platform, Rejected, open_platform
-from ingestion_dagster.life_events.registry import PUBLISH
+from ingestion_dagster.life_events.registry import EVENT_EXPIRED, PUBLISH
 from ingestion_dagster.life_events.store import EventStore, Sealed, open_store
 from ingestion_dagster.settings import Settings
 
@@ -37,7 +37,6 @@ EVENT_UNREADABLE = "event_unreadable"
 """What opens is no event: our own fault, and no other event's trouble."""
 
 _COMPONENT = "publish"
-_ENDED = ("released", "expired")
 _BLAMELESS = frozenset({THROTTLED, UNREACHABLE})
 
 # Whoever deletes an event holds its record meanwhile: he is waited for.
@@ -110,8 +109,9 @@ def publish(
 
 
 def retry(connection: Connection) -> int:
-    """Make dead letters due again; how many."""
+    """Make dead letters due again; how many. Those whose events have expired are dropped: they are past help, and somebody knows now."""
     with connection.transaction():
+        outbox.drop_dead(connection, PUBLISH, EVENT_EXPIRED)
         keys = outbox.retry(connection, PUBLISH)
         connection.execute(_REVIVE, {"keys": sorted(map(bytes.fromhex, keys))})
     return len(keys)
@@ -135,25 +135,37 @@ class Events:
     def of(self, connection: Connection, messages: Sequence[Message], now: datetime) -> dict[int, Opened | Decided]:
         """The event of each message, by the message's id, or why there is none.
 
-        Raises `ConfigurationError` for one that does not open with the keys that are set.
+        Raises `ConfigurationError` if none of several opens with the keys that are set.
         """
         keys = {message.id: bytes.fromhex(message.key) for message in messages}
         found = self._store.get(connection, list(keys.values()), now)
         missing = sorted(key for key in keys.values() if key not in found)
         states: dict[bytes, str] = dict(connection.execute(_STATES, {"keys": missing}).fetchall()) if missing else {}
-        return {number: self._open(found[key]) if key in found else _why_gone(states.get(key)) for number, key in keys.items()}
+        opened: dict[int, Opened | Decided] = {}
+        wrong_key: str | None = None
+        for number, key in keys.items():
+            try:
+                opened[number] = self._open(found[key]) if key in found else _why_gone(states.get(key))
+            except Undecipherable as error:
+                # One is that event's trouble, and must not hold up the others; all of them are a matter of the keys.
+                wrong_key = str(error)
+                opened[number] = NotThisTime(EVENT_UNREADABLE)
+        if wrong_key is not None and not any(isinstance(each, Opened) for each in opened.values()):
+            raise ConfigurationError(wrong_key)
+        return opened
 
     def _open(self, sealed: Sealed) -> Opened | Decided:
+        payload = self._vault.open(sealed.record_key, sealed.encryption_key, sealed.payload)
         try:
-            return Opened(sealed.stored_at, orjson.loads(self._vault.open(sealed.record_key, sealed.encryption_key, sealed.payload)))
-        except Undecipherable as error:
-            raise ConfigurationError(str(error)) from None
+            return Opened(sealed.stored_at, orjson.loads(payload))
         except orjson.JSONDecodeError:
             return Undeliverable(EVENT_UNREADABLE)
 
 
 def _why_gone(state: str | None) -> Decided:
-    return NotNeeded() if state in _ENDED else Undeliverable(EVENT_GONE)
+    if state == "released":
+        return NotNeeded()
+    return Undeliverable(EVENT_EXPIRED if state == "expired" else EVENT_GONE)
 
 
 class _Publisher(Recipient[str]):
@@ -174,7 +186,7 @@ class _Publisher(Recipient[str]):
         try:
             await self.platform.publish(message.key, content)
         except Rejected as rejected:
-            raise Undeliverable(rejected.code, rejected.if_everybody) from None
+            raise Undeliverable(rejected.code, rejected.if_everybody, unless_others=rejected.is_of_address) from None
         except NoToken:
             raise
         except Transient as trouble:
@@ -186,6 +198,7 @@ class _Publisher(Recipient[str]):
     def mark(self, connection: Connection, settlement: Settlement) -> None:
         sent = [bytes.fromhex(each.key) for each in settlement.sent]
         codes = {bytes.fromhex(each.message.key): each.code for each in settlement.dead}
+        records.lock_all(connection, [*sent, *codes])
         if sent:
             records.mark_published(connection, sent, self._now())
         if codes:

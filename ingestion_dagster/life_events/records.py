@@ -59,15 +59,20 @@ class Record:
         return self.state in ALIVE
 
 
+def lock_all(connection: Connection, keys: Sequence[bytes]) -> None:
+    """Hold these records until the caller's transaction ends: for one who is to mark some of them this way, and some another."""
+    connection.execute(_LOCK_ALL, {"keys": sorted(keys)})
+
+
 def mark_published(connection: Connection, keys: Sequence[bytes], at: datetime) -> None:
     """The platform has taken these events, in the caller's transaction. Those that have been deleted since stay deleted."""
-    connection.execute(_LOCK_ALL, {"keys": sorted(keys)})
+    lock_all(connection, keys)
     connection.execute(_PUBLISHED, {"keys": sorted(keys), "at": at})
 
 
 def mark_dead(connection: Connection, codes: Mapping[bytes, str]) -> None:
     """The platform will not take these events, each for a reason by its code."""
-    connection.execute(_LOCK_ALL, {"keys": sorted(codes)})
+    lock_all(connection, list(codes))
     connection.execute(_DEAD, {"keys": list(codes), "codes": list(codes.values())})
 
 
@@ -79,5 +84,5 @@ def lock(connection: Connection, key: bytes) -> Record | None:
 
 def mark_ended(connection: Connection, keys: Sequence[bytes], state: str, at: datetime) -> list[bytes]:
     """The events of these records are deleted: `released` on request, or `expired`. Returns the keys of those that were alive."""
-    connection.execute(_LOCK_ALL, {"keys": sorted(keys)})
+    lock_all(connection, keys)
     return [row[0] for row in connection.execute(_ENDED, {"keys": sorted(keys), "state": state, "at": at})]

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from ingestion_dagster.engine import notifications, postgres
+from ingestion_dagster.engine import notifications, outbox, postgres
 from ingestion_dagster.engine.connections import Connections
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
@@ -39,23 +39,6 @@ _RECORD = "record"
 _ID = re.compile(r"[0-9a-f]{64}")
 
 _STATE = "SELECT state FROM life_events.records WHERE record_key = %(key)s"
-
-# From topic to topic along the index: there are few, whatever number of messages.
-_OUTSTANDING = """
-    WITH RECURSIVE topics (topic) AS (
-        (SELECT topic FROM ledger.outbox ORDER BY topic LIMIT 1)
-        UNION ALL
-        SELECT (SELECT beyond.topic FROM ledger.outbox AS beyond WHERE beyond.topic > topics.topic ORDER BY beyond.topic LIMIT 1)
-          FROM topics
-         WHERE topics.topic IS NOT NULL
-    )
-    SELECT EXISTS (
-        SELECT
-          FROM topics
-          JOIN ledger.outbox AS message ON message.topic = topics.topic
-         WHERE starts_with(topics.topic, %(notify)s) AND message.key = %(key)s AND message.dead_at IS NULL
-    )
-"""
 
 # One that somebody is settling at this moment is left to him: he finds the event gone.
 _UNPUBLISH = """
@@ -190,8 +173,7 @@ def _release(desk: Desk, connection: Connection, key: bytes) -> bool:
 
 def _is_outstanding(connection: Connection, key: bytes) -> bool:
     """Whether a message for an acquirer, which is made of the event, has yet to be sent."""
-    row = connection.execute(_OUTSTANDING, {"notify": NOTIFY, "key": key.hex()}).fetchone()
-    return row is not None and bool(row[0])
+    return outbox.is_waited_for(connection, outbox.topics(connection, NOTIFY), key.hex())
 
 
 @contextmanager

@@ -37,9 +37,10 @@ class EventStore(ABC):
 
     @abstractmethod
     def put(self, connection: Connection, events: Sequence[Sealed]) -> None:
-        """Keep these events; one that is there already, and has not expired when the new one is stored, stays as it is.
+        """Keep these events. One that is there already stays as it is, unless it was stored before.
 
-        Of several under one key the first counts. Durable on return, or with the transaction.
+        Then it has expired, or an attempt that was killed has left it. Of several under one key the first counts. Durable on return, or
+        with the transaction.
         """
 
     @abstractmethod

@@ -1,11 +1,13 @@
 """What life events lets go of in time: events that nobody asked to delete, refused files, ledger rows, audit rows; and how it stands."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import ledger, outbox
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import ObjectStore, open_store
@@ -14,7 +16,7 @@ from ingestion_dagster.life_events import audit, records
 from ingestion_dagster.life_events import upkeep_sql as sql
 from ingestion_dagster.life_events.audit import Entry
 from ingestion_dagster.life_events.places import quarantine_key
-from ingestion_dagster.life_events.registry import NOTIFY, PIPELINE, PUBLISH
+from ingestion_dagster.life_events.registry import EVENT_EXPIRED, NOTIFY, PIPELINE, PUBLISH
 from ingestion_dagster.life_events.store import EventStore
 from ingestion_dagster.settings import Settings
 
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 EXPIRED = "expired"
 """The state of a record, and the outcome in the audit, of what was deleted unasked."""
+
+EXPIRED_UNPUBLISHED = "expired_unpublished"
+"""The outcome in the audit of what was deleted before the platform was told."""
 
 LONGEST_TTL = timedelta(days=14)
 """No event is kept for longer, whatever the settings say."""
@@ -43,8 +48,9 @@ def sweep(database: Database, store: EventStore, now: datetime, correlation_id: 
     """Delete the events whose time is up, and what is still to be told of them. Returns how many there were.
 
     In the ledger they are `expired` before they leave a store that is not in its database: killed in between, the next sweep finds them in
-    the store again. An event that has come again meanwhile stays. Records older than `ttl` whose events are not in the store (it has an
-    expiry of its own) end as `expired` too. Raises as the store does; what is done by then stays.
+    the store again. An event that has come again meanwhile stays. Records older than `ttl` end as `expired` too, whatever their events
+    were given when they were stored, and though a store with an expiry of its own has deleted them. A message that nobody was told by
+    then is dead (`event_expired`). Raises as the store does; what is done by then stays.
     """
     with database.connect() as connection:
         return _sweep_store(connection, store, now, correlation_id) + _sweep_ledger(connection, store, now, correlation_id, now - ttl)
@@ -70,7 +76,7 @@ def _sweep_store(connection: Connection, store: EventStore, now: datetime, corre
 
 
 def _sweep_ledger(connection: Connection, store: EventStore, now: datetime, correlation_id: str, before: datetime) -> int:
-    """End the records that should have been swept by now, and are not in the store."""
+    """End the records that should have been swept by now, by their age alone."""
     swept = 0
     last: tuple[datetime, bytes] | None = None
     while True:
@@ -80,7 +86,10 @@ def _sweep_ledger(connection: Connection, store: EventStore, now: datetime, corr
             overdue = connection.execute(sql.LOCK_OVERDUE, parameters).fetchall()
             if not overdue:
                 return swept
-            swept += len(_end(connection, store, [row[1] for row in overdue], now, correlation_id))
+            keys = [row[1] for row in overdue]
+            # Before the commit, whatever store it is: nobody can bring one of these back while their rows are ours.
+            store.remove(connection, keys)
+            swept += len(_end(connection, store, keys, now, correlation_id))
         last = max(overdue)
 
 
@@ -89,8 +98,12 @@ def _end(connection: Connection, store: EventStore, locked: Sequence[bytes], now
     lives = store.get(connection, locked, now) if locked else {}
     ended = records.mark_ended(connection, [key for key in locked if key not in lives], EXPIRED, now)
     if ended:
-        connection.execute(sql.WITHDRAW, {"keys": [key.hex() for key in ended], "publish": PUBLISH, "notify": NOTIFY})
-        audit.write(connection, [Entry(_COMPONENT, audit.EVENT_DELETED, correlation_id, EXPIRED, record_key=key) for key in ended])
+        untold = outbox.bury(connection, [PUBLISH, *outbox.topics(connection, NOTIFY)], EVENT_EXPIRED, [key.hex() for key in ended])
+        unpublished = {bytes.fromhex(key) for topic, key in untold if topic == PUBLISH}
+        outcomes = ((key, EXPIRED_UNPUBLISHED if key in unpublished else EXPIRED) for key in ended)
+        audit.write(
+            connection, [Entry(_COMPONENT, audit.EVENT_DELETED, correlation_id, outcome, record_key=key) for key, outcome in outcomes]
+        )
     return ended
 
 
@@ -102,7 +115,9 @@ def forget(connection: Connection, settings: Settings, now: datetime) -> Forgott
         forgotten = connection.execute(sql.FORGET_RECORDS, known).rowcount
         bad = connection.execute(sql.FORGET_BAD_RECORDS, known).rowcount
         bad += connection.execute(sql.FORGET_FILES, known).rowcount
-        connection.execute(sql.FORGET_KEYS)
+        connection.execute(sql.FORGET_MESSAGES, known | {"code": EVENT_EXPIRED})
+    # By itself: whoever loads holds the keys, and waits for records.
+    connection.execute(sql.FORGET_KEYS)
     with connection.transaction():
         connection.execute("SELECT set_config('life_events.forgetting', 'on', true)")
         entries = connection.execute(sql.FORGET_AUDIT, told).rowcount
@@ -115,24 +130,31 @@ def expire_quarantine(connection: Connection, settings: Settings, now: datetime)
     """Delete the refused files that have been in quarantine for long enough, and their reports. Returns how many files.
 
     Each is a transaction of its own, in which its load is held: one that is retried meanwhile is left alone, one that is deleted cannot be.
-    Killed anywhere, the same call goes on. Raises as the object store does; files that were deleted by then stay so.
+    Killed anywhere, the same call goes on. One whose store does not answer is left to the next call, and does not hold up the others.
     """
     expired = 0
     parameters = {"pipeline": PIPELINE, "before": now - timedelta(days=settings.life_events_quarantine_days)}
     for (load_id,) in connection.execute(sql.QUARANTINED, parameters).fetchall():
-        with connection.transaction():
-            held = connection.execute(sql.HOLD_QUARANTINED, parameters | {"load": load_id}).fetchone()
-            if held is None:
-                continue
-            (load,) = ledger.loads(connection, [load_id])
-            if load.location is not None:
-                if not _delete_quarantined(load, load.location):
-                    continue
-                entry = Entry(_COMPONENT, audit.FILE_DELETED, f"load-{load_id}", EXPIRED, file_hmac=held[0])
-                audit.write(connection, [entry])
-                expired += 1
-            connection.execute(sql.FILE_EXPIRED, {"load": load_id, "now": now})
+        try:
+            with connection.transaction():
+                expired += _expire_file(connection, load_id, parameters, now)
+        except (Transient, ConfigurationError) as error:
+            log.warning("load_id=%s error=%s: its file stays in quarantine for now", load_id, type(error).__name__)
     return expired
+
+
+def _expire_file(connection: Connection, load_id: int, parameters: Mapping[str, Any], now: datetime) -> bool:
+    """Delete one refused file, in the caller's transaction. False: there was none to delete."""
+    held = connection.execute(sql.HOLD_QUARANTINED, {**parameters, "load": load_id}).fetchone()
+    if held is None:
+        return False
+    (load,) = ledger.loads(connection, [load_id])
+    if load.location is not None:
+        if not _delete_quarantined(load, load.location):
+            return False
+        audit.write(connection, [Entry(_COMPONENT, audit.FILE_DELETED, f"load-{load_id}", EXPIRED, file_hmac=held[0])])
+    connection.execute(sql.FILE_EXPIRED, {"load": load_id, "now": now})
+    return load.location is not None
 
 
 def _delete_quarantined(load: Load, location: str) -> bool:

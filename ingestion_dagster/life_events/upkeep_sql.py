@@ -19,26 +19,6 @@ LOCK_OVERDUE = """
        FOR UPDATE SKIP LOCKED
 """
 
-# From topic to topic along the index: there are few. A message that somebody is settling at this moment is left to him: he finds its event
-# gone.
-WITHDRAW = """
-    WITH RECURSIVE topics (topic) AS (
-        (SELECT topic FROM ledger.outbox ORDER BY topic LIMIT 1)
-        UNION ALL
-        SELECT (SELECT beyond.topic FROM ledger.outbox AS beyond WHERE beyond.topic > topics.topic ORDER BY beyond.topic LIMIT 1)
-          FROM topics
-         WHERE topics.topic IS NOT NULL
-    ), meant AS (
-        SELECT message.id
-          FROM topics
-         CROSS JOIN unnest(%(keys)s::text[]) AS given (key)
-          JOIN ledger.outbox AS message ON message.topic = topics.topic AND message.key = given.key
-         WHERE topics.topic = %(publish)s OR starts_with(topics.topic, %(notify)s)
-           FOR UPDATE OF message SKIP LOCKED
-    )
-    DELETE FROM ledger.outbox AS message USING meant WHERE message.id = meant.id
-"""
-
 FORGET_RECORDS = """
     DELETE FROM life_events.records
      WHERE state IN ('released', 'expired') AND seen_at < %(before)s AND ended_at < %(before)s
@@ -49,6 +29,10 @@ FORGET_KEYS = """
     DELETE FROM life_events.hmac_keys AS key
      WHERE position < (SELECT max(position) FROM life_events.hmac_keys)
        AND NOT EXISTS (SELECT FROM life_events.records WHERE hmac_key = key.id)
+"""
+
+FORGET_MESSAGES = """
+    DELETE FROM ledger.outbox WHERE code = %(code)s AND dead_at < %(before)s
 """
 
 FORGET_BAD_RECORDS = """
@@ -86,8 +70,8 @@ HOLD_QUARANTINED = f"""
 """  # noqa: S608 - a fragment of our own
 
 FILE_EXPIRED = """
-    INSERT INTO life_events.files (load_id, expired_at)
-    VALUES (%(load)s, %(now)s)
+    INSERT INTO life_events.files (load_id, code, expired_at)
+    SELECT id, coalesce(error_code, 'refused'), %(now)s FROM ledger.loads WHERE id = %(load)s
     ON CONFLICT (load_id) DO UPDATE SET expired_at = excluded.expired_at
 """
 

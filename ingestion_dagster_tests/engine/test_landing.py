@@ -729,3 +729,123 @@ def test_an_object_of_a_bucket_that_is_overwritten_before_its_move_is_not_lost(
     assert landing.move(scene.connection, zone, scene.settle(scene.claim()), lease_seconds=60) == []
     assert b"newer" in scene.contents(stores["archive"]).values()
     assert scene.contents(stores["in"]) == {}
+
+
+# Zones that archive nothing: what has been loaded is deleted
+
+
+@pytest.fixture
+def deleting(scene: Scene) -> Scene:
+    scene.zone = replace(scene.zone, archive_targets=lambda _load: ())
+    return scene
+
+
+def test_a_loaded_object_is_deleted_and_its_history_says_so(deleting: Scene) -> None:
+    deleting.land("sub/a.json")
+    [load] = deleting.committed()
+    assert deleting.move([load]) == []
+    assert [deleting.contents(store) for store in deleting.stores.values()] == [{}] * 4
+    assert deleting.value("status", load) == "archived"
+    assert deleting.value("location", load) is None
+    assert deleting.events(load)[-1] == ("archiving", "archived", "run", landing.SOURCE_DELETED)
+
+
+def test_where_nothing_is_archived_what_is_refused_is_kept_all_the_same(deleting: Scene) -> None:
+    obj = deleting.land("a.json", b"bad")
+    [load] = deleting.committed(REFUSED)
+    deleting.move([load])
+    assert deleting.contents(deleting.error) == {versioned("a.json", obj.version): b"bad"}
+    assert len(deleting.reports(deleting.error)) == 1
+    assert deleting.contents(deleting.landing) == {}
+
+
+def test_the_report_of_an_object_that_is_deleted_stands_where_refused_ones_go(deleting: Scene) -> None:
+    obj = deleting.land("a.json")
+    deleting.move(deleting.committed(rows_in=3, rows_written=2, rows_rejected=1, problems=(BAD,)))
+    assert deleting.reports(deleting.error) == [f"{versioned('a.json', obj.version)}.report.json"]
+    assert deleting.contents(deleting.error) == deleting.contents(deleting.landing) == {}
+    assert report(deleting.error)["rows_rejected"] == 1
+
+
+def test_a_report_that_cannot_be_written_keeps_the_object_that_it_is_of(deleting: Scene) -> None:
+    deleting.land("a.json")
+    loads = deleting.committed(rows_in=2, rows_written=1, rows_rejected=1, problems=(BAD,))
+    deleting.error.fail("write")
+    assert [load.key for load in deleting.move(loads)] == ["a.json"]
+    assert deleting.contents(deleting.landing) == {"a.json": b"content"}
+
+
+@pytest.mark.parametrize("operation", ["remove", "find"])
+def test_an_object_that_cannot_be_deleted_or_looked_for_is_left_for_the_sweep(deleting: Scene, operation: str) -> None:
+    deleting.land("a.json")
+    [load] = deleting.committed(lease=-1)
+    deleting.landing.fail(operation)
+    assert deleting.move([load], lease=-1) == [replace(load, status=Status.ARCHIVING)]
+    assert deleting.value("status", load) == "archiving"
+    deleting.landing.before.clear()
+    assert deleting.sweep() == (0, 1)
+    assert deleting.value("status", load) == "archived"
+    assert deleting.contents(deleting.landing) == {}
+
+
+def test_a_store_that_only_says_that_it_has_deleted_is_not_believed(deleting: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleting.land("a.json")
+    [load] = deleting.committed(lease=-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_store.LocalStore, "remove", lambda *_: True)
+        deleting.move([load], lease=-1)
+    assert deleting.value("status", load) == "archiving"
+    deleting.sweep()
+    assert deleting.value("status", load) == "archived"
+    assert deleting.contents(deleting.landing) == {}
+
+
+def test_an_object_that_was_overwritten_before_it_could_be_deleted_is_not(deleting: Scene) -> None:
+    deleting.land("a.json", b"1")
+    [load] = deleting.committed()
+    deleting.land("a.json", b"22", minutes=1)
+    assert deleting.move([load]) == []
+    assert deleting.contents(deleting.landing) == {"a.json": b"22"}
+    assert deleting.discover().new == 1
+
+
+def test_an_object_that_is_gone_already_does_not_hold_its_load(deleting: Scene) -> None:
+    obj = deleting.land("a.json")
+    [load] = deleting.committed()
+    deleting.landing.remove(obj)
+    assert deleting.move([load]) == []
+    assert deleting.value("status", load) == "archived"
+
+
+def test_a_retried_object_is_deleted_from_where_refused_ones_stand_and_its_report_with_it(deleting: Scene) -> None:
+    deleting.land("a.json")
+    deleting.move(deleting.committed(REFUSED))
+    ledger.retry(deleting.connection, Scope(PIPELINE))
+    [load] = deleting.settle(deleting.claim())
+    assert deleting.move([load]) == []
+    assert [deleting.contents(store) for store in deleting.stores.values()] == [{}] * 4
+    assert deleting.reports(deleting.error) == []
+
+
+def test_the_new_report_of_a_retried_object_that_is_bad_in_part_stays(deleting: Scene) -> None:
+    deleting.land("a.json")
+    deleting.move(deleting.committed(REFUSED, rows_in=3, rows_rejected=3))
+    ledger.retry(deleting.connection, Scope(PIPELINE))
+    loads = deleting.settle(deleting.claim(), rows_in=3, rows_written=2, rows_rejected=1, problems=(BAD,))
+    deleting.move(loads)
+    assert deleting.contents(deleting.error) == {}
+    assert report(deleting.error)["rows_rejected"] == 1
+
+
+@pytest.mark.parametrize("bucket", ["s3_url", "s3_versioned_url"])
+def test_that_version_alone_is_deleted_from_a_bucket(deleting: Scene, request: pytest.FixtureRequest, bucket: str) -> None:
+    zone, stores = zone_at(request.getfixturevalue(bucket))
+    deleting.zone = replace(zone, archive_targets=lambda _load: ())
+    stores["in"].write("a b+c.json", b"1")
+    [load] = deleting.committed()
+    stores["in"].write("a b+c.json", b"22")
+    assert deleting.move([load]) == []
+    assert [stores["in"].read(seen) for seen in stores["in"].list()] == [b"22"]
+    [later] = deleting.committed()
+    deleting.move([later])
+    assert list(stores["in"].list()) == []

@@ -20,9 +20,11 @@ from ingestion_dagster.engine import landing, ledger, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.life_events import places, upkeep
 from ingestion_dagster.life_events import publish as publishing
+from ingestion_dagster.life_events import rekey as rekeying
+from ingestion_dagster.life_events.keys import vault
 from ingestion_dagster.life_events.load import Job, load_life_events
 from ingestion_dagster.life_events.registry import DATASET, PIPELINE
 from ingestion_dagster.life_events.store import open_store
@@ -71,12 +73,17 @@ def publish(settings: Settings) -> publishing.Published:
     return publishing.publish(postgres.locate(settings), settings, f"driver-{uuid.uuid4().hex[:8]}", seconds=60)
 
 
+def rekey(settings: Settings) -> rekeying.Rekeyed:
+    """Seal again, under the newest key, what is sealed with another."""
+    return rekeying.rekey(postgres.locate(settings), open_store(settings), vault(settings))
+
+
 def sweep(settings: Settings) -> int:
     """Delete what has outlived its time."""
     return upkeep.sweep(postgres.locate(settings), open_store(settings), datetime.now(UTC), f"driver-{uuid.uuid4().hex[:8]}")
 
 
-COMMANDS: dict[str, Callable[[Settings], Any]] = {"run": run, "publish": publish, "retry": retry, "sweep": sweep}
+COMMANDS: dict[str, Callable[[Settings], Any]] = {"run": run, "publish": publish, "rekey": rekey, "retry": retry, "sweep": sweep}
 
 
 def command(name: str) -> None:
@@ -126,9 +133,14 @@ def drop(settings: Settings, name: str, content: bytes, minute: int = 0) -> Path
     return path
 
 
+def connect(settings: Settings) -> Connection:
+    """A connection to the ledger's database."""
+    return postgres.locate(settings).connect()
+
+
 def query(settings: Settings, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
     """Rows of a statement in the ledger's database."""
-    with postgres.locate(settings).connect() as connection:
+    with connect(settings) as connection:
         found = connection.execute(statement, parameters)
         return found.fetchall() if found.description else []
 
@@ -152,8 +164,8 @@ def finish(settings: Settings, seconds: float = 60) -> None:
 
 
 _LOADS = """
-SELECT l.key, l.status, l.error_code, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected, l.content_hash, l.duplicate_of IS NOT NULL,
-       l.problems, f.record_count, f.accepted, f.duplicates, f.quarantined, f.code, f.deleted_at IS NOT NULL
+SELECT l.key, l.status, l.error_code, l.rows_in, l.rows_written, l.rows_unchanged, l.rows_rejected, l.content_hash,
+       l.duplicate_of IS NOT NULL, l.problems, f.record_count, f.accepted, f.duplicates, f.quarantined, f.code, f.deleted_at IS NOT NULL
 FROM ledger.loads AS l LEFT JOIN life_events.files AS f ON f.load_id = l.id ORDER BY l.key, l.id
 """
 

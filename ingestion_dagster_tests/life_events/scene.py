@@ -191,6 +191,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
+def in_memory(life_events: LifeEvents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Dagster home whose instances are in memory: SQLite waits for the disk a lot. The subprocesses of other tests have a real one."""
+    home = life_events.settings.home_folder / "dagster"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setattr(dg.DagsterInstance, "get", dg.DagsterInstance.ephemeral)
+
+
+@pytest.fixture
 def run(life_events: LifeEvents, instance: dg.DagsterInstance) -> Run:
     """One run of a job: `run("published_events", job=PUBLISH_JOB, partition_key=…)`; config is the load step's."""
 

@@ -43,11 +43,11 @@ OF_FILES = COMMON | {
     "dagster/uri", "records_expected", "records_accepted", "records_duplicate", "records_quarantined", "ingest_lag_seconds", "bad_records",
 }  # fmt: skip
 STAGED = COMMON | {"dagster/table_name", "records"}
-PUBLISHED = {"dagster/row_count", "dagster/partition_row_count", "seconds", "records", "dead_letters", "publish_lag_seconds"}
-RELEASED = {
-    "dagster/row_count", "records", "alive", "creation_to_deletion_seconds_median", "creation_to_deletion_seconds_p99",
-    "oldest_alive_seconds",
+OF_EVENTS = {
+    "dagster/row_count", "dagster/table_name", "rows_in", "rows_written", "rows_rejected", "records", "load_statuses",
 }  # fmt: skip
+PUBLISHED = OF_EVENTS | {"dagster/partition_row_count", "seconds", "dead_letters", "publish_lag_seconds"}
+RELEASED = OF_EVENTS | {"alive", "creation_to_deletion_seconds_median", "creation_to_deletion_seconds_p99", "oldest_alive_seconds"}
 NO_FILE = b"<DeathRegistrationGroup>"
 TRIED_IN_VAIN = """
     INSERT INTO ledger.outbox (topic, key, created_at, due_at)

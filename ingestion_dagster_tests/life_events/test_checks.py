@@ -73,8 +73,12 @@ TAMPERED: dict[str, tuple[str, str, dict[str, Any]]] = {
         "UPDATE ledger.outbox SET created_at = now() - interval '6 minutes'",
         "published_in_time", {"due": 2, "limit_seconds": 300, "severity": "ERROR"},
     ),
-    "an acquirer's document is no event": (
-        "UPDATE ledger.outbox SET topic = 'life_events.notify.a', created_at = now() - interval '6 minutes'", "", {},
+    "an acquirer's document is due for too long": (
+        "UPDATE ledger.outbox SET topic = 'life_events.notify.a', created_at = now() - interval '6 minutes'",
+        "published_in_time", {"due": 2, "severity": "ERROR"},
+    ),
+    "an acquirer's queue has refused one": (
+        "UPDATE ledger.outbox SET topic = 'life_events.notify.a', dead_at = now()", "no_dead_letters", {"dead_letters": 2},
     ),
     "the platform has refused an event": (
         "UPDATE ledger.outbox SET dead_at = now(), code = 'platform_400'", "no_dead_letters", {"dead_letters": 2, "severity": "WARN"},
@@ -92,7 +96,7 @@ def test_each_check_fails_for_its_own_reason(daily: Any, loaded: LifeEvents, wha
     statement, name, metadata = TAMPERED[what]
     loaded.query(statement)
     found = daily()
-    assert set(found) == ({name} if name else set())
+    assert set(found) == {name}
     assert {key: found[name][key] for key in metadata} == metadata
 
 

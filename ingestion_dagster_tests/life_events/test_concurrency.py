@@ -166,6 +166,18 @@ def test_a_run_that_wakes_up_after_its_lease_changes_nothing(point: str, install
     assert_history_is_legal(installation)
 
 
+@pytest.mark.parametrize("point", ["life_events.stage.before:2", "life_events.stage.within:2"])
+def test_a_run_that_wakes_up_when_its_file_has_been_given_up_stages_nothing_more(point: str, installation: Settings) -> None:
+    path = driver.drop(installation, "a.xml", numbered(*range(1, 9)))
+    with asleep(installation, point) as sleeper:
+        path.unlink()
+        driver.finish(installation, 20)
+        assert loading.loads(installation) == [("a.xml", "errored", "object_missing", 3, 3, 0, 0)]
+        wake(sleeper)
+    assert loading.states(installation) == {"pending": 3}
+    assert loading.loads(installation) == [("a.xml", "errored", "object_missing", 3, 3, 0, 0)]
+
+
 def test_the_database_itself_ends_the_session_of_a_run_that_sleeps(installation: Settings, awake: dict[str, Any]) -> None:
     """What `let_time_pass` does at once, in the time that it takes."""
     settings = installation.model_copy(update={"lease_seconds": 1})

@@ -1,17 +1,19 @@
-"""A process that dies anywhere on a file's way leaves nothing that the next run does not put right: every event once, every file told of."""
+"""A process that dies anywhere on a file's way leaves nothing that the next run does not put right: every event is there once."""
 
-import re
+import inspect
 import signal
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.life_events import driver, loading, stores
+from ingestion_dagster_tests.life_events import driver, loading, stores, test_notify, test_publish, test_requests, test_sftp, test_upkeep
 from ingestion_dagster_tests.life_events.loading import group, numbered, registration
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
 from ingestion_dagster_tests.residents.test_crashes import fault_points
@@ -65,8 +67,36 @@ def cases() -> Iterator[Case]:
 CASES = [*cases()]
 ON_DYNAMODB = ["life_events.stage.before:2", "life_events.stage.within", "life_events.stage.within:2", "life_events.stage.after:3"]
 
-CRASHES = sorted({fault.partition(":")[0] for case in CASES for fault in case.faults})
-"""The fault points at which a load is killed."""
+REKEYING = ["life_events.rekey.before", "life_events.rekey.after"]
+
+CRASHES = sorted({fault.partition(":")[0] for case in CASES for fault in case.faults} | {*REKEYING})
+"""The fault points at which a load, or a rekeying, is killed."""
+
+ELSEWHERE: dict[Callable[..., object], Sequence[str]] = {
+    test_publish.test_a_run_that_is_killed_leaves_what_the_next_one_puts_right: test_publish.KILLED,
+    test_notify.test_a_run_that_is_killed_loses_no_document: ("life_events.notify.before", "life_events.notify.after"),
+    test_sftp.test_a_pull_that_is_killed_lands_the_file_whole_or_not_at_all_and_leaves_nothing: (
+        "life_events.pull.before",
+        "life_events.pull.after",
+    ),
+    test_requests.test_a_release_that_was_killed_is_made_good_by_a_repeat: (
+        test_requests.STORE_BEFORE,
+        test_requests.STORE_AFTER,
+        test_requests.COMMIT_BEFORE,
+        test_requests.COMMIT_AFTER,
+    ),
+    test_upkeep.test_a_sweep_that_is_killed_is_finished_by_the_next: (
+        "life_events.sweep.before",
+        "life_events.sweep.within",
+        "life_events.sweep.after",
+    ),
+    test_upkeep.test_an_expiry_that_is_killed_is_finished_by_the_next: (
+        "life_events.expire.before",
+        "life_events.expire.within",
+        "life_events.expire.after",
+    ),
+}
+"""Where the other steps of the pipeline are killed, by the test that does it."""
 
 ON_THE_WAY = ("life_events/load.py", "engine/local_removal.py", "engine/object_store.py")
 
@@ -76,6 +106,14 @@ def test_no_fault_point_on_a_files_way_is_without_a_crash(place: str) -> None:
     points = fault_points(place)
     assert points
     assert points - set(CRASHES) == set()
+
+
+def test_what_is_said_to_be_killed_elsewhere_is() -> None:
+    for test, points in ELSEWHERE.items():
+        source = inspect.getsource(sys.modules[test.__module__])
+        for point in points:
+            stem, _, when = point.partition(":")[0].rpartition(".")
+            assert f"{stem}.{when}" in source or (f"{stem}.{{" in source and f'"{when}"' in source), point
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +196,19 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(installa
     assert loading.states(installation) == {"pending": 3}
 
 
+def test_a_rekeying_that_is_killed_goes_on_and_loses_no_event(installation: Settings) -> None:
+    driver.drop(installation, "a.xml", numbered(*range(1, 9)))
+    driver.run(installation)
+    before = loading.everything_opened(installation)
+    newer = f"e2:{'ab' * 32}"
+    both = installation.model_copy(update={"life_events_encryption_keys": SecretStr(f"{newer},{driver.ENCRYPTION_KEYS}")})
+    for fault in REKEYING:
+        killed(both, fault, "rekey")
+        assert loading.everything_opened(both) == before
+    driver.rekey(both)
+    assert loading.everything_opened(both.model_copy(update={"life_events_encryption_keys": SecretStr(newer)})) == before
+
+
 def test_a_retry_that_is_killed_is_a_retry_or_none(installation: Settings) -> None:
     driver.drop(installation, "a.xml", numbered(1, 2))
     driver.run(installation.model_copy(update={"life_events_max_file_bytes": 10}))
@@ -167,4 +218,4 @@ def test_a_retry_that_is_killed_is_a_retry_or_none(installation: Settings) -> No
     driver.finish(installation)
     assert loading.loads(installation) == [("a.xml", "archived", None, 2, 2, 0, 0)]
     assert [*driver.quarantine(installation).iterdir()] == []
-    assert re.fullmatch(r"\{'pending': 2\}", str(loading.states(installation)))
+    assert loading.states(installation) == {"pending": 2}

@@ -1,6 +1,7 @@
 """What becomes of a file: every sample, every dress, every second delivery; and of one that cannot be read, or not to its end."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import pytest
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.landing import SOURCE_DELETED
-from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.local_store import LocalStore
-from ingestion_dagster.life_events import counts, load, record
+from ingestion_dagster.engine.object_store import StoredObject
+from ingestion_dagster.life_events import counts, load, record, upkeep
+from ingestion_dagster.life_events.staging import Staging
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.life_events import driver, loading
 from ingestion_dagster_tests.life_events.driver import drop, query, run
-from ingestion_dagster_tests.life_events.test_spool import on_a_full_disk
 from ingestion_dagster_tests.life_events.loading import group, loads, numbered, registration, rows, sample, states
+from ingestion_dagster_tests.life_events.test_spool import on_a_full_disk
 
 one, installation = loading.one, loading.installation
 
@@ -79,7 +81,9 @@ def test_every_sample_ends_as_it_should(name: str, installation: Settings) -> No
     assert counted(installation) == [(total, accepted, duplicates, bad, None, True)]
     assert states(installation) == {"pending": accepted}
     assert len(loading.everything_opened(installation)) == accepted
-    assert [row[0] for row in rows(installation, "encode(record_key, 'hex')")] == [row[0] for row in rows(installation, "key", "ledger.outbox")]
+    assert [row[0] for row in rows(installation, "encode(record_key, 'hex')")] == [
+        row[0] for row in rows(installation, "key", "ledger.outbox")
+    ]
     assert in_quarantine(installation) == ([f"{name}.xml.report.json"] if bad else [])
     rejected = [("RECORD_REJECTED", "missing_timestamp", bad)] if bad else []
     assert audited(installation) == [("FILE_DELETED", "ok", 1), ("FILE_RECEIVED", "ok", 1), *rejected, ("RECORD_STAGED", "ok", accepted)]
@@ -137,7 +141,9 @@ def test_a_refused_file_leaves_its_bad_records_told_once_however_often_it_is_tri
         (0, 2, {"life_events_bad_percent": 100}, True),
     ],
 )
-def test_a_file_of_too_many_bad_records_is_refused(good: int, bad: int, limits: dict[str, Any], is_refused: bool, installation: Settings) -> None:
+def test_a_file_of_too_many_bad_records_is_refused(
+    good: int, bad: int, limits: dict[str, Any], is_refused: bool, installation: Settings
+) -> None:
     settings = installation.model_copy(update=limits)
     records = [registration(number, bad=number <= bad) for number in range(1, good + bad + 1)]
     drop(settings, "a.xml", group(*records))
@@ -223,7 +229,7 @@ def test_a_record_that_comes_again_in_the_same_file_is_one_event_in_whatever_chu
 def streaming(monkeypatch: pytest.MonkeyPatch, first: Any) -> None:
     """Something happens once, between the first chunk of a file and the next."""
     stream = LocalStore.stream
-    happened = []
+    happened: list[StoredObject] = []
 
     def hooked(store: LocalStore, obj: StoredObject) -> Any:
         for chunk in stream(store, obj):
@@ -247,7 +253,7 @@ def test_a_file_overwritten_while_it_is_read_is_loaded_in_its_new_version_alone(
     run(installation)
     assert loads(installation)[1] == ("a.xml", "archived", None, 2, 2, 0, 0)
     assert standing(installation) == []
-    with driver.postgres.locate(installation).connect() as connection:
+    with driver.connect(installation) as connection:
         assert counts.unaccounted(connection) == []
     assert [row[-2:] for row in counted(installation)] == [("superseded", False), (None, True)]
 
@@ -290,7 +296,7 @@ def test_what_was_staged_of_a_file_that_is_gone_when_it_is_read_again_is_counted
     driver.finish(installation)
     assert loads(installation) == [("a.xml", "errored", "object_missing", 6, 6, 0, 0)]
     assert states(installation) == {"pending": 6}
-    with driver.postgres.locate(installation).connect() as connection:
+    with driver.connect(installation) as connection:
         assert counts.unaccounted(connection) == []
 
 
@@ -311,7 +317,9 @@ def reading_fails(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return keys
 
 
-def test_a_file_that_cannot_be_read_does_not_hold_up_the_others_and_is_given_up_late(installation: Settings, reading_fails: set[str]) -> None:
+def test_a_file_that_cannot_be_read_does_not_hold_up_the_others_and_is_given_up_late(
+    installation: Settings, reading_fails: set[str]
+) -> None:
     reading_fails.add("a.xml")
     drop(installation, "a.xml", numbered(1))
     drop(installation, "b.xml", numbered(2), 1)
@@ -422,13 +430,15 @@ def test_the_report_of_a_file_that_was_retried_and_is_bad_in_part_stays(installa
 def test_a_retry_of_a_file_whose_time_in_quarantine_is_over_says_so(installation: Settings) -> None:
     drop(installation, "a.xml", numbered(1, count=2))
     run(installation)
-    for path in driver.quarantine(installation).iterdir():
-        path.unlink()
+    with driver.connect(installation) as connection:
+        assert upkeep.expire_quarantine(connection, installation, datetime.now(UTC) + timedelta(days=100)) == 1
+    assert in_quarantine(installation) == []
     driver.retry(installation)
     run(installation)
     [(status, code, message)] = query(installation, "SELECT status, error_code, error_message FROM ledger.loads")
     assert (status, code) == ("errored", "object_missing")
-    assert "deliver it again" in message
+    assert "time in quarantine is over" in message
+    assert "send it again" in message
     assert_nothing_of_it_is_left(installation)
 
 
@@ -441,7 +451,7 @@ def test_a_disk_that_is_full_fails_the_run_and_gives_the_file_back_uncharged(
     drop(installation, "a.xml", numbered(1, 2, 3))
     with monkeypatch.context() as patch:
         on_a_full_disk(patch)
-        with pytest.raises(ConfigurationError, match="is full.*TMPDIR"):
+        with pytest.raises(ConfigurationError, match=r"is full.*TMPDIR"):
             run(installation)
     assert rows(installation, "status, attempts", "ledger.loads") == [("ready", 0)]
     assert_nothing_of_it_is_left(installation)
@@ -451,7 +461,7 @@ def test_a_disk_that_is_full_fails_the_run_and_gives_the_file_back_uncharged(
 
 def test_a_database_that_goes_away_midway_loses_nothing(installation: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     drop(installation, "a.xml", numbered(*range(1, 9)))
-    enter = load.Staging.enter
+    enter = Staging.enter
     entered = []
 
     def cut(staging: Any, connection: Any, *rest: Any, **more: Any) -> int:
@@ -461,7 +471,7 @@ def test_a_database_that_goes_away_midway_loses_nothing(installation: Settings, 
         return enter(staging, connection, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(load.Staging, "enter", cut)
+        patch.setattr(Staging, "enter", cut)
         with pytest.raises(Transient) as raised:
             run(installation)
     assert raised.value.code == "database_gave_way"
@@ -479,7 +489,10 @@ def test_a_database_that_goes_away_while_a_file_is_deleted_is_told_as_that(insta
     remove = LocalStore.remove
 
     def cut(store: LocalStore, obj: StoredObject) -> bool:
-        query(installation, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        query(
+            installation,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
         return remove(store, obj)
 
     with monkeypatch.context() as patch:

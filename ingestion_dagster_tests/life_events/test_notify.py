@@ -19,7 +19,7 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.life_events import notify
 from ingestion_dagster.life_events.acquirers import Acquirer, acquirers, topics
 from ingestion_dagster.life_events.notify import NOT_KEPT, Notified
-from ingestion_dagster.life_events.registry import PUBLISH
+from ingestion_dagster.life_events.registry import NOTIFY, PUBLISH
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.engine import conftest as aws
 from ingestion_dagster_tests.engine import processes
@@ -91,7 +91,7 @@ def run(settings: Settings, limits: Limits = SMALL, **more: Any) -> Notified:
 
 def is_outstanding(settings: Settings, number: int) -> bool:
     with postgres.locate(settings).connect() as connection:
-        return notify.outstanding(connection, due.record_key(number).hex())
+        return outbox.is_waited_for(connection, outbox.topics(connection, NOTIFY), due.record_key(number).hex())
 
 
 def test_each_acquirer_gets_what_is_its_own(installation: Settings, queues: Queues) -> None:
@@ -173,7 +173,7 @@ def test_an_event_stored_without_its_record_is_a_dead_letter(installation: Setti
     assert (outcome.sent, outcome.dead, outcome.codes) == (2, 1, {NOT_KEPT: 1})
     assert not is_outstanding(settings, 0)
     with postgres.locate(settings).connect() as connection:
-        assert notify.retry(connection) == 1
+        assert notify.retry(connection, settings) == 1
     assert is_outstanding(settings, 0)
 
 

@@ -111,7 +111,7 @@ def test_a_file_overwritten_before_it_was_read_is_loaded_in_its_new_version(sett
 def test_a_file_overwritten_while_it_was_staged_is_not_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     land(settings, "a.xml", numbered(1, 2))
     remove = S3Store.remove
-    late = []
+    late: list[StoredObject] = []
 
     def overwritten(store: S3Store, obj: StoredObject) -> bool:
         if not late:

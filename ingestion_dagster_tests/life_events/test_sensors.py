@@ -22,7 +22,6 @@ from ingestion_dagster.life_events.sensors import (
 )
 from ingestion_dagster_tests.life_events import driver
 from ingestion_dagster_tests.life_events.scene import (
-    TODAY,
     LifeEvents,
     Run,
     file_of,
@@ -121,7 +120,7 @@ def test_nothing_due_is_skipped_and_the_tick_says_what_it_saw(tick: Tick, life_e
     result = tick()
     assert result.run_requests == []
     assert result.skip_message == "0 events due, the oldest for 0 s; 0 to be tried again, 0 dead letters"
-    assert set(json.loads(result.cursor)["seen"]) == {"swept", "ended"}
+    assert set(json.loads(result.cursor)["seen"]) == {"swept", "told", "ended"}
 
 
 def test_events_that_are_due_make_one_run_request_and_that_run_publishes_them(
@@ -250,20 +249,43 @@ def channel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("state", "kind", "says"),
     [
-        ("created_at = now() - interval '6 minutes'", "lag", "2 events are due, the oldest for 6 minutes"),
-        ("dead_at = now()", "dead", "the platform has refused 2 events"),
+        (
+            "created_at = now() - interval '6 minutes'",
+            "lag:life_events.publish",
+            "2 events are due to the platform, the oldest for 6 minutes",
+        ),
+        ("dead_at = now()", "dead:life_events.publish", "2 events did not reach the platform"),
+        ("dead_at = now(), topic = 'life_events.notify.dwp'", "dead:life_events.notify.dwp", "2 events did not reach acquirer dwp"),
     ],
-    ids=["lag", "dead letters"],
+    ids=["lag", "dead letters", "an acquirer's"],
 )
-def test_a_state_that_lasts_is_alerted_to_once_a_day(tick: Tick, staged: LifeEvents, state: str, kind: str, says: str) -> None:
+def test_a_state_that_lasts_is_alerted_to_once(tick: Tick, staged: LifeEvents, state: str, kind: str, says: str) -> None:
     tick()
     assert staged.alerts() == []
     staged.query(f"UPDATE ledger.outbox SET {state}")
     for _ in range(2):
         tick()
     [(key, content)] = staged.query("SELECT key, content::text FROM ledger.alerts")
-    assert key.startswith(f"life_events:{kind}:{TODAY}")
+    assert key.startswith(f"life_events:{kind}:2")
     assert says in content
+
+
+@pytest.mark.usefixtures("channel")
+def test_an_outage_that_goes_on_is_one_alert_and_its_minutes_are_none_of_its_own(tick: Tick, staged: LifeEvents) -> None:
+    staged.query("UPDATE ledger.outbox SET created_at = date_trunc('hour', now()) - interval '30 minutes'")
+    for _ in range(2):
+        tick()
+        staged.query("DELETE FROM ledger.outbox WHERE id = (SELECT max(id) FROM ledger.outbox)")
+    assert len(staged.alerts()) == 1
+
+
+@pytest.mark.usefixtures("channel")
+def test_a_name_of_the_daily_file_that_cannot_be_is_alerted_to_and_stops_no_publishing(
+    tick: Tick, staged: LifeEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INGESTION_LIFE_EVENTS_EXPECTED_FILE", "always_the_same.xml")
+    assert asked(tick()) == [[PUBLISHED]]
+    assert [key.rpartition(":")[0] for key in staged.alerts()] == ["life_events:expected"]
 
 
 @pytest.mark.usefixtures("channel")

@@ -1,7 +1,7 @@
 """The spool gives back what was put in, holds nothing in plain, and says what to do about a full disk."""
 
 import io
-import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def on_a_full_disk(monkeypatch: pytest.MonkeyPatch, in_memory: int = 0) -> None:
     class Full(io.BytesIO):
         def __init__(self, **_: object) -> None:
             super().__init__()
-            self._file = open("/dev/full", "r+b", buffering=1 << 20)  # noqa: SIM115 - closed below
+            self._file = Path("/dev/full").open("r+b", buffering=1 << 20)  # noqa: SIM115 - closed below
             self._kept = 0
 
         def write(self, data: bytes) -> int:  # type: ignore[override]
@@ -49,7 +49,7 @@ def on_a_full_disk(monkeypatch: pytest.MonkeyPatch, in_memory: int = 0) -> None:
             super().close()
             self._file.close()
 
-    monkeypatch.setattr(spool.tempfile, "SpooledTemporaryFile", Full)
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", Full)
 
 
 @pytest.mark.parametrize("older_keys", [0, 1, 3])
@@ -68,13 +68,18 @@ def test_a_spool_larger_than_memory_is_the_same_and_lies_nowhere_by_name(tmp_pat
     made, expected = filled(300)
     with made:
         assert list(tmp_path.iterdir()) == []
-        assert any(str(tmp_path) in os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if _is_there(each))
+        assert any(str(tmp_path) in target for target in open_files())
         assert [each for chunk in made.chunks(50) for each in chunk] == expected
     assert made.records == 300
 
 
-def _is_there(descriptor: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+def open_files() -> list[str]:
+    """What this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(descriptor.readlink()))
+    return found
 
 
 def test_a_disk_that_is_full_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +92,10 @@ def test_a_disk_that_is_full_is_told_with_what_to_do(monkeypatch: pytest.MonkeyP
 def test_a_disk_that_is_full_when_the_last_bytes_go_there_is_told_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are written when the spool is read, or closed."""
     on_a_full_disk(monkeypatch, in_memory=1 << 20)
-    with pytest.raises(ConfigurationError, match="is full"), Spool(0) as made:
+    with Spool(0) as made:
         made.add(1, key(1), [], b"sealed")
-        list(made.chunks(1))
+        with pytest.raises(ConfigurationError, match="is full"):
+            next(made.chunks(1))
 
 
 def test_a_spool_that_nobody_reads_does_not_mind_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,16 @@ def test_nothing_is_put_got_or_removed_without_keys(a_store: EventStore, connect
 
 def test_a_repeated_put_leaves_what_is_there(a_store: EventStore, connection: Connection) -> None:
     a_store.put(connection, [sealed(1, payload=b"first")])
-    a_store.put(connection, [sealed(1, stored=NOW + WEEK - SECOND, payload=b"second"), sealed(2)])
+    a_store.put(connection, [sealed(1, stored=NOW - SECOND, payload=b"older"), sealed(1, payload=b"second"), sealed(2)])
     assert a_store.get(connection, [key_of(1)], NOW) == {key_of(1): sealed(1, payload=b"first")}
     assert key_of(2) in a_store.get(connection, [key_of(2)], NOW)
+
+
+def test_what_a_killed_attempt_has_left_does_not_shorten_an_event_s_life(a_store: EventStore, connection: Connection) -> None:
+    a_store.put(connection, [sealed(1, payload=b"left")])
+    again = sealed(1, stored=NOW + WEEK - SECOND, payload=b"again")
+    a_store.put(connection, [again])
+    assert a_store.get(connection, [key_of(1)], NOW) == {key_of(1): again}
 
 
 def test_of_two_under_one_key_the_first_is_kept(a_store: EventStore, connection: Connection) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, outbox
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.ledger import Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.postgres import Connection, Database
-from ingestion_dagster.life_events import places, records, upkeep
+from ingestion_dagster.life_events import places, publish, records, upkeep
 from ingestion_dagster.life_events.dynamodb_store import DynamoStore
 from ingestion_dagster.life_events.postgres_store import PostgresStore
 from ingestion_dagster.life_events.registry import DATASET, NOTIFY, PIPELINE, PUBLISH
@@ -84,7 +84,7 @@ def states(connection: Connection) -> dict[bytes, str]:
 
 
 def waiting(connection: Connection) -> set[tuple[str, str]]:
-    return set(connection.execute("SELECT topic, key FROM ledger.outbox").fetchall())
+    return set(connection.execute("SELECT topic, key FROM ledger.outbox WHERE dead_at IS NULL").fetchall())
 
 
 def audited(connection: Connection, event_name: str = "EVENT_DELETED") -> list[tuple[str, str, str, bytes | None]]:
@@ -165,19 +165,31 @@ def test_a_sweep_that_is_killed_is_finished_by_the_next(
     assert [row[3] for row in audited(connection)] == sorted(key_of(number) for number in range(4)), "audited twice, or not at all"
 
 
-def test_what_a_store_has_deleted_by_itself_ends_in_the_ledger(
+def test_what_a_store_has_deleted_by_itself_and_what_is_kept_for_less_by_now_end_by_their_age(
     a_store: EventStore, connection: Connection, one: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "_BATCH", 2)
     hold(connection, a_store, *range(5))
     hold(connection, a_store, 9, stored=NOW + DAY)
-    a_store.remove(connection, [key_of(number) for number in (0, 1, 3, 9)])
+    a_store.remove(connection, [key_of(number) for number in (0, 1, 3)])
     assert upkeep.sweep(one, a_store, NOW + SECOND, "run-1", ttl=WEEK) == 0
-    assert upkeep.sweep(one, a_store, NOW + WEEK - SECOND, "run-1", ttl=6 * DAY + SECOND) == 3
-    gone = {key_of(number) for number in (0, 1, 3)}
+    assert upkeep.sweep(one, a_store, NOW + WEEK - SECOND, "run-1", ttl=6 * DAY + SECOND) == 5
+    gone = {key_of(number) for number in range(5)}
     assert {key for key, state in states(connection).items() if state == "expired"} == gone
     assert {row[3] for row in audited(connection)} == gone
-    assert len(waiting(connection)) == 3
+    assert set(a_store.get(connection, [*gone, key_of(9)], NOW + SECOND)) == {key_of(9)}
+    assert len(waiting(connection)) == 1
+
+
+def test_an_event_that_nobody_was_told_of_in_time_is_a_dead_letter_until_somebody_knows(
+    a_store: EventStore, connection: Connection, one: Database
+) -> None:
+    hold(connection, a_store, 0, 1)
+    upkeep.sweep(one, a_store, NOW + 2 * WEEK, "run-1", ttl=WEEK)
+    assert outbox.lag(connection, PUBLISH).dead == 2
+    assert {row[2] for row in audited(connection)} == {upkeep.EXPIRED_UNPUBLISHED}
+    assert publish.retry(connection) == 0
+    assert outbox.lag(connection, PUBLISH) == outbox.Lag(0, 0, 0, 0)
 
 
 def test_an_event_that_comes_again_while_it_is_swept_lives(a_store: EventStore, connection: Connection, one: Database) -> None:

@@ -23,6 +23,7 @@ from ingestion_dagster_tests.cubic import test_adoption as test_cubic_adoption
 from ingestion_dagster_tests.cubic import test_catalogue, test_consume, test_current, test_fetch, test_reconciliation
 from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
 from ingestion_dagster_tests.engine import test_notifications
+from ingestion_dagster_tests.life_events import test_crashes as test_life_events_crashes
 from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
 from ingestion_dagster_tests.residents import test_crashes as test_residents_crashes
@@ -195,6 +196,8 @@ def test_no_fault_point_is_without_a_crash() -> None:
         *test_current.KILLED_AT,
         *test_catalogue.KILLED_AT,
         *test_residents_crashes.CRASHES,
+        *test_life_events_crashes.CRASHES,
+        *(point for points in test_life_events_crashes.ELSEWHERE.values() for point in points),
     ]
     killed_at = {case.point for case in CRASHES} | {fault.partition(":")[0] for fault in elsewhere}
     points = fault_points_of_the_package()

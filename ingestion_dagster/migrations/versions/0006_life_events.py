@@ -22,7 +22,7 @@ CREATE TABLE ledger.outbox (
     code          text,
     UNIQUE (topic, key)
 );
-COMMENT ON TABLE ledger.outbox IS 'what a transaction has committed and somebody outside is yet to be told; a row goes when he has taken it';
+COMMENT ON TABLE ledger.outbox IS 'what a transaction has committed and somebody outside is yet to be told';
 COMMENT ON COLUMN ledger.outbox.key IS 'under what the receiver knows it: sent twice, it is the same to him';
 COMMENT ON COLUMN ledger.outbox.load_id IS 'the load it came with';
 COMMENT ON COLUMN ledger.outbox.claimed_until IS 'somebody is sending it until then';
@@ -41,7 +41,7 @@ CREATE TABLE life_events.hmac_keys (
     fingerprint bytea NOT NULL,
     known_at    timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE life_events.hmac_keys IS 'keys that records are or were hashed with, the current one last: their ids, and by what each can be known again';
+COMMENT ON TABLE life_events.hmac_keys IS 'keys that records are or were hashed with, the current one last';
 
 CREATE TABLE life_events.files (
     load_id      bigint PRIMARY KEY REFERENCES ledger.loads,
@@ -68,15 +68,14 @@ CREATE TABLE life_events.records (
     ordinal      bigint NOT NULL,
     state        text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'published', 'dead', 'released', 'expired')),
     code         text,
-    deliveries   integer NOT NULL DEFAULT 1,
     stored_at    timestamptz NOT NULL DEFAULT now(),
     published_at timestamptz,
     ended_at     timestamptz,
     seen_at      timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE life_events.records IS 'one row per record there has been, whatever file it came in: no name, no date, no number of anybody';
+COMMENT ON TABLE life_events.records IS 'one row per record there has been, whatever file it came in: nothing of anybody';
 COMMENT ON COLUMN life_events.records.record_key IS 'keyed hash of the record; in hex the id of its event';
-COMMENT ON COLUMN life_events.records.state IS 'pending: to be published; dead: refused by the platform; released: deleted on request; expired: deleted unasked';
+COMMENT ON COLUMN life_events.records.state IS 'dead: nobody can be told of it; released: deleted on request; expired: deleted unasked';
 COMMENT ON COLUMN life_events.records.ordinal IS 'its place in the file of that load, from 1';
 COMMENT ON COLUMN life_events.records.ended_at IS 'when its event was deleted';
 CREATE INDEX records_of_load ON life_events.records (load_id, ordinal);
@@ -104,7 +103,7 @@ CREATE TABLE life_events.quarantine (
     at          timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (load_id, ordinal, number)
 );
-COMMENT ON TABLE life_events.quarantine IS 'records that were not accepted, a row for each thing wrong with one: where it stands, and never a value';
+COMMENT ON TABLE life_events.quarantine IS 'records that were not accepted, a row for each thing wrong with one; never a value';
 
 CREATE TABLE life_events.audit (
     id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -131,7 +130,7 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'life_events.audit is append-only';
 END $$;
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON life_events.audit
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON life_events.audit
     FOR EACH STATEMENT EXECUTE FUNCTION life_events.audit_is_append_only();
 """
 
