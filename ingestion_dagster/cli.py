@@ -139,6 +139,8 @@ def status(
             print(f"{name}: {count} loads claimable" + (f", the oldest discovered {oldest:%Y-%m-%d %H:%M:%S} UTC" if oldest else ""))
             for dataset, why, held in whereabouts.held_back(connection, name):
                 print(f"{name}: {held} loads of {dataset} {why}")
+            for line in PIPELINES[name].standing(connection):
+                print(f"{name}: {line}")
             for code, message, errored in whereabouts.errors(connection, name):
                 print(f"{name}: {errored} errored with {code} (for example: {message})")
 
@@ -359,7 +361,7 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
     if as_json:
         print(json.dumps(reports, ensure_ascii=False))
     else:
-        print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} would be refused")
+        print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} have errors")
     return SOME_REFUSED if refused else LOADED
 
 
@@ -386,12 +388,18 @@ def _predicted(pipeline: Pipeline, settings: Settings, paths: list[Path], datase
 def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request, *, some_refused: bool = False) -> NoReturn:
     _stand_ins(pipeline, settings)
     with _progress(pipeline.name) as progress:
-        summary = runs.run(pipeline, settings, request, progress)
+        try:
+            summary = runs.run(pipeline, settings, request, progress)
+        except runs.NotFollowed as error:
+            print(describe(error.did))
+            raise
     with postgres.ready(settings).connect() as connection:
         for dataset, why, count in whereabouts.held_back(connection, pipeline.name):
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
         if working := whereabouts.in_hand(connection, pipeline.name):
             err.print(f"not finished: {working} loads are in the hands of another run, or of a dead one until its lease ends", markup=False)
+        for line in pipeline.standing(connection):
+            err.print(line, markup=False)
     if request.dry_run:
         print(describe_dry(summary))
         raise typer.Exit(SOME_REFUSED if summary.errored or summary.rows_rejected else LOADED)

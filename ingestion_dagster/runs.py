@@ -37,6 +37,14 @@ class RunFailed(Exception):
     """The run itself failed; what it had committed by then stays. The message says why, and which run it was."""
 
 
+class NotFollowed(RunFailed):
+    """The loads are loaded, and what should have followed from them failed."""
+
+    def __init__(self, why: str, did: RunSummary) -> None:
+        super().__init__(why)
+        self.did = did
+
+
 @dataclass(slots=True)
 class Landed:
     """What was put into a landing zone, and names that cannot be keys."""
@@ -140,7 +148,10 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
         total = RunSummary()
         for job in _jobs(pipeline, settings, request):
             total += _work_off(connection, pipeline, settings, job, request, progress)
-        _follow(connection, pipeline, settings)
+        try:
+            _follow(connection, pipeline, settings)
+        except RunFailed as error:
+            raise NotFollowed(str(error), total) from None
         return total
 
 

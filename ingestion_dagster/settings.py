@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     )
     life_events_encryption_keys: SecretStr | None = Field(
         None,
-        description="Keys of the event store (AES-256), 64 hex digits each: id:key, the current one first. Unset: one below INGESTION_HOME.",
+        description="Keys of the event store, 64 hex digits each: id:key, the current one first. Unset: one below INGESTION_HOME.",
     )
     life_events_ttl_days: float = Field(
         7, gt=0, le=14, description="Days after which an event that nobody has asked to delete is deleted all the same."

@@ -340,7 +340,7 @@ def test_check_names_every_problem_without_database_or_storage(
     for_people = ingestion("check", "metrics", folder)
     assert (for_people.code, for_people.err) == (2, "")
     assert [line.rpartition("[")[2] for line in for_people.out.splitlines()[:-1]] == [f"{problem['code']}]" for problem in bad["problems"]]
-    assert for_people.out.splitlines()[-1] == "2 files checked, 1 would be refused"
+    assert for_people.out.splitlines()[-1] == "2 files checked, 1 have errors"
 
 
 def test_warnings_alone_do_not_make_check_fail(ingestion: Command, files: Callable[..., Path]) -> None:
@@ -497,7 +497,7 @@ def test_production_refuses_the_embedded_database(ingestion: Command, monkeypatc
 def test_every_command_shows_an_example(ingestion: Command) -> None:
     groups = ((), cli.app), (("db",), cli.database_commands), (("metrics",), cli.metrics_commands)
     commands = [(*path, command.callback.__name__) for path, group in groups for command in group.registered_commands if command.callback]
-    assert len(commands) == 15
+    assert len(commands) == 16
     for command in commands:
         result = ingestion(*command, "--help")
         assert result.code == 0

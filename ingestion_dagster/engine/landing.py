@@ -358,9 +358,11 @@ def _remove(copied: _Copy) -> Step | None:
                 # Last the object itself: as long as it stands, a repeated move finds what is left to do.
                 for companion in copied.companions:
                     store.remove(companion)
-                store.remove(seen)
+                is_gone = store.remove(seen)
                 if not copied.targets and _still_stands(store, seen):
                     raise Transient("object_not_deleted", "the store still shows an object that it has deleted")
+                if not copied.targets and not is_gone:
+                    return Step(copied.load, copied.location, "the object was overwritten before it could be deleted")
             except (Transient, ConfigurationError) as error:
                 log.warning("load_id=%s error=%s: the source stays for now", copied.load.id, _kind(error))
                 return None

@@ -7,7 +7,7 @@ nothing. `engine.delivery` does the sending.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ingestion_dagster.engine import outbox_sql as sql
 from ingestion_dagster.engine.faults import fault_point
@@ -164,6 +164,18 @@ def bury(connection: Connection, of: Sequence[str], code: str, keys: Sequence[st
     """
     parameters = {"topics": list(of), "keys": list(keys) if keys is not None else None, "code": code}
     return [(row[0], row[1]) for row in connection.execute(sql.BURY_ALL, parameters) if row[2]]
+
+
+def held(connection: Connection, topic: str) -> tuple[int, datetime | None]:
+    """How many messages of a topic somebody has claimed, and until when at the latest."""
+    row = connection.execute(sql.HELD, {"topic": topic}).fetchone()
+    assert row is not None
+    return int(row[0]), row[1]
+
+
+def dead_codes(connection: Connection, topic: str) -> list[tuple[str, int]]:
+    """Why messages of a topic are dead: code, how many; most frequent first."""
+    return [(row[0], int(row[1])) for row in connection.execute(sql.DEAD_CODES, {"topic": topic})]
 
 
 def drop_dead(connection: Connection, topic: str, code: str) -> int:

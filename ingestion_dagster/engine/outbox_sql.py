@@ -106,3 +106,15 @@ BURY_ALL = """
 DROP_DEAD = """
     DELETE FROM ledger.outbox WHERE topic = %(topic)s AND code = %(code)s AND dead_at IS NOT NULL
 """
+
+HELD = """
+    SELECT count(*), max(claimed_until) FROM ledger.outbox WHERE topic = %(topic)s AND dead_at IS NULL AND claimed_until > clock_timestamp()
+"""
+
+DEAD_CODES = """
+    SELECT coalesce(code, 'unknown'), count(*)
+      FROM ledger.outbox
+     WHERE topic = %(topic)s AND dead_at IS NOT NULL
+     GROUP BY 1
+     ORDER BY count(*) DESC, 1
+"""

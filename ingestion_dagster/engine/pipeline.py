@@ -92,6 +92,8 @@ class Pipeline:
     """Which of the files of a living system have been dealt with, by key, and lines on those that a person should look at."""
     as_of_narrows: bool = True
     """Whether a run as of a day takes only what had been discovered by then; else it only judges by it."""
+    standing: Callable[[Connection], list[str]] = lambda _connection: []
+    """Lines on what is still to be done, or stands refused, besides loads."""
     progress: Callable[[Connection], int] = lambda _connection: 0
     """A number that grows while loads are worked on which take more than one run."""
     takes_over_loads: bool = False

@@ -15,12 +15,10 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.outbox import Message
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.life_events.acquirers import Acquirer, acquirers, topics
-from ingestion_dagster.life_events.keys import vault
 from ingestion_dagster.life_events.notification import document, minimise
 from ingestion_dagster.life_events.publish import Events, Opened
 from ingestion_dagster.life_events.queues import LARGEST, Queue
 from ingestion_dagster.life_events.registry import EVENT_EXPIRED, NOTIFY
-from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.settings import Settings
 
 NOT_KEPT = "record_not_kept"
@@ -101,7 +99,7 @@ def _deliver(
     limits: Limits | None,
     now: Callable[[], datetime],
 ) -> None:
-    events = Events(open_store(settings), vault(settings))
+    events = Events.of_settings(settings)
     patience = settings.life_events_platform_patience_seconds
     limits = limits or Limits(in_flight=settings.life_events_requests_in_flight, batch=100, lease_seconds=settings.lease_seconds)
 

@@ -59,6 +59,28 @@ def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, st
     return [(count, f"life_events.records, {state}") for state, count in rows]
 
 
+def _standing(connection: Connection) -> list[str]:
+    """How many events are where on their way to the platform and to acquirers, if there are any."""
+    from ingestion_dagster.engine import outbox
+    from ingestion_dagster.life_events.registry import NOTIFY, PUBLISH
+
+    lines = []
+    row = connection.execute("SELECT count(*) FROM life_events.records WHERE state = 'published'").fetchone()
+    if row and row[0]:
+        lines.append(f"{row[0]} events are published and not consumed by everybody")
+    for topic in (PUBLISH, *outbox.topics(connection, NOTIFY)):
+        whom = "the platform" if topic == PUBLISH else f"acquirer {topic.removeprefix(NOTIFY)}"
+        lag = outbox.lag(connection, topic)
+        if lag.due or lag.later:
+            held, until = outbox.held(connection, topic)
+            by_run = f"; {held} of them are in the hands of a run, or of a dead one until {until:%H:%M:%S} UTC" if until else ""
+            lines.append(f"{lag.due + lag.later} events are due to {whom}, the oldest for {lag.oldest_seconds:.0f} s{by_run}")
+        if lag.dead:
+            codes = ", ".join(f"{count} {code}" for code, count in outbox.dead_codes(connection, topic))
+            lines.append(f"{lag.dead} events did not reach {whom} ({codes}); mend the cause, then 'ingestion life_events republish'")
+    return lines
+
+
 def _behind(connection: Connection, _settings: Settings) -> list[tuple[str, ...]]:
     row = connection.execute("SELECT EXISTS (SELECT FROM ledger.outbox WHERE topic ^@ 'life_events.' AND dead_at IS NULL)").fetchone()
     return [PUBLISHED] if row and row[0] else []
@@ -76,6 +98,7 @@ LIFE_EVENTS = Pipeline(
     contents=_contents,
     samples=_samples,
     behind=_behind,
+    standing=_standing,
     follow_job=PUBLISH_JOB,
     stand_ins=places.stand_ins_needed,
     replay=_replay,

@@ -207,7 +207,7 @@ class Tokens:
         except Refused:
             raise ConfigurationError(f"{_TOKEN_URL} is no address: it reads https://…/oauth2/token") from None
         except Transient as trouble:
-            raise NoToken(trouble.code, f"no access token can be had: {trouble.message}") from None
+            raise NoToken(trouble.code, f"no access token can be had (INGESTION_LIFE_EVENTS_TOKEN_URL): {trouble.message}") from None
         return _Token(text, begun + life - min(_EARLY, life / 10))
 
 

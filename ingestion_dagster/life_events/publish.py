@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ _BLAMELESS = frozenset({THROTTLED, UNREACHABLE})
 
 # Whoever deletes an event holds its record meanwhile: he is waited for.
 _STATES = """
-    SELECT record_key, state FROM life_events.records WHERE record_key = ANY(%(keys)s) ORDER BY record_key FOR SHARE
+    SELECT record_key, state, stored_at FROM life_events.records WHERE record_key = ANY(%(keys)s) ORDER BY record_key FOR SHARE
 """
 
 _REVIVE = "UPDATE life_events.records SET state = 'pending', code = NULL WHERE record_key = ANY(%(keys)s) AND state = 'dead'"
@@ -85,7 +85,7 @@ def publish(
     `outcome`.
     """
     address = platform_address(settings)
-    recipient = _Publisher(open_store(settings), vault(settings), run_id, now)
+    recipient = _Publisher(Events.of_settings(settings), run_id, now)
     limits = limits or Limits(in_flight=settings.life_events_requests_in_flight, lease_seconds=settings.lease_seconds)
 
     async def work(tally: Tally) -> None:
@@ -128,9 +128,15 @@ class Opened:
 class Events:
     """What is in the store of the events that messages are about."""
 
-    def __init__(self, store: EventStore, opener: Vault) -> None:
+    def __init__(self, store: EventStore, opener: Vault, ttl: timedelta) -> None:
         self._store = store
         self._vault = opener
+        self._ttl = ttl
+
+    @classmethod
+    def of_settings(cls, settings: Settings) -> "Events":
+        """Those of the store that the settings mean."""
+        return cls(open_store(settings), vault(settings), timedelta(days=settings.life_events_ttl_days))
 
     def of(self, connection: Connection, messages: Sequence[Message], now: datetime) -> dict[int, Opened | Decided]:
         """The event of each message, by the message's id, or why there is none.
@@ -140,12 +146,13 @@ class Events:
         keys = {message.id: bytes.fromhex(message.key) for message in messages}
         found = self._store.get(connection, list(keys.values()), now)
         missing = sorted(key for key in keys.values() if key not in found)
-        states: dict[bytes, str] = dict(connection.execute(_STATES, {"keys": missing}).fetchall()) if missing else {}
+        rows = connection.execute(_STATES, {"keys": missing}).fetchall() if missing else []
+        states = {row[0]: (row[1], row[2]) for row in rows}
         opened: dict[int, Opened | Decided] = {}
         wrong_key: str | None = None
         for number, key in keys.items():
             try:
-                opened[number] = self._open(found[key]) if key in found else _why_gone(states.get(key))
+                opened[number] = self._open(found[key]) if key in found else self._why_gone(*states.get(key, (None, now)), now)
             except Undecipherable as error:
                 # One is that event's trouble, and must not hold up the others; all of them are a matter of the keys.
                 wrong_key = str(error)
@@ -161,11 +168,10 @@ class Events:
         except orjson.JSONDecodeError:
             return Undeliverable(EVENT_UNREADABLE)
 
-
-def _why_gone(state: str | None) -> Decided:
-    if state == "released":
-        return NotNeeded()
-    return Undeliverable(EVENT_EXPIRED if state == "expired" else EVENT_GONE)
+    def _why_gone(self, state: str | None, stored_at: datetime, now: datetime) -> Decided:
+        if state == "released":
+            return NotNeeded()
+        return Undeliverable(EVENT_EXPIRED if state == "expired" or stored_at + self._ttl <= now else EVENT_GONE)
 
 
 class _Publisher(Recipient[str]):
@@ -173,8 +179,8 @@ class _Publisher(Recipient[str]):
 
     platform: Platform
 
-    def __init__(self, store: EventStore, opener: Vault, run_id: str, now: Callable[[], datetime]) -> None:
-        self._events = Events(store, opener)
+    def __init__(self, events: Events, run_id: str, now: Callable[[], datetime]) -> None:
+        self._events = events
         self._run_id = run_id
         self._now = now
 

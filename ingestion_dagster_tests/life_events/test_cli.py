@@ -166,7 +166,7 @@ def test_check_tells_of_every_sample_by_code_and_place_without_a_database(ingest
         assert word not in result.out
     people = ingestion("check", "life_events", SAMPLES)
     assert people.code == 2
-    assert people.out.endswith("11 files checked, 8 would be refused\n")
+    assert people.out.endswith("11 files checked, 8 have errors\n")
 
 
 # retry, replay, adopt, status, pause

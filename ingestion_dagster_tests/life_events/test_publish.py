@@ -19,7 +19,7 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.life_events import records
 from ingestion_dagster.life_events.publish import EVENT_GONE, Published, publish, retry
-from ingestion_dagster.life_events.registry import PUBLISH
+from ingestion_dagster.life_events.registry import EVENT_EXPIRED, PUBLISH
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.sandbox.events_platform_parties import PUBLISHER
 from ingestion_dagster.settings import Settings
@@ -339,15 +339,18 @@ def test_events_under_an_unknown_key_stay_due(settings: Settings, platform: Stan
     assert platform.bodies == []
 
 
-@pytest.mark.parametrize("state", ["released", "expired"])
-def test_an_event_that_was_deleted_meanwhile_is_not_told(settings: Settings, platform: StandIn, state: str) -> None:
+@pytest.mark.parametrize(("state", "dropped", "dead"), [("released", 1, 0), ("expired", 0, 1)])
+def test_an_event_that_was_deleted_meanwhile_is_not_told(
+    settings: Settings, platform: StandIn, state: str, dropped: int, dead: int
+) -> None:
     due.put_due(settings, 4)
     with postgres.locate(settings).connect() as connection, connection.transaction():
         open_store(settings).remove(connection, [due.record_key(1)])
         records.mark_ended(connection, [due.record_key(1)], state, datetime.now(UTC))
     outcome = run(settings)
-    assert (outcome.sent, outcome.dropped, outcome.dead, outcome.left) == (3, 1, 0, 0)
-    assert due.outbox_rows(settings) == []
+    assert (outcome.sent, outcome.dropped, outcome.dead, outcome.left) == (3, dropped, dead, 0)
+    assert outcome.codes == ({EVENT_EXPIRED: 1} if dead else {})
+    assert len(due.outbox_rows(settings)) == dead
     assert due.states(settings) == {"published": 3, state: 1}
     assert due.record_key(1).hex() not in platform.events
 
