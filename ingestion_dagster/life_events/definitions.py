@@ -3,9 +3,10 @@
 import dagster as dg
 
 from ingestion_dagster.engine.dagster import INGESTION
-from ingestion_dagster.life_events.assets import EVENT_STORE, EVENTS_PLATFORM, LANDING_ZONE, life_events_events, life_events_files
+from ingestion_dagster.life_events.assets import LANDING_ZONE, life_events_files
 from ingestion_dagster.life_events.checks import STANDING
 from ingestion_dagster.life_events.feed_assets import PULL
+from ingestion_dagster.life_events.publish_assets import EVENT_STORE, EVENTS_PLATFORM, life_events_events
 from ingestion_dagster.life_events.sensors import (
     LIFE_EVENTS_LOAD_JOB,
     LIFE_EVENTS_PUBLISH_JOB,

@@ -13,9 +13,10 @@ from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import Due, LoadingJob, due_sensor, landing_sensor, sweep_sensor
 from ingestion_dagster.life_events import places
-from ingestion_dagster.life_events.assets import life_events_events, life_events_files
+from ingestion_dagster.life_events.assets import life_events_files
 from ingestion_dagster.life_events.checks import PUBLISHED_KEY, RELEASED_KEY
 from ingestion_dagster.life_events.pipeline import LOAD_JOB, PUBLISH_JOB
+from ingestion_dagster.life_events.publish_assets import life_events_events
 from ingestion_dagster.life_events.registry import NOTIFY, PIPELINE, PUBLISH
 from ingestion_dagster.settings import Settings
 

@@ -7,9 +7,10 @@ import dagster as dg
 import pytest
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.life_events.assets import life_events_events, life_events_files
+from ingestion_dagster.life_events.assets import life_events_files
 from ingestion_dagster.life_events.checks import LOAD_CHECK_SPECS, PUBLISH_CHECK_SPECS, counts_and_codes_only
 from ingestion_dagster.life_events.pipeline import LOAD_JOB, PUBLISH_JOB
+from ingestion_dagster.life_events.publish_assets import life_events_events
 from ingestion_dagster_tests.engine.test_notifications import Slack
 from ingestion_dagster_tests.life_events.scene import (
     TODAY,
