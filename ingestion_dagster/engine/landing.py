@@ -58,7 +58,7 @@ class Zone:
     pipeline: str
     landing: ObjectStore
     archive_targets: Callable[[Load], Sequence[Target]]
-    """None: what has been loaded is deleted, and the report of one that was loaded in part goes to where refused ones go."""
+    """No target: what has been loaded is deleted, and the report of one that was loaded in part goes to where refused ones go."""
     error_targets: Callable[[Load], Sequence[Target]]
     settle_seconds: float = 2.0
     arrival: Callable[[StoredObject], Arrival | None] = Arrival

@@ -18,7 +18,7 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.life_events import notify
 from ingestion_dagster.life_events.acquirers import Acquirer, acquirers, topics
-from ingestion_dagster.life_events.notify import NOT_KEPT, Notified
+from ingestion_dagster.life_events.notify import ACQUIRER_UNSET, NOT_KEPT, Notified
 from ingestion_dagster.life_events.registry import NOTIFY, PUBLISH
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.engine import conftest as aws
@@ -192,7 +192,12 @@ def test_an_acquirer_that_is_not_set_any_more_is_told_of(installation: Settings,
     settings = with_acquirers(installation, a={"queue": queues.new(), "fields": []})
     due.put_due(settings, 1, topics=topics(settings), record=due.RECORD)
     outcome = run(installation)
-    assert (outcome.unknown, outcome.sent) == (("a",), 0)
+    assert (outcome.unknown, outcome.sent, outcome.dead) == (("a",), 0, 1)
+    assert not is_outstanding(settings, 0), "its event could not be released before its time is up"
+    with postgres.locate(settings).connect() as connection:
+        assert outbox.dead_codes(connection, topics(settings)[0]) == [(ACQUIRER_UNSET, 1)]
+        assert notify.retry(connection, installation) == 0
+        assert outbox.topics(connection, NOTIFY) == []
 
 
 def test_a_run_that_is_killed_loses_no_document(installation: Settings, queues: Queues, moto: str) -> None:

@@ -18,7 +18,7 @@ from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.life_events import records
-from ingestion_dagster.life_events.publish import EVENT_GONE, Published, publish, retry
+from ingestion_dagster.life_events.publish import EVENT_GONE, EVENT_UNREADABLE, Published, publish, retry
 from ingestion_dagster.life_events.registry import EVENT_EXPIRED, PUBLISH
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.sandbox.events_platform_parties import PUBLISHER
@@ -337,6 +337,29 @@ def test_events_under_an_unknown_key_stay_due(settings: Settings, platform: Stan
     assert {row[1:] for row in due.outbox_rows(settings)} == {(0, None, False, False)}
     assert due.states(settings) == {"pending": 5}
     assert platform.bodies == []
+
+
+def test_an_event_that_does_not_open_holds_up_no_other(settings: Settings, platform: StandIn) -> None:
+    due.put_due(settings, 4)
+    with postgres.locate(settings).connect() as connection:
+        connection.execute(
+            "UPDATE life_events.events SET payload = set_byte(payload, 20, get_byte(payload, 20) # 1) WHERE record_key = %s",
+            [due.record_key(0)],
+        )
+    outcome = run(settings)
+    assert (outcome.sent, outcome.dead, outcome.left, outcome.codes) == (3, 0, 1, {EVENT_UNREADABLE: 1})
+    assert set(platform.events) == set(due.ids(3, 1))
+
+
+@pytest.mark.parametrize("status", [404, 405, 410])
+def test_an_address_that_takes_nothing_buries_nothing_however_little_is_due(settings: Settings, platform: StandIn, status: int) -> None:
+    due.put_due(settings, 2)
+    platform.always = status
+    with pytest.raises(ConfigurationError, match="INGESTION_LIFE_EVENTS_PLATFORM_URL"):
+        run(settings)
+    assert due.states(settings) == {"pending": 2}
+    platform.always = None
+    assert run(settings).sent == 2
 
 
 @pytest.mark.parametrize(("state", "dropped", "dead"), [("released", 1, 0), ("expired", 0, 1)])

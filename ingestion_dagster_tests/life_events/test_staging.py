@@ -12,7 +12,7 @@ from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.life_events import records
 from ingestion_dagster.life_events.postgres_store import PostgresStore
-from ingestion_dagster.life_events.registry import PUBLISH
+from ingestion_dagster.life_events.registry import NOTIFY, PUBLISH
 from ingestion_dagster.life_events.spool import Accepted
 from ingestion_dagster.life_events.staging import Staging
 from ingestion_dagster.life_events.store import Sealed
@@ -147,6 +147,32 @@ def test_only_what_has_expired_is_as_good_as_new(connection: Connection, state: 
     assert len(rows(connection, "*", "ledger.outbox")) == int(is_new)
     assert len(stored(connection)) == int(is_new or not ended)
     assert len(rows(connection, "*", "life_events.audit")) == 1 + int(is_new)
+
+
+@pytest.mark.parametrize(("state", "becomes"), [("pending", "pending"), ("dead", "pending"), ("published", "published")])
+def test_a_record_that_is_known_and_whose_event_is_gone_is_as_good_as_new(connection: Connection, state: str, becomes: str) -> None:
+    """Its file is deleted once it is loaded: to count it as known would lose it."""
+    enter(connection, [accepted(1, 1)])
+    published_at = NOW if state == "published" else None
+    connection.execute("UPDATE life_events.records SET state = %s, published_at = %s, code = 'event_gone'", [state, published_at])
+    connection.execute("UPDATE ledger.outbox SET dead_at = now(), code = 'event_gone'")
+    connection.execute("DELETE FROM life_events.events")
+    assert enter(connection, [accepted(1, 4)], load=2, at=1) == 1
+    assert rows(connection, "load_id, ordinal, state, code") == [(2, 4, becomes, None)]
+    assert len(stored(connection)) == 1
+    assert rows(connection, "dead_at, code", "ledger.outbox") == [(None, None)]
+
+
+def test_an_acquirer_that_was_not_told_in_time_is_told_of_what_comes_again(connection: Connection) -> None:
+    told, untold = f"{NOTIFY}told", f"{NOTIFY}untold"
+    both = staging(topics=(PUBLISH, told, untold))
+    enter(connection, [accepted(1, 1)], to=both)
+    connection.execute("DELETE FROM ledger.outbox WHERE topic <> %s", [untold])
+    connection.execute("UPDATE ledger.outbox SET dead_at = now(), code = 'event_expired'")
+    connection.execute("UPDATE life_events.records SET published_at = %s", [NOW])
+    records.mark_ended(connection, [known_as(1, "k1")], "expired", NOW)
+    enter(connection, [accepted(1, 1)], load=2, at=1, to=both)
+    assert rows(connection, "topic, dead_at", "ledger.outbox") == [(untold, None)]
 
 
 def test_what_was_published_before_it_expired_is_not_due_again(connection: Connection) -> None:
