@@ -18,6 +18,17 @@ from ingestion_dagster.settings import Settings, current
 TEMPLATE = "migrated"
 
 
+@pytest.fixture(autouse=True)
+def dagster_home_of_its_own() -> Iterator[None]:
+    """What an entry point has set in this process for one test's folder is not there for the next: that folder may be gone."""
+    before = os.environ.get("DAGSTER_HOME")
+    yield
+    if before is None:
+        os.environ.pop("DAGSTER_HOME", None)
+    else:
+        os.environ["DAGSTER_HOME"] = before
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A Postgres server of this session's own, with a migrated database to copy from."""
