@@ -114,12 +114,16 @@ def _deliver(
 
 
 def retry(connection: Connection, settings: Settings) -> int:
-    """Make dead letters of the acquirers that are set due again; how many. Those of expired events, and of other acquirers, are dropped."""
+    """Make dead letters of the acquirers that are set due again; how many.
+
+    Those of expired events are dropped, and those that other acquirers were due when they were taken out of the settings.
+    """
     set_now = topics(settings)
     with connection.transaction():
         for topic in outbox.topics(connection, NOTIFY):
             outbox.drop_dead(connection, topic, EVENT_EXPIRED)
-            outbox.drop_dead(connection, topic, ACQUIRER_UNSET)
+            if topic not in set_now:
+                outbox.drop_dead(connection, topic, ACQUIRER_UNSET)
         return sum(len(outbox.retry(connection, topic)) for topic in set_now)
 
 

@@ -200,6 +200,18 @@ def test_an_acquirer_that_is_not_set_any_more_is_told_of(installation: Settings,
         assert outbox.topics(connection, NOTIFY) == []
 
 
+def test_a_run_without_the_setting_loses_no_document_of_an_acquirer_that_is_set(installation: Settings, queues: Queues) -> None:
+    """As when somebody starts one in a shell that lacks it."""
+    queue = queues.new()
+    settings = with_acquirers(installation, a={"queue": queue, "fields": []})
+    due.put_due(settings, 3, topics=topics(settings), record=due.RECORD)
+    assert run(installation).dead == 3
+    with postgres.locate(settings).connect() as connection:
+        assert notify.retry(connection, settings) == 3
+    assert run(settings).sent == 3
+    assert len(queues.taken(queue)) == 3
+
+
 def test_a_run_that_is_killed_loses_no_document(installation: Settings, queues: Queues, moto: str) -> None:
     queue = queues.new()
     settings = with_acquirers(installation, a={"queue": queue, "fields": []})
