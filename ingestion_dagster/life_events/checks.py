@@ -22,6 +22,7 @@ from ingestion_dagster.engine.checks import (
     rows_add_up,
     standing_checks,
 )
+from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import counts
 from ingestion_dagster.life_events.elements import GROUP, RECORD_COUNT, REGISTRATION, TAGS
@@ -143,7 +144,11 @@ def daily_file_has_come(connection: Connection, settings: Settings, now: datetim
     """The file that was due last has come."""
     from ingestion_dagster.life_events import expected
 
-    missing = expected.overdue(connection, settings, now)
+    try:
+        missing = expected.overdue(connection, settings, now)
+    except ConfigurationError as error:
+        # The other checks are to be evaluated all the same.
+        return False, dg.AssetCheckSeverity.ERROR, {"why": str(error)}
     metadata = {"file": missing.name, "due": missing.due_at.isoformat()} if missing else {}
     return missing is None, dg.AssetCheckSeverity.ERROR, metadata
 

@@ -119,6 +119,13 @@ def test_a_daily_file_that_has_not_come_is_named_with_when_it_was_due(
     assert daily() == {}
 
 
+def test_a_name_without_a_day_fails_one_check_and_leaves_the_others_evaluated(
+    daily: Any, loaded: LifeEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INGESTION_LIFE_EVENTS_EXPECTED_FILE", "always_the_same.xml")
+    assert set(daily()) == {"daily_file_has_come"}
+
+
 def test_the_limits_are_settings(daily: Any, loaded: LifeEvents, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded.query("UPDATE ledger.outbox SET created_at = now() - interval '6 minutes'")
     monkeypatch.setenv("INGESTION_LIFE_EVENTS_PUBLISH_MINUTES", "7")
