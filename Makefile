@@ -32,8 +32,8 @@ test: ARGS ?= -n 2 --dist loadfile
 test: setup ## the whole test suite (ARGS="-k name" for a part of it)
 	@$(PY) -m pytest $(ARGS)
 
-dev: setup ## the Dagster UI with sensors on, at http://localhost:3000
-	@INGESTION_SENSORS=running $(PY) -m ingestion_dagster.dev
+dev: setup ## the Dagster UI with sensors on, at http://localhost:3000 (SEARCH=opensearch: with a real search cluster)
+	@INGESTION_SENSORS=running $(PY) -m ingestion_dagster.dev $(if $(SEARCH),--search $(SEARCH))
 
 lint: setup ## every static check: format, style, types, layers, secrets, definitions
 	@sh tools/lint.sh
