@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ingestion_dagster import runs
+from ingestion_dagster.cli_catalog import catalog_commands
 from ingestion_dagster.cli_cubic import cubic_commands
 from ingestion_dagster.cli_life_events import life_events_commands
 from ingestion_dagster.cli_residents import residents_commands
@@ -43,6 +44,7 @@ app.add_typer(metrics_commands, name="metrics")
 app.add_typer(cubic_commands, name="cubic")
 app.add_typer(residents_commands, name="residents")
 app.add_typer(life_events_commands, name="life_events")
+app.add_typer(catalog_commands, name="catalog")
 sandbox_commands = typer.Typer(
     no_args_is_help=True, help="Stand-ins for the outside world: the DMAP feed, the Here to Help API, the events platform."
 )
@@ -67,13 +69,19 @@ def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
         raise typer.BadParameter(f"a run cannot be narrowed to '{dataset}': what belongs there comes with any run")
 
 
-PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic, residents or life_events")]
+PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic, residents, life_events or catalog")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; nsss of residents).")
+    str | None,
+    typer.Option(
+        "--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; nsss of residents; image of catalog)."
+    ),
 ]
 Partition = Annotated[
-    str | None, typer.Option("--partition", "-p", help="Only this partition (day of discovery, UTC; snapshot of an ods table).")
+    str | None,
+    typer.Option(
+        "--partition", "-p", help="Only this partition (day of discovery, UTC; snapshot of an ods table; refresh of the catalogue)."
+    ),
 ]
 AsOf = Annotated[
     str | None,
@@ -193,7 +201,8 @@ def replay(
     found = _pipeline(pipeline)
     _check_narrowing(found, dataset)
     settings = current()
-    runs.check_partition(found, settings, partition)
+    if found.keyed is None:
+        runs.check_partition(found, settings, partition)
     scope = Scope(found.name, frozenset({dataset}) if dataset else None, frozenset({partition}))
     with postgres.ready(settings).connect() as connection:
         again = found.replay(connection, scope)
@@ -276,7 +285,7 @@ def sandbox_down() -> None:
 
 @app.command(epilog="Example: ingestion serve")
 def serve() -> None:
-    """Answer as the private HTTP API: enrichment and deletion of life events, until interrupted."""
+    """Answer as the private HTTP API: tasks of the catalogue, enrichment and deletion of life events, until interrupted."""
     from ingestion_dagster.api.server import serve as serve_api
 
     serve_api(current(), lambda url: err.print(f"the private API answers at {url}", markup=False))
@@ -387,6 +396,10 @@ def _predicted(pipeline: Pipeline, settings: Settings, paths: list[Path], datase
 
 def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request, *, some_refused: bool = False) -> NoReturn:
     _stand_ins(pipeline, settings)
+    if request.dry_run and pipeline.foretell is not None:
+        foretold = pipeline.foretell(settings, request.dataset)
+        print("dry run, nothing changed: " + ", ".join(f"{count} {what}" for what, count in foretold.items()))
+        raise typer.Exit(SOME_REFUSED if any("refused" in what for what in foretold) else LOADED)
     with _progress(pipeline.name) as progress:
         try:
             summary = runs.run(pipeline, settings, request, progress)

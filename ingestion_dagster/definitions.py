@@ -20,4 +20,4 @@ def _of(pipeline: str) -> dg.Definitions:
     return found
 
 
-defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic", "residents", "life_events")))
+defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic", "residents", "life_events", "catalog")))

@@ -47,6 +47,8 @@ def run_demo(settings: Settings) -> bool:
 
 
 def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
+    if pipeline.keyed is not None:
+        return _refresh(pipeline, settings)
     surprises: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for delivery in pipeline.samples(folder, Path(scratch)):
@@ -59,6 +61,57 @@ def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
         print(f"  NOT AS EXPECTED: {surprise}")
     print(f"{pipeline.name}: {'every file ended as expected' if not surprises else f'{len(surprises)} files did not end as expected'}")
     return not surprises
+
+
+def _refresh(pipeline: Pipeline, settings: Settings) -> bool:
+    """Refresh every media type, and images again; search, roll back, and search again. True if readers got what the samples hold."""
+    from ingestion_dagster.catalog import readers, samples
+    from ingestion_dagster.catalog.registry import MEDIA_TYPES, filtered_name
+
+    surprises = []
+    for dataset in (None, "image"):
+        summary = runs.run(pipeline, settings, runs.Request(dataset=dataset))
+        print(
+            f"catalog: {dataset or 'every media type'} refreshed: {summary.rows_in} rows in, {summary.rows_written} written, "
+            f"{summary.errored} refreshes refused"
+        )
+        surprises += [f"a refresh of {dataset or 'every media type'} was not promoted"] if summary.errored or not summary.loads else []
+    found = {}
+    with postgres.ready(settings).connect() as connection:
+        for count, name in pipeline.contents(connection, settings):
+            print(f"  {count:>8} in {name}")
+            found[name] = count
+    for model in MEDIA_TYPES:
+        expected = samples.expected(model)
+        wanted = {f"table {model}": "rows", f"index {model}": "documents", f"index {filtered_name(model, '')}": "filtered"}
+        surprises += [f"{name}: {found.get(name)}, not {expected[of]}" for name, of in wanted.items() if found.get(name) != expected[of]]
+    phrase = samples.expected("image")["phrase"]
+    text = f'"{phrase["term"]}"'
+    before = readers.search(settings, "image", text, limit=1)
+    print(f"catalog: a reader who looks for '{text}' finds {before.total} images")
+    surprises += [f"'{text}' finds {before.total}, not {phrase['documents']}"] if before.total != phrase["documents"] else []
+    surprises += _roll_back(settings, text, before.total)
+    for surprise in surprises:
+        print(f"  NOT AS EXPECTED: {surprise}")
+    print(f"catalog: {'every refresh ended as expected' if not surprises else f'{len(surprises)} things are not as expected'}")
+    return not surprises
+
+
+def _roll_back(settings: Settings, text: str, wanted: int) -> list[str]:
+    """Give readers back the refresh before the last, and look whether they have it; what is not as it should be."""
+    from ingestion_dagster.catalog import readers, refreshes, steps
+    from ingestion_dagster.catalog.places import Places
+    from ingestion_dagster.catalog.registry import MEDIA_TYPES
+
+    places = Places.of(settings)
+    with places.ledger.connect() as connection:
+        newest, previous = refreshes.live(connection, "image"), refreshes.previous(connection, "image")
+        back = steps.roll_back(places, connection, MEDIA_TYPES["image"], "demo")
+    total = readers.search(settings, "image", text, limit=1).total
+    if newest is None or previous is None or back is None or back.suffix != previous.suffix:
+        return ["the rollback did not bring back the refresh before"]
+    print(f"catalog: rolled back from refresh {newest.suffix} to {back.suffix}, which finds {total}")
+    return [] if total == wanted else [f"after the rollback '{text}' finds {total}, expected {wanted}"]
 
 
 def _consume(settings: Settings) -> list[str]:

@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope, Status, Verdict
 from ingestion_dagster.engine.local_files import distinct, local_files, read_file
 from ingestion_dagster.engine.object_store import StoredObject, is_key
-from ingestion_dagster.engine.pipeline import Pipeline
+from ingestion_dagster.engine.pipeline import KeyedRun, Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.settings import Settings
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 ADOPTED = "adopted: it was there before"
 """Why a load is archived that nobody read."""
+
+Tags = Mapping[str, str] | None
+"""What a run is to be known by besides."""
 
 _LONGEST_WAIT = 60.0
 _PAGE = 500
@@ -136,6 +139,8 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
 
     Raises `RunFailed`.
     """
+    if pipeline.keyed is not None:
+        return _run_keyed(pipeline, settings, request, pipeline.keyed)
     prepare_dagster_home(settings)
     with postgres.ready(settings).connect() as connection:
         if request.dry_run:
@@ -153,6 +158,52 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
         except RunFailed as error:
             raise NotFollowed(str(error), total) from None
         return total
+
+
+def _run_keyed(
+    pipeline: Pipeline,
+    settings: Settings,
+    request: Request,
+    keyed: Callable[[Connection, Settings, str | None, str | None], list[KeyedRun]],
+) -> RunSummary:
+    """One run after the other, each for a load of its own; what became of these loads. A load that is refused fails no other's run."""
+    if request.as_of:
+        raise ConfigurationError(f"{pipeline.name} reads what is there now: it has no --as-of")
+    prepare_dagster_home(settings)
+    total = RunSummary()
+    failures = []
+    with postgres.ready(settings).connect() as connection:
+        pipeline.sync_datasets(connection, settings)
+        wanted = keyed(connection, settings, request.dataset, request.partition)
+        if not wanted:
+            raise ConfigurationError(f"{pipeline.name} has no partition {request.partition}; 'ingestion status' lists those in use")
+        for each in wanted:
+            try:
+                run_keyed(pipeline.name, settings, each)
+            except RunFailed as error:
+                failures.append(str(error))
+            total += whereabouts.of_loads(connection, [each.load_id])
+    if failures and not total.errored:
+        raise RunFailed("; ".join(failures))
+    return total
+
+
+def run_keyed(pipeline: str, settings: Settings, wanted: KeyedRun, assets: Sequence[tuple[str, ...]] = (), tags: Tags = None) -> str:
+    """One run with a partition key, which is told to Dagster first; narrowed to these assets (none: all). Its id. Raises `RunFailed`."""
+    from ingestion_dagster.engine.dagster import open_instance
+
+    prepare_dagster_home(settings)
+    with open_instance() as instance:
+        if not instance.has_dynamic_partition(wanted.definition, wanted.partition):
+            instance.add_dynamic_partitions(wanted.definition, [wanted.partition])
+    job = _Job(pipeline, wanted.job, None, tuple(assets))
+    return _in_process(settings, job, None, partition=wanted.partition, tags=tags).run_id
+
+
+def run_job(pipeline: str, settings: Settings, job: str, config: Mapping[str, Any], tags: Tags = None) -> str:
+    """One run of a job that takes this configuration at its one step; its id. Raises `RunFailed`."""
+    prepare_dagster_home(settings)
+    return _in_process(settings, _Job(pipeline, job), None, tags=tags, step_config=config).run_id
 
 
 def _jobs(pipeline: Pipeline, settings: Settings, request: Request) -> list["_Job"]:
@@ -298,7 +349,15 @@ class _Job:
     assets: tuple[tuple[str, ...], ...] = ()
 
 
-def _in_process(settings: Settings, wanted: _Job, request: Request | None) -> "dg.ExecuteInProcessResult":
+def _in_process(
+    settings: Settings,
+    wanted: _Job,
+    request: Request | None,
+    *,
+    partition: str | None = None,
+    tags: Tags = None,
+    step_config: Mapping[str, Any] | None = None,
+) -> "dg.ExecuteInProcessResult":
     """One run of a job; without a request it is one that takes none."""
     import dagster as dg
 
@@ -310,13 +369,15 @@ def _in_process(settings: Settings, wanted: _Job, request: Request | None) -> "d
     if request is not None:
         LoadConfig(as_of=request.as_of).clock()
         config["ops"] = {node.name: {"config": request.config()} for node in job.nodes}
+    if step_config is not None:
+        config["ops"] = {node.name: {"config": dict(step_config)} for node in job.nodes}
     with open_instance() as instance:
         result = job.execute_in_process(
             raise_on_error=False,
             instance=instance,
             asset_selection=[dg.AssetKey(list(asset)) for asset in wanted.assets] or None,
-            partition_key=request.partition if request else None,
-            tags=run_tags(wanted.pipeline, settings),
+            partition_key=request.partition if request else partition,
+            tags=run_tags(wanted.pipeline, settings) | dict(tags or {}),
             run_config=config,
         )
     if not result.success:

@@ -200,10 +200,79 @@ class Settings(BaseSettings):
     life_events_claimable_minutes: int = Field(
         60, ge=1, description="A life events file that could have been loaded and was not for this long raises an alert."
     )
+    catalog_upstream_url: str | None = Field(
+        None,
+        description="Postgres that the catalogue is refreshed from, read only. Unset: a database of the embedded server, with samples.",
+    )
+    catalog_api_database_url: str | None = Field(
+        None, description="Postgres of the public API, whose tables are refreshed. Unset: another database of the embedded server."
+    )
+    catalog_search_url: str | None = Field(
+        None,
+        description="OpenSearch or Elasticsearch: https://user:password@host:9200; file:///folder: the embedded index there. Unset: search "
+        "under INGESTION_HOME.",
+    )
+    catalog_record_limit: int | None = Field(
+        None, ge=0, description="Rows copied of each table at most; 0: all. Unset: all in production, 100000 elsewhere."
+    )
+    catalog_sensitive_terms_url: str | None = Field(
+        None, description="List of sensitive terms, one a line: https://… or file:///…. Unset: a harmless list that comes with the package."
+    )
+    catalog_fields: Annotated[dict[str, list[str]], NoDecode] = Field(
+        {}, description='JSON object, media type to fields that its documents have besides: {"image": ["creator_url", "meta_data"]}.'
+    )
+    catalog_rules: str | None = Field(
+        None, description="Optional cleaning rules, commas between: unescape_tags, wikimedia_titles, html_titles. Unset: none."
+    )
+    catalog_copy_workers: int = Field(2, ge=1, description="Connections that copy a table at a time.")
+    catalog_index_workers: int = Field(2, ge=1, description="Processes of a run that fill an index; more runs may help it.")
+    catalog_range_rows: int = Field(100_000, ge=1, description="Ids in one range of an index, which one worker fills at a time.")
+    catalog_bulk_documents: int = Field(2000, ge=1, description="Documents sent to the search cluster at once, at most.")
+    catalog_bulk_bytes: int = Field(8 * 1024 * 1024, ge=1, description="Bytes sent to it at once, at most (one document always fits).")
+    catalog_search_patience_seconds: float = Field(
+        120, ge=0, description="How long a run waits for a search cluster that fails before it ends; the next one goes on."
+    )
+    catalog_dead_documents: int = Field(
+        10, ge=0, description="Documents that the index may refuse for good in one refresh; with more it is not promoted."
+    )
+    catalog_fall_percent: float = Field(
+        2, ge=0, le=100, description="A refresh that would lose a larger share of a table's rows is stopped."
+    )
+    catalog_provider_fall_percent: float = Field(
+        10, ge=0, le=100, description="So is one that would lose a larger share of the rows of one provider."
+    )
+    catalog_orphan_rows: int = Field(
+        1000, ge=0, description="Rows of other tables that may lose their partner at a promotion (they are archived first); more stop it."
+    )
+    catalog_lock_seconds: float = Field(
+        2, gt=0, description="How long a swap waits for its locks before it lets readers pass and tries again."
+    )
+    catalog_swap_seconds: float = Field(600, gt=0, description="For how long it tries.")
+    catalog_keep_failed_days: float = Field(7, ge=0, description="Days after which what a failed refresh has left is removed.")
+    catalog_probe_seconds: float = Field(
+        2, ge=0, description="How long a host may take to answer whether it speaks TLS; 0: none is asked, unknown ones get http."
+    )
+    catalog_probe_hosts: int = Field(10_000, ge=0, description="Hosts asked in one refresh, at most.")
+    catalog_host_days: float = Field(30, gt=0, description="Days for which the answer is believed.")
+    catalog_cache_url: str | None = Field(
+        None, description="URL that is posted to after a promotion, for the API to drop its caches. Unset: none."
+    )
+    catalog_schedule: str = Field("0 4 * * 1", description="When every media type is refreshed, as a cron expression, UTC.")
+    catalog_updates_schedule: str = Field("20 * * * *", description="When the live index and table get what has changed upstream since.")
+    catalog_upstream_rows: int = Field(
+        1000, ge=1, description="Changed upstream rows after which the upstream sensor asks for a refresh, if the last is a day old."
+    )
+    catalog_claimable_minutes: int = Field(60, ge=1, description="A refresh that could go on and has not for this long raises an alert.")
     api_host: str = Field("127.0.0.1", description="Where 'ingestion serve' listens. Without a token on loopback only.")
     api_port: int = Field(8001, ge=0, le=65535, description="Its port.")
     api_token: SecretStr | None = Field(
         None, description="Bearer token that callers of the private API need. Unset: none, and loopback only."
+    )
+    api_callback_hosts: str | None = Field(
+        None, description="Hosts that a task of the private API may call back, commas between. Unset: loopback only."
+    )
+    api_callback_key: SecretStr | None = Field(
+        None, description="Key that callbacks are signed with (HMAC-SHA256). Unset: one is made under INGESTION_HOME."
     )
     api_requests_per_second: float = Field(200, gt=0, description="Requests a second that the private API takes from one client.")
     slack_webhook_url: str | None = Field(
@@ -213,6 +282,10 @@ class Settings(BaseSettings):
     )
     slack_token: str | None = Field(None, description="Slack bot token; alerts are posted with it to INGESTION_SLACK_CHANNEL. Unset: none.")
     slack_channel: str | None = Field(None, description="Slack channel for the bot token.")
+    slack_level: Literal["verbose", "info", "error"] = Field(
+        "verbose",
+        description="What is told of a catalogue refresh in Slack, and what is more: verbose (each step), info (start, end), error.",
+    )
     sns_topic_arn: str | None = Field(None, description="SNS topic that alerts are published to, for e-mail. Unset: none.")
     ui_url: str = Field("http://localhost:3000", description="Where people reach the Dagster UI; alerts link to runs there.")
     sensors: Literal["running", "stopped"] = Field(
@@ -232,7 +305,7 @@ class Settings(BaseSettings):
         2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
     )
 
-    @field_validator("metrics_point_policy", "life_events_acquirers", mode="before")
+    @field_validator("metrics_point_policy", "life_events_acquirers", "catalog_fields", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         """An object in the environment is JSON."""

@@ -15,6 +15,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from ingestion_dagster.catalog.gates import GATES
+from ingestion_dagster.catalog.partitions import REFRESHES
+from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.cubic.partitions import DAYS
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
@@ -154,7 +157,8 @@ def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:
 def test_every_cubic_table_is_an_asset_and_its_newest_state_another() -> None:
     by_snapshot = {"/".join(table.asset) for table in CUBIC.values() if table.kind == "ods"}
     by_day = {"/".join(table.asset) for table in CUBIC.values() if table.kind != "ods"}
-    assert {key for key in SPECS if isinstance(SPECS[key].partitions_def, dg.DynamicPartitionsDefinition)} == by_snapshot
+    dynamic = {key for key in SPECS if key.startswith("cubic/") and isinstance(SPECS[key].partitions_def, dg.DynamicPartitionsDefinition)}
+    assert dynamic == by_snapshot
     assert {key for key in SPECS if key.startswith("cubic/") and SPECS[key].partitions_def == DAYS} == by_day
     assert {key for key in SPECS if key.startswith("cubic/current/")} == {
         f"cubic/current/{table.slug}" for table in CUBIC.values() if table.has_changes and table.typed
@@ -247,6 +251,21 @@ def test_column_schema_is_what_a_query_under_the_public_name_returns(name: str, 
         ).fetchall()
         assert sorted((column.name, column.type) for column in shown) == sorted(found)
         assert connection.execute("SELECT to_regclass(%s) IS NOT NULL", [metadata["dagster/table_name"]]).fetchone() == (True,)
+
+
+@pytest.mark.parametrize("model", MEDIA_TYPES)
+def test_a_refresh_is_a_chain_of_assets_with_its_gates_before_the_promotion(model: str) -> None:
+    names = ("upstream_snapshot", "staged_table", "staged_indexes", "search_index", "filtered_index", "promoted", "retired")
+    keys = {f"catalog/{model}/{name}" for name in names}
+    assert {key.to_user_string() for key in defs.resolve_job_def(f"catalog_{model}_refresh").asset_layer.selected_asset_keys} == keys
+    assert {SPECS[key].partitions_def for key in keys} == {REFRESHES[model]}
+    graph = defs.resolve_asset_graph()
+    ancestors = {key.to_user_string() for key in graph.get_ancestor_asset_keys(dg.AssetKey(["catalog", model, "public_alias"]))}
+    assert keys - {f"catalog/{model}/retired"} <= ancestors
+    assert {f"catalog/upstream/{table.upstream}" for table in MEDIA_TYPES[model].tables} <= ancestors
+    gates = [spec for spec in graph.asset_check_keys if spec.asset_key.path == ["catalog", model, "search_index"]]
+    assert {gate.name for gate in gates} == set(GATES)
+    assert all(graph.get_check_spec(gate).blocking for gate in gates)
 
 
 def test_today_is_a_partition_from_its_first_second_and_tomorrow_is_not() -> None:

@@ -28,7 +28,7 @@ def test_the_table_of_codes_is_the_codes_own() -> None:
 
 def test_every_code_an_operator_can_meet_is_explained() -> None:
     explained = "".join(
-        (ROOT / "docs" / f"{page}.md").read_text() for page in ("metrics", "cubic", "residents", "life_events", "operations")
+        (ROOT / "docs" / f"{page}.md").read_text() for page in ("metrics", "cubic", "residents", "life_events", "catalog", "operations")
     )
     source = "".join(path.read_text() for path in (ROOT / "ingestion_dagster").rglob("*.py"))
     codes = set(re.findall(r'Problem\(\s*"([a-z_]+)"', source))

@@ -35,7 +35,9 @@ CORRELATION_HEADERS = ("CorrelationID", "X-Correlation-ID")
 
 _MOST_CLIENTS = 10_000
 _SOON = 1e-6
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:\d{1,5})?")
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:\d{1,5})?")
+"""What a Host header can be."""
+_CATALOGUE = re.compile(r"/|/(task|stat)(/.*)?|/state|/worker_finished")
 
 MESSAGES = {
     400: "the request cannot be read",
@@ -53,9 +55,12 @@ MESSAGES = {
 """What callers are told, by status. It never depends on what they sent, nor on what went wrong here."""
 
 
-def message_body(status: int) -> bytes:
-    """The body of an answer that is none: `{"status", "userMessage"}`."""
-    return orjson.dumps({"status": status, "userMessage": MESSAGES.get(status, "the request was refused")})
+def message_body(status: int, path: str = "") -> bytes:
+    """The body of an answer that is none: `{"status", "userMessage"}`; of a route of the catalogue `{"message"}`."""
+    message = MESSAGES.get(status, "the request was refused")
+    if _CATALOGUE.fullmatch(path):
+        return orjson.dumps({"message": message})
+    return orjson.dumps({"status": status, "userMessage": message})
 
 
 def is_loopback(host: str) -> bool:
@@ -127,7 +132,7 @@ class Access:
             return
         headers = Headers(scope=scope)
         name, given = next(((name, headers[name]) for name in CORRELATION_HEADERS if name in headers), (CORRELATION_HEADERS[0], None))
-        answer = _Answer(send, name, correlation_id(given))
+        answer = _Answer(send, scope["path"], name, correlation_id(given))
         peer = str(scope["client"][0]) if scope.get("client") else "unknown"
         allowed = self._decide(scope, headers, peer)
         if isinstance(allowed, _No):
@@ -164,8 +169,9 @@ class Access:
 class _Answer:
     """What is sent back, with the correlation id."""
 
-    def __init__(self, send: Send, header: str, correlation: str) -> None:
+    def __init__(self, send: Send, path: str, header: str, correlation: str) -> None:
         self._send = send
+        self._path = path
         self._header = header
         self.correlation_id = correlation
         self.has_begun = False
@@ -180,7 +186,7 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, no: _No) -> None:
-        body = message_body(no.status)
+        body = message_body(no.status, self._path)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **dict(no.headers)}
         if no.status in (408, 413):
             headers["Connection"] = "close"
@@ -223,7 +229,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 def _is_for_loopback(headers: Headers) -> bool:
     """Whether a request names this machine as its host: a page from elsewhere that has its name lead here does not."""
     hosts = headers.getlist("host")
-    parts = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    parts = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     return parts is not None and is_loopback(parts[1])
 
 

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from ingestion_dagster.api.access import check_binding
 from ingestion_dagster.api.app import create_app
+from ingestion_dagster.api.catalog import audit
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.settings import Settings, current
 
@@ -82,7 +83,8 @@ def serve(settings: Settings, ready: Callable[[str], None] = lambda _url: None) 
 
 
 def run(settings: Settings, host: str, port: int, word: str, ready: Callable[[str], None]) -> None:
-    """Answer at an address until told to end."""
+    """Answer at an address until told to end. Tasks that are asked for are logged whatever else is."""
+    _hear_audit()
     with bound(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}"
@@ -104,6 +106,14 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
                 f"the private API cannot listen on {host}, port {port} ({error.strerror}): set INGESTION_API_HOST and INGESTION_API_PORT"
             ) from None
         yield listening
+
+
+def _hear_audit() -> None:
+    audit.setLevel(logging.INFO)
+    if not audit.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        audit.addHandler(handler)
 
 
 def _write_address(file: Path, url: str, word: str) -> None:

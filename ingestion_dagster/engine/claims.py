@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -112,6 +112,10 @@ class Claims:
                     claimed = True
                     yield self._in_hand
                     self._in_hand = []
+
+    def keep(self, loads: Sequence[Load]) -> None:
+        """Renew the leases of these loads from now on, which were claimed by this run elsewhere, and of no others."""
+        self._in_hand = list(loads)
 
     def leave(self, dataset: str) -> None:
         """Claim nothing more of a dataset in this run: the next one may be luckier."""

@@ -42,6 +42,16 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyedRun:
+    """A run that works on one load alone, and has a partition key: of which job and dynamic partitions, and which load of the ledger."""
+
+    job: str
+    partition: str
+    definition: str
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """A pipeline by its parts: the datasets it knows, where its files land, how one is checked, and the Dagster job that loads them."""
 
@@ -94,6 +104,11 @@ class Pipeline:
     """Whether a run as of a day takes only what had been discovered by then; else it only judges by it."""
     standing: Callable[[Connection], list[str]] = lambda _connection: []
     """Lines on what is still to be done, or stands refused, besides loads."""
+    keyed: Callable[[Connection, Settings, str | None, str | None], list[KeyedRun]] | None = None
+    """The runs that are meant by a dataset and a partition (None: all of them), each for a load of its own. None: its runs claim what is
+    claimable. Such a pipeline has no landing zone."""
+    foretell: Callable[[Settings, str | None], Mapping[str, int]] | None = None
+    """Of such a pipeline: what a run for a dataset would do, counts by word."""
     progress: Callable[[Connection], int] = lambda _connection: 0
     """A number that grows while loads are worked on which take more than one run."""
     takes_over_loads: bool = False

@@ -169,7 +169,7 @@ def _discover_and_ask(
         if assets == [] or (assets is None and not ledger.claimable(connection, scope)[0]):
             continue
         is_new = each.new_at_once and found.new > 0
-        reason = _not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC), is_new=is_new)
+        reason = not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC), is_new=is_new)
         if reason:
             reasons.append(reason)
         else:
@@ -214,7 +214,7 @@ def due_sensor(
         if not due.assets:
             context.update_cursor(_write_seen(due.seen))
             return dg.SkipReason(due.says)
-        if reason := _not_now(context.instance, pipeline, job.name, settings.runs_per_pipeline, datetime.now(UTC)):
+        if reason := not_now(context.instance, pipeline, job.name, settings.runs_per_pipeline, datetime.now(UTC)):
             return dg.SkipReason(f"{due.says}; {reason}")
         context.update_cursor(_write_seen(due.seen))
         context.log.info("%s", due.says)
@@ -270,7 +270,7 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
     return sweep
 
 
-def _not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime, *, is_new: bool = False) -> str | None:
+def not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime, *, is_new: bool = False) -> str | None:
     """Why a sensor should not ask for a run of a job yet: enough in flight, or the last ones failed a moment ago.
 
     What `is_new` does not wait for the latter.

@@ -54,6 +54,12 @@ SELECT status, count(*), coalesce(sum(rows_in), 0), coalesce(sum(rows_written), 
 FROM ledger.loads WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s GROUP BY status
 """
 
+OF_LOADS = """
+SELECT status, count(*), coalesce(sum(rows_in), 0), coalesce(sum(rows_written), 0), coalesce(sum(rows_unchanged), 0),
+       coalesce(sum(rows_rejected), 0), count(duplicate_of), 0
+FROM ledger.loads WHERE id = ANY(%(ids)s) GROUP BY status
+"""
+
 IN_HAND = "SELECT count(*) FROM ledger.loads WHERE pipeline = %(pipeline)s AND status NOT IN ('ready', 'archived', 'errored')"
 
 HELD_BACK = """
@@ -161,7 +167,16 @@ class RunSummary:
 
 def of_run(connection: Connection, pipeline: str, run_id: str) -> RunSummary:
     """The loads a run took to an end or committed; what it gave back is not counted."""
-    done = [row for row in connection.execute(OF_RUN, {"pipeline": pipeline, "run_id": run_id}) if row[0] not in ("ready", "ingesting")]
+    return _summed(connection.execute(OF_RUN, {"pipeline": pipeline, "run_id": run_id}).fetchall())
+
+
+def of_loads(connection: Connection, ids: Sequence[int]) -> RunSummary:
+    """What has become of these loads; those that are not at an end yet are not counted."""
+    return _summed(connection.execute(OF_LOADS, {"ids": list(ids)}).fetchall())
+
+
+def _summed(rows: Sequence[tuple[Any, ...]]) -> RunSummary:
+    done = [row for row in rows if row[0] not in ("ready", "ingesting")]
     errored = sum(row[1] for row in done if row[0] in ("ready_for_erroring", "erroring", "errored"))
     loads, rows_in, written, unchanged, rejected, duplicates, late = (int(sum(row[column] for row in done)) for column in range(1, 8))
     moving = sum(row[1] for row in done if row[0] not in ("archived", "errored"))

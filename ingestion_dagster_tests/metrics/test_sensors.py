@@ -15,7 +15,7 @@ from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.dagster import ENVIRONMENT_TAG, INGESTION, PIPELINE_TAG
 from ingestion_dagster.engine.ledger import Scope
-from ingestion_dagster.engine.sensors import _not_now
+from ingestion_dagster.engine.sensors import not_now
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.sensors import metrics_s3_sensor, metrics_sweep_sensor
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
@@ -149,14 +149,14 @@ def test_back_off_doubles_up_to_a_quarter_of_an_hour(instance: dg.DagsterInstanc
     for _ in range(failures):
         run_of_ours(instance, dg.DagsterRunStatus.FAILURE)
     now = datetime.now(UTC)
-    assert _not_now(instance, PIPELINE, "metrics_load", 1, now + timedelta(seconds=seconds - 5)) is not None
-    assert _not_now(instance, PIPELINE, "metrics_load", 1, now + timedelta(seconds=seconds + 1)) is None
+    assert not_now(instance, PIPELINE, "metrics_load", 1, now + timedelta(seconds=seconds - 5)) is not None
+    assert not_now(instance, PIPELINE, "metrics_load", 1, now + timedelta(seconds=seconds + 1)) is None
 
 
 def test_success_ends_the_back_off(instance: dg.DagsterInstance) -> None:
     run_of_ours(instance, dg.DagsterRunStatus.FAILURE)
     run_of_ours(instance, dg.DagsterRunStatus.SUCCESS)
-    assert _not_now(instance, PIPELINE, "metrics_load", 1, datetime.now(UTC)) is None
+    assert not_now(instance, PIPELINE, "metrics_load", 1, datetime.now(UTC)) is None
 
 
 # The cursor

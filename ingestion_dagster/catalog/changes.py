@@ -1,0 +1,212 @@
+"""Upstream rows that have changed: collected beside the live table, cleaned and numbered as the copy does, and written into it."""
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+
+from ingestion_dagster.catalog import cleaning, copy_errors, hosts, ids, refreshes, updates_sql, upstream_types
+from ingestion_dagster.catalog.cleaning import Rules
+from ingestion_dagster.catalog.fill_worker import moderation
+from ingestion_dagster.catalog.places import Places, record_limit
+from ingestion_dagster.catalog.registry import MediaType
+from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
+from ingestion_dagster.catalog.upstream_types import Column
+from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.engine.postgres import Connection
+
+log = logging.getLogger(__name__)
+
+_BUFFER = 256 * 1024
+_CLEANED_ROWS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A changed row: its number among them, the id of its live row, and whether moderation has deleted it."""
+
+    number: int
+    id: int
+    gone: bool
+
+
+class Changes:
+    """The changed rows of a media type's first table, in a temporary table of the connection to the API's database."""
+
+    def __init__(self, places: Places, ledger: Connection, upstream: Connection, api: Connection, media: MediaType) -> None:
+        self._places = places
+        self._ledger = ledger
+        self._upstream = upstream
+        self._api = api
+        self._media = media
+        self._table = media.table
+        self._columns: tuple[Column, ...] = ()
+        self.rows = 0
+        """How many upstream rows have changed."""
+        self.deferred = 0
+        """New ones that are left to the next update, for a copy that is under way may be giving them their ids."""
+
+    @property
+    def _live(self) -> sql.Identifier:
+        return sql.Identifier(LIVE, self._table.name)
+
+    def collect(self, since: datetime) -> datetime:
+        """Fetch, clean and number what upstream has changed since a moment. Returns the moment up to which that is so, by its clock.
+
+        Raises `Refused` with the problems of an upstream that does not fit.
+        """
+        problems = upstream_types.problems(self._upstream, self._api, self._media)
+        if problems:
+            raise Refused(*problems)
+        theirs = upstream_types.columns(self._upstream, upstream_types.qualified(self._upstream, self._table.upstream))
+        ours = upstream_types.columns(self._api, f"{LIVE}.{self._table.name}")
+        self._columns = upstream_types.shared(theirs, ours)
+        if "updated_on" not in {column.name for column in self._columns}:
+            raise Refused(Problem("no_updated_on", self._table.upstream, "without this column nobody knows what has changed"))
+        watermark = self._fetch(since)
+        self._forget_older()
+        if self._table.cleaned:
+            self._clean()
+        self._number()
+        return watermark
+
+    def batches(self, size: int) -> Iterator[list[Change]]:
+        """The changes, so many at a time."""
+        behind = 0
+        while True:
+            batch = [Change(*row) for row in self._api.execute(updates_sql.BATCH, {"behind": behind, "limit": size})]
+            if batch:
+                yield batch
+                behind = batch[-1].number
+            if len(batch) < size:
+                return
+
+    def upsert(self, batch: Sequence[Change]) -> tuple[int, frozenset[int]]:
+        """Write rows into the live table: how many were not there as they are, and the numbers of those that it refused."""
+        numbers = [change.number for change in batch]
+        try:
+            return self._upserted(numbers), frozenset()
+        except (errors.IntegrityError, errors.DataError) as error:
+            log.warning("%s: a batch has a row that does not fit in (%s)", self._table.name, type(error).__name__)
+        written, refused = 0, set()
+        for number in numbers:
+            try:
+                written += self._upserted([number])
+            except (errors.IntegrityError, errors.DataError):
+                refused.add(number)
+        return written, frozenset(refused)
+
+    def _upserted(self, numbers: Sequence[int]) -> int:
+        names = [column.name for column in self._columns]
+        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        statement = sql.SQL(updates_sql.UPSERT).format(
+            live=self._live,
+            columns=columns,
+            values=columns,
+            sets=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names),
+            current=sql.SQL(", ").join(sql.Identifier("live", name) for name in names),
+            excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in names),
+        )
+        with self._api.transaction():
+            return self._api.execute(statement, {"numbers": list(numbers)}).rowcount
+
+    def _fetch(self, since: datetime) -> datetime:
+        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in self._columns)
+        # Types are names that the server has given.
+        kinds = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.raw_type)) for column in self._columns]
+        cast = [sql.SQL("{}::{}").format(sql.Identifier(column.name), sql.SQL(column.raw_type)) for column in self._columns]
+        self._api.execute("DROP TABLE IF EXISTS pg_temp.catalog_changes")
+        self._api.execute(sql.SQL(updates_sql.CHANGES).format(columns=sql.SQL(", ").join(kinds)))
+        relation = upstream_types.qualified(self._upstream, self._table.upstream)
+        out = sql.SQL(updates_sql.OUT).format(columns=sql.SQL(", ").join(cast), relation=sql.SQL(relation), since=since)
+        with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream), self._upstream.transaction():
+            self._upstream.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            row = self._upstream.execute(updates_sql.NOW).fetchone()
+            assert row is not None
+            self._pipe(out, sql.SQL(updates_sql.IN).format(columns=names))
+        self._api.execute("ANALYZE pg_temp.catalog_changes")
+        watermark: datetime = row[0]
+        return watermark
+
+    def _pipe(self, out: sql.Composed, into: sql.Composed) -> None:
+        with self._upstream.cursor() as reading, self._api.cursor() as writing:
+            with reading.copy(out) as source, writing.copy(into) as sink:
+                held: list[bytes] = []
+                size = 0
+                for piece in source:
+                    held.append(bytes(piece))
+                    size += len(piece)
+                    if size >= _BUFFER:
+                        sink.write(b"".join(held))
+                        held, size = [], 0
+                sink.write(b"".join(held))
+            self.rows = writing.rowcount
+
+    def _forget_older(self) -> None:
+        same = sql.SQL(" AND ").join(sql.SQL("older.{0} = newer.{0}").format(sql.Identifier(name)) for name in self._table.key)
+        self._api.execute(sql.SQL(updates_sql.FORGET_OLDER).format(same=same))
+
+    def _clean(self) -> None:
+        there = [column.name for column in self._columns]
+        optional = cleaning.optional_rules(self._places.settings)
+        rules = Rules(hosts.is_tls(hosts.known(self._places.settings, self._ledger)), optional)
+        fields = [name for name in (*cleaning.FIELDS, "provider") if name in there]
+        statement = sql.SQL(updates_sql.TO_CLEAN).format(fields=sql.SQL(", ").join(map(sql.Identifier, fields)))
+        behind = 0
+        while found := self._api.execute(statement, {"behind": behind, "limit": _CLEANED_ROWS}).fetchall():
+            behind = found[-1][0]
+            for row in found:
+                after, fixes = cleaning.clean_row(dict(zip(fields, row[1:], strict=True)), rules)
+                if fixes:
+                    self._correct(row[0], {name: after[name] for name in sorted({fix.field for fix in fixes})})
+
+    def _correct(self, number: int, values: dict[str, object]) -> None:
+        sets = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in values)
+        parameters = {name: Jsonb(value) if name == "tags" else value for name, value in values.items()}
+        self._api.execute(sql.SQL(updates_sql.CLEAN).format(sets=sets), parameters | {"n": number})
+
+    def _number(self) -> None:
+        """Give every row the id of the identity's row in any generation, and new ones ids that nobody has had."""
+        highest = 0
+        for schema in (LIVE, NEXT, PREVIOUS):
+            if not self._is_there(schema):
+                continue
+            table = sql.Identifier(schema, self._table.name)
+            same = sql.SQL(" AND ").join(sql.SQL("known.{0} = change.{0}").format(sql.Identifier(name)) for name in self._table.key)
+            self._api.execute(sql.SQL(updates_sql.FIND).format(known=table, same=same))
+            highest = max(highest, self._one(sql.SQL(updates_sql.HIGHEST).format(table=table)))
+        if (deleted := moderation(self._api, self._table.deleted)) is not None:
+            self._api.execute(sql.SQL(updates_sql.MODERATE).format(deleted=sql.Identifier(LIVE, deleted)))
+        fresh = self._one(sql.SQL(updates_sql.WITHOUT_ID))
+        taken = self._room(fresh)
+        if taken:
+            first = ids.reserve(self._ledger, self._table.name, taken, highest)
+            self._api.execute(updates_sql.NUMBER, {"first": first, "count": taken})
+        self._api.execute(updates_sql.LEAVE_OUT)
+
+    def _room(self, fresh: int) -> int:
+        """How many of the new rows are taken."""
+        going = refreshes.at_work(self._ledger, self._media.name)
+        if going is not None and going.state == "requested":
+            self.deferred = fresh
+            return 0
+        limit = record_limit(self._places.settings)
+        if fresh == 0 or limit is None:
+            return fresh
+        return max(0, min(fresh, limit - self._one(sql.SQL(updates_sql.COUNT).format(live=self._live))))
+
+    def _is_there(self, schema: str) -> bool:
+        there = upstream_types.columns(self._api, f"{schema}.{self._table.name}")
+        return _has({column.name for column in there}, ("id", *self._table.key))
+
+    def _one(self, statement: sql.SQL | sql.Composed) -> int:
+        row = self._api.execute(statement).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _has(names: Collection[str], wanted: Sequence[str]) -> bool:
+    return all(name in names for name in wanted)

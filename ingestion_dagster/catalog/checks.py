@@ -1,0 +1,155 @@
+"""What is checked of the catalogue: the gates of a promotion, and, every day, what must hold whatever was refreshed."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import dagster as dg
+import orjson
+
+from ingestion_dagster.catalog import gates, refreshes
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.refreshes import Refresh
+from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE, MediaType, filtered_name
+from ingestion_dagster.catalog.search import SearchEngine
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.checks import (
+    CLAIMED_IN_TIME,
+    NOTHING_LEFT_ERRORED,
+    ROWS_ADD_UP,
+    Finding,
+    claimed_in_time,
+    nothing_left_errored,
+    rows_add_up,
+    standing_checks,
+)
+from ingestion_dagster.engine.errors import Refused
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.settings import Settings
+
+NO_BROKEN_PROMOTION = "no_broken_promotion"
+ALIASES_LEAD_HOME = "aliases_lead_home"
+
+
+def _alias_key(model: str) -> dg.AssetKey:
+    return dg.AssetKey([PIPELINE, model, "public_alias"])
+
+
+GATE_SPECS = {
+    model: [
+        dg.AssetCheckSpec(name, asset=[PIPELINE, model, "search_index"], description=description, blocking=True)
+        for name, description in gates.GATES.items()
+    ]
+    for model in MEDIA_TYPES
+}
+"""By media type: all of them stand before the promotion."""
+
+
+def gate_results(
+    places: Places, engine: SearchEngine, connection: Connection, media: MediaType, refresh: Refresh | None
+) -> Iterator[dg.AssetCheckResult]:
+    """What every gate says of a refresh; of one that is live, or gone, what was said then is not asked again."""
+    judged = gates.judged(places, engine, connection, media, refresh) if refresh and refresh.state == "filled" else []
+    found = {gate.name: gate for gate in judged}
+    for name in gates.GATES:
+        gate = found.get(name)
+        metadata: dict[str, Any] = {"not judged": refresh.state if refresh else "no refresh is on its way"}
+        if gate is not None:
+            metadata = {"found": gate.description} | {key: _shown(value) for key, value in gate.metadata.items()}
+        yield dg.AssetCheckResult(
+            asset_key=dg.AssetKey([PIPELINE, media.name, "search_index"]),
+            check_name=name,
+            passed=gate is None or gate.passed,
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata=metadata,
+        )
+
+
+def _shown(value: object) -> object:
+    """A value as Dagster's metadata takes it."""
+    return value if isinstance(value, bool | int | float | str) else dg.MetadataValue.json(orjson.loads(orjson.dumps(value, default=str)))
+
+
+_STANDING_SPECS = [
+    *(
+        spec
+        for model in MEDIA_TYPES
+        for spec in (
+            dg.AssetCheckSpec(
+                f"{NO_BROKEN_PROMOTION}_of_{model}",
+                asset=_alias_key(model),
+                description="No promotion stands broken off between its halves.",
+            ),
+            dg.AssetCheckSpec(
+                f"{ALIASES_LEAD_HOME}_of_{model}",
+                asset=_alias_key(model),
+                description="Each alias leads to one index, which was made for the refresh that is live.",
+            ),
+        )
+    ),
+    dg.AssetCheckSpec(ROWS_ADD_UP, asset=_alias_key("image"), description="Every row that came in was written, unchanged or rejected."),
+    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=_alias_key("image"), description="No refresh stands refused."),
+    dg.AssetCheckSpec(
+        CLAIMED_IN_TIME, asset=_alias_key("image"), description="No refresh waits to go on beyond INGESTION_CATALOG_CLAIMABLE_MINUTES."
+    ),
+]
+
+_OPEN = "SELECT suffix FROM catalog.promotions WHERE model = %(model)s AND ended_at IS NULL"
+
+
+def find(name: str, connection: Connection, settings: Settings) -> Finding:
+    """What a standing check sees, by its name."""
+    if name == ROWS_ADD_UP:
+        return rows_add_up(connection, PIPELINE)
+    if name == NOTHING_LEFT_ERRORED:
+        return nothing_left_errored(connection, PIPELINE)
+    if name == CLAIMED_IN_TIME:
+        return claimed_in_time(connection, PIPELINE, settings.catalog_claimable_minutes)
+    what, _, model = name.rpartition("_of_")
+    return no_broken_promotion(connection, model) if what == NO_BROKEN_PROMOTION else aliases_lead_home(connection, settings, model)
+
+
+def no_broken_promotion(connection: Connection, model: str) -> Finding:
+    """No promotion of a media type is open."""
+    open_ones = [row[0] for row in connection.execute(_OPEN, {"model": model})]
+    return not open_ones, dg.AssetCheckSeverity.ERROR, {"suffixes": ", ".join(open_ones)}
+
+
+def aliases_lead_home(connection: Connection, settings: Settings, model: str) -> Finding:
+    """Each alias of the live refresh leads to one index; that of the main one bears its suffix."""
+    from ingestion_dagster.catalog.places import search_engine
+
+    live = refreshes.live(connection, model)
+    if live is None:
+        return True, dg.AssetCheckSeverity.ERROR, {"live": "nothing yet"}
+    wrong, told = [], {"live": live.suffix}
+    with closing(search_engine(settings)) as engine:
+        for alias in (live.alias, *([filtered_name(live.alias, "")] if live.filtered else [])):
+            behind = engine.behind(alias)
+            told[alias] = ", ".join(behind)
+            if len(behind) != 1 or (alias == live.alias and _refresh_of(engine, behind[0]) != live.suffix):
+                wrong.append(alias)
+    return not wrong, dg.AssetCheckSeverity.ERROR, told | {"wrong": ", ".join(wrong)}
+
+
+def _refresh_of(engine: SearchEngine, index: str) -> object:
+    try:
+        return engine.label(index).get("refresh")
+    except Refused:
+        return None
+
+
+def _enter(connection: Connection, _settings: Settings) -> None:
+    ledger.sync_datasets(connection, PIPELINE, DATASETS)
+
+
+STANDING = standing_checks(
+    PIPELINE,
+    _STANDING_SPECS,
+    find,
+    word="daily",
+    cron="40 5 * * *",
+    timezone="UTC",
+    description="Check what must hold of the catalogue whatever was refreshed.",
+    before=_enter,
+)

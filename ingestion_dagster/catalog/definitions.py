@@ -1,0 +1,42 @@
+"""What the catalogue pipeline offers to Dagster."""
+
+import dagster as dg
+
+from ingestion_dagster.catalog.assets import CHAINS
+from ingestion_dagster.catalog.checks import STANDING
+from ingestion_dagster.catalog.live_assets import LIVE_ASSETS
+from ingestion_dagster.catalog.sensors import (
+    FILTER_JOBS,
+    HOURLY,
+    OPERATION_JOBS,
+    REFRESH_JOBS,
+    UPDATE_JOBS,
+    WEEKLY,
+    catalog_failure_sensor,
+    catalog_sweep_sensor,
+    catalog_terms_sensor,
+    catalog_upstream_sensor,
+    catalog_watch_sensor,
+)
+from ingestion_dagster.engine.dagster import INGESTION
+
+_ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = [
+    *(each for chain in CHAINS.values() for each in (*chain.upstream, chain.alias, *chain.steps)),
+    *(asset for each in LIVE_ASSETS.values() for asset in (each.updates, each.rebuild, each.operation)),
+]
+
+defs = dg.Definitions(
+    assets=_ASSETS,
+    asset_checks=[STANDING.checks, *(chain.gates for chain in CHAINS.values())],
+    jobs=[*REFRESH_JOBS.values(), *UPDATE_JOBS.values(), *FILTER_JOBS.values(), *OPERATION_JOBS.values(), STANDING.job],
+    schedules=[*WEEKLY, *HOURLY, STANDING.schedule],
+    sensors=[
+        catalog_upstream_sensor,
+        catalog_terms_sensor,
+        catalog_sweep_sensor,
+        catalog_failure_sensor,
+        catalog_watch_sensor,
+    ],
+    resources={"ingestion": INGESTION},
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,92 @@
+"""What others have on the live tables: foreign keys and views that follow a swap, and what cannot follow and so forbids one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql as psql
+
+from ingestion_dagster.catalog import dependents_sql as sql
+from ingestion_dagster.catalog import relations
+from ingestion_dagster.catalog.registry import MEDIA_TYPES, MediaType
+from ingestion_dagster.catalog.relations import Relation
+from ingestion_dagster.catalog.tables import LIVE
+from ingestion_dagster.engine.errors import Problem
+from ingestion_dagster.engine.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key that another table (`schema`.`table`) holds to a live one (`referenced`)."""
+
+    referenced_oid: int
+    referenced: str
+    schema: str
+    table: str
+    name: str
+    definition: str
+    is_validated: bool
+    comment: str | None
+    columns: list[str]
+    referenced_columns: list[str]
+
+    @property
+    def holder(self) -> psql.Identifier:
+        """The table that holds it."""
+        return psql.Identifier(self.schema, self.table)
+
+    @property
+    def shown(self) -> str:
+        """The table that holds it, as messages have it."""
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view that reads a live table itself. `options`: as `WITH (…)` takes them."""
+
+    schema: str
+    name: str
+    owner: str
+    definition: str
+    options: list[str] | None
+
+    @property
+    def identifier(self) -> psql.Identifier:
+        """Its qualified name."""
+        return psql.Identifier(self.schema, self.name)
+
+
+def unsupported(api: Connection, media: MediaType) -> tuple[Problem, ...]:
+    """What hangs on the live tables of a media type and cannot be taken along by a promotion, by name; none: it can be promoted."""
+    with api.transaction():
+        api.execute("SET LOCAL search_path = ''")
+        live = [found for table in media.tables if (found := relations.find(api, LIVE, table.name))]
+        oids = [table.oid for table in live]
+        names = [table.name for other in MEDIA_TYPES.values() if other.name != media.name for table in other.tables]
+        others = [found.oid for name in names if (found := relations.find(api, LIVE, name)) and found.oid not in oids]
+        rows = api.execute(sql.IN_THE_WAY, {"oids": oids, "others": others}).fetchall()
+    message = "a promotion would leave it behind on the old table: drop it, or make it a plain view or a plain foreign key"
+    return tuple(Problem("cannot_follow", row[0], message) for row in rows)
+
+
+def foreign_keys(connection: Connection, tables: Sequence[Relation]) -> list[ForeignKey]:
+    """Foreign keys of tables outside the group to those in it."""
+    return [ForeignKey(*row) for row in connection.execute(sql.FOREIGN_KEYS, {"oids": [table.oid for table in tables]})]
+
+
+def views(connection: Connection, tables: Sequence[Relation]) -> list[View]:
+    """Views over the tables, in the order in which readers lock them."""
+    return [View(*row) for row in connection.execute(sql.VIEWS, {"oids": [table.oid for table in tables]})]
+
+
+def repoint(connection: Connection, view: View) -> None:
+    """Have a view read the tables that bear the names of those it was read from; grants, options and comments stay."""
+    options = psql.SQL(" WITH ({})").format(psql.SQL(", ".join(view.options))) if view.options else psql.SQL("")
+    # Options and definition come from the server, with its quoting.
+    statement = psql.SQL("CREATE OR REPLACE VIEW {}{} AS {}").format(view.identifier, options, psql.SQL(view.definition))
+    connection.execute(statement)
+
+
+def readers_left(connection: Connection, tables: Sequence[Relation]) -> list[str]:
+    """Views and rules that still read these tables."""
+    return [row[0] for row in connection.execute(sql.STILL_DEPENDENT, {"oids": [table.oid for table in tables]})]

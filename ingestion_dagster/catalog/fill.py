@@ -1,0 +1,252 @@
+"""Filling the indexes of a table: ids in ranges that are loads of the ledger, worked off by as many processes and runs as there are."""
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+
+from psycopg import sql
+
+from ingestion_dagster.catalog import fill_sql, fill_worker
+from ingestion_dagster.catalog.fill_worker import Progress, Target, in_turn
+from ingestion_dagster.catalog.places import Places, search_url
+from ingestion_dagster.catalog.registry import PIPELINE, MediaType
+from ingestion_dagster.catalog.search import SearchEngine
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.errors import Problem, Refused, Transient
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.ledger import Arrival
+from ingestion_dagster.engine.object_store import StoredObject
+from ingestion_dagster.engine.postgres import Connection
+
+__all__ = ["Filled", "Target", "fill", "plan", "work"]
+
+log = logging.getLogger(__name__)
+
+work = fill_worker.work
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What is in the indexes of a target. `documents`: in the main one, or, if only the other is filled, in that.
+
+    `expected`: rows that should have one, counted by SQL at the end; `documents` and `dead` together. `bytes`: sent to the engine.
+    `seconds`, `documents_per_second`: of this call. `terms`: fingerprint of the sensitive terms that the filtered index is without.
+    """
+
+    documents: int
+    filtered: int
+    dead: int
+    expected: int
+    rows_read: int
+    ranges: int
+    retries: int
+    bytes: int
+    seconds: float
+    documents_per_second: float
+    terms: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    ranges: int
+    rows_read: int
+    documents: int
+    filtered: int
+    dead: int
+    retries: int
+    bytes: int
+    archived: int
+    errored: int
+    ready: int
+    done: int
+    of: int
+
+    @property
+    def in_hand(self) -> int:
+        return self.ranges - self.archived - self.errored - self.ready
+
+
+def fill(
+    places: Places,
+    media: MediaType,
+    target: Target,
+    run_id: str,
+    limits: Limits,
+    workers: int,
+    progress: Progress = lambda _done, _of: None,
+) -> Filled:
+    """Make the indexes of a target if they are not there, fill them from its relation, and have them replicated. Repeatable.
+
+    This process works, and `workers` - 1 others; other runs may do the same at once, and are waited for. `progress`: ids done, and of
+    how many. Raises `Refused` (`index_exists`, `index_lost`, `too_many_dead_documents`, `range_errored`, `no_sensitive_terms`, …),
+    and `Transient` if something outside failed, or the run's time is up: what is done stays done, the next run goes on behind it.
+    """
+    started = time.monotonic()
+    with places.ledger.connect() as connection, closing(places.search()) as engine:
+        prepare(engine, connection, places, media, target, run_id)
+        ranges = plan(connection, places, media, target, places.settings.catalog_range_rows)
+        before = _totals(connection, target)
+        with _helpers(places, media, target, run_id, limits, _others(places, workers, ranges - before.archived)):
+            _until_done(connection, places, media, target, run_id, limits, progress)
+        for index in target.indexes.values():
+            engine.finish(index)
+        after, seconds = _totals(connection, target), time.monotonic() - started
+        terms = engine.label(target.filtered).get("terms") if target.filtered else None
+    return Filled(
+        documents=after.documents,
+        filtered=after.filtered,
+        dead=after.dead,
+        expected=expected(places, media, target),
+        rows_read=after.rows_read,
+        ranges=after.ranges,
+        retries=after.retries,
+        bytes=after.bytes,
+        seconds=round(seconds, 3),
+        documents_per_second=round((after.documents - before.documents) / seconds, 1),
+        terms=terms,
+    )
+
+
+def prepare(engine: SearchEngine, connection: Connection, places: Places, media: MediaType, target: Target, run_id: str) -> None:
+    """Make the indexes of a target; those that were made for it are kept.
+
+    Raises `Refused`: `index_exists` for one of somebody else, `index_lost` for one that was deleted while it was being filled.
+    """
+    made = []
+    for kind, index in target.indexes.items():
+        label = {"refresh": target.suffix, "run": run_id, "model": target.model, "kind": kind}
+        if kind == "filtered":
+            # The list may change while an index is filled. What is kept is the one it began with, so that it is seen to be made anew.
+            from ingestion_dagster.catalog import sensitive
+
+            label["terms"] = sensitive.fingerprint_of(places.settings)
+        definition = media.mapping.definition(label, target.fields)
+        fault_point("catalog.fill.create.before")
+        try:
+            engine.create(index, definition)
+            made.append(index)
+        except Refused as error:
+            if {problem.code for problem in error.problems} != {"index_exists"}:
+                raise
+            found = engine.label(index)
+            if any(found.get(name) != definition.label.get(name) for name in ("refresh", "model", "kind", "mapping", "fields")):
+                raise
+        fault_point("catalog.fill.create.after")
+    if made and _planned(connection, target)[1]:
+        for index in made:
+            engine.delete_index(index)
+        raise Refused(Problem("index_lost", made[0], "it was deleted while it was being filled: discard this refresh and ask for another"))
+
+
+def plan(connection: Connection, places: Places, media: MediaType, target: Target, range_rows: int) -> int:
+    """Enter the ids of a target's relation as ranges of so many ids, each a load, once; how many ranges there are.
+
+    Both ends of a range are in it. Every id is in one range and no other; of a gap in the ids none is made.
+    """
+    names = {"model": target.model, "suffix": target.suffix}
+    with connection.transaction():
+        connection.execute(fill_sql.PLAN_LOCK, names)
+        if known := _planned(connection, target)[0]:
+            return known
+        ledger.sync_datasets(connection, PIPELINE, [media.index_dataset])
+        with places.api.connect() as api:
+            statement = sql.SQL(fill_sql.BOUNDS).format(relation=sql.Identifier(*target.relation))
+            bounds = [(int(first), int(last)) for first, last in in_turn(api, statement, {"rows": range_rows})]
+        now = ledger.now(connection)
+        keys = [f"{target.suffix}/{first}-{last}" for first, last in bounds]
+        arrivals = [
+            Arrival(StoredObject(key=key, size=0, modified=now, version=target.suffix), media.index_dataset, target.suffix) for key in keys
+        ]
+        zone = f"{PIPELINE}:{media.index_dataset}"
+        ledger.discover(connection, PIPELINE, zone, arrivals, now)
+        firsts, lasts = [first for first, _ in bounds], [last for _, last in bounds]
+        connection.execute(fill_sql.ADD_RANGES, names | {"zone": zone, "keys": keys, "firsts": firsts, "lasts": lasts})
+    return len(bounds)
+
+
+def expected(places: Places, media: MediaType, target: Target) -> int:
+    """How many documents the relation of a target gives now, exactly."""
+    with places.api.connect() as api:
+        deleted = fill_worker.moderation(api, media.table.deleted)
+        ((count,),) = in_turn(api, media.documents.expected(sql.Identifier(*target.relation), deleted=deleted), {})
+    return int(count)
+
+
+def _until_done(
+    connection: Connection, places: Places, media: MediaType, target: Target, run_id: str, limits: Limits, progress: Progress
+) -> None:
+    """Work, and wait for those who work too, until every range is in the index."""
+    started = time.monotonic()
+    while True:
+        ledger.expire(connection, PIPELINE, limits.max_attempts)
+        taken = work(places, media, target, run_id, limits, progress)
+        totals = _totals(connection, target)
+        progress(totals.done, totals.of)
+        fill_worker.refuse_too_many_dead(connection, places.settings, target)
+        if totals.archived == totals.ranges:
+            return
+        if totals.errored:
+            raise Refused(
+                Problem(
+                    "range_errored", f"{target.model}-{target.suffix}", f"{totals.errored} id ranges were given up; see 'ingestion status'"
+                )
+            )
+        if time.monotonic() - started >= limits.run_seconds:
+            raise Transient("run_time_is_up", f"{totals.archived} of {totals.ranges} id ranges are in the index; the next run goes on")
+        if totals.ready and not totals.in_hand and not taken:
+            raise Transient("ranges_left", f"{totals.ready} id ranges could not be claimed: paused, or this run died with them; try again")
+        if not taken:
+            time.sleep(_POLL_SECONDS)
+
+
+def _planned(connection: Connection, target: Target) -> tuple[int, int]:
+    row = connection.execute(fill_sql.PLANNED, {"model": target.model, "suffix": target.suffix}).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def _totals(connection: Connection, target: Target) -> _Totals:
+    row = connection.execute(fill_sql.TOTALS, {"model": target.model, "suffix": target.suffix}).fetchone()
+    assert row is not None
+    return _Totals(*map(int, row))
+
+
+def _others(places: Places, workers: int, ranges: int) -> int:
+    """How many processes besides this one are of use: the embedded index has one writer at a time."""
+    return 0 if search_url(places.settings).startswith("file:") else max(0, min(workers, ranges) - 1)
+
+
+@contextmanager
+def _helpers(places: Places, media: MediaType, target: Target, run_id: str, limits: Limits, count: int) -> Iterator[None]:
+    """So many other processes that fill the same target. They end by themselves when nothing is left, and with this one."""
+    # Not forked: this process has threads and connections.
+    context = multiprocessing.get_context("spawn")
+    helpers = []
+    patience = 0.0
+    try:
+        for number in range(count):
+            helper = context.Process(
+                target=fill_worker.helper, args=(places, media.name, target, run_id, limits), name=f"catalog-fill-{number}", daemon=True
+            )
+            helper.start()
+            helpers.append(helper)
+        yield
+        patience = 5.0
+    finally:
+        _end(helpers, patience)
+
+
+def _end(helpers: Sequence[BaseProcess], patience: float) -> None:
+    """Let helpers end that have nothing left to do; those that still work give their ranges back when they are told to."""
+    for helper in helpers:
+        helper.join(patience)
+        if helper.is_alive():
+            helper.terminate()
+    for helper in helpers:
+        helper.join()

@@ -1,0 +1,332 @@
+"""One worker of a fill: claims a range, puts its documents into the indexes chunk by chunk, notes how far it is, claims the next."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any, Never
+
+import psycopg
+from psycopg import sql
+
+from ingestion_dagster.catalog import documents, fill_sql
+from ingestion_dagster.catalog.documents import Row
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.registry import PIPELINE, MediaType, media_type
+from ingestion_dagster.catalog.search import BulkResult, Rejected, SearchEngine
+from ingestion_dagster.catalog.tables import LIVE
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.ledger import ClaimLost, Load, Scope, Status, Verdict
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+_PROGRESS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is filled, and from what: schema and table, the main index and the filtered one (None: left out), and further fields.
+
+    `only_filtered`: the main index is there, and is left alone. `suffix` is that of the ranges; indexes may be called anything.
+    """
+
+    model: str
+    suffix: str
+    relation: tuple[str, str]
+    index: str | None
+    filtered: str | None = None
+    fields: tuple[str, ...] = ()
+    only_filtered: bool = False
+
+    @property
+    def indexes(self) -> dict[str, str]:
+        """The indexes by kind: `main`, `filtered`."""
+        named = (("main", None if self.only_filtered else self.index), ("filtered", self.filtered))
+        return {kind: index for kind, index in named if index is not None}
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Documents of some rows, on their way."""
+
+    last: int
+    rows: int
+    main: list[tuple[int, bytes]] = field(default_factory=list)
+    filtered: list[tuple[int, bytes]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(source) for documents in (self.main, self.filtered) for _, source in documents)
+
+
+def work(
+    places: Places, media: MediaType, target: Target, run_id: str, limits: Limits, progress: Progress = lambda _done, _of: None
+) -> int:
+    """Fill range by range until none can be claimed or the run's time is up; how many were filled.
+
+    Raises what stops the whole: `Refused` (`too_many_dead_documents`, `no_such_index`, …), `Transient`. The range in hand is then given
+    back, and is gone on with behind its last chunk.
+    """
+    scope = Scope(PIPELINE, datasets=frozenset({media.index_dataset}), partitions=frozenset({target.suffix}))
+    filled = 0
+    with places.ledger.connect() as connection:
+        if not ledger.claimable(connection, scope)[0]:
+            return 0
+        refuse_too_many_dead(connection, places.settings, target)
+        with places.api.connect() as api, closing(places.search()) as engine:
+            filler = _Filler(places.settings, media, target, connection, api, engine, progress, limits, run_id)
+            with Claims(places.ledger, scope, run_id, replace(limits, batch_files=1)) as claims:
+                for (load,) in claims.batches(connection):
+                    try:
+                        filler.fill_range(load)
+                        filled += 1
+                    except ClaimLost:
+                        log.warning("a range of %s-%s went to another run: its lease had run out", target.model, target.suffix)
+    return filled
+
+
+def helper(places: Places, model: str, target: Target, run_id: str, limits: Limits) -> None:
+    """`work` in a process of its own. What goes wrong is said in the log; the process that started this one goes on with what is left."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        work(places, media_type(model), target, run_id, limits)
+    except (Refused, Transient, ConfigurationError) as error:
+        log.warning("a process that filled %s-%s ended: %s", target.model, target.suffix, error)
+        sys.exit(1)
+
+
+def moderation(api: Connection, table: str | None) -> str | None:
+    """A moderation table, if there is one of this name."""
+    if table is None or api.execute("SELECT to_regclass(%s)", [f"{LIVE}.{table}"]).fetchone() == (None,):
+        return None
+    return table
+
+
+def in_turn(api: Connection, statement: sql.Composed, parameters: Mapping[str, Any]) -> list[Any]:
+    """The rows of a statement of the API's database, in binary.
+
+    Raises `Transient` if the database failed, `Refused` (`rows_unreadable`) if it never will answer that.
+    """
+    try:
+        with api.cursor(binary=True) as cursor:
+            return cursor.execute(statement, parameters, prepare=True).fetchall()
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Transient("api_database_failed", f"the API's database failed ({type(error).__name__})") from None
+    except psycopg.Error as error:
+        raise Refused(
+            Problem(
+                "rows_unreadable",
+                "the API's database",
+                f"a table cannot be read ({type(error).__name__}, {error.sqlstate}): look at its columns",
+            )
+        ) from None
+
+
+def refuse_too_many_dead(connection: Connection, settings: Settings, target: Target) -> None:
+    """Raises `Refused` (`too_many_dead_documents`) if the indexes of a target have refused more documents than is allowed."""
+    row = connection.execute(fill_sql.DEAD, {"indexes": list(target.indexes.values())}).fetchone()
+    count, code = row or (0, None)
+    if count > settings.catalog_dead_documents:
+        raise Refused(
+            Problem(
+                "too_many_dead_documents",
+                " and ".join(target.indexes.values()),
+                f"{count} documents were refused for good ({code}), more than INGESTION_CATALOG_DEAD_DOCUMENTS="
+                f"{settings.catalog_dead_documents}; catalog.dead_letters says why",
+            )
+        )
+
+
+def bury(connection: Connection, model: str, index: str, rejected: Sequence[Rejected]) -> None:
+    """Keep what an index has refused for good."""
+    if rejected:
+        parameters = {
+            "model": model,
+            "index": index,
+            "ids": [dead.id for dead in rejected],
+            "codes": [dead.code for dead in rejected],
+            "reasons": [dead.reason for dead in rejected],
+        }
+        connection.execute(fill_sql.BURY, parameters)
+
+
+class _Filler:
+    """Fills ranges of one target, over connections of one worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        media: MediaType,
+        target: Target,
+        connection: Connection,
+        api: Connection,
+        engine: SearchEngine,
+        progress: Progress,
+        limits: Limits,
+        run_id: str,
+    ) -> None:
+        self._settings = settings
+        self._target = target
+        self._spec = media.documents
+        self._connection = connection
+        self._api = api
+        self._engine = engine
+        self._progress = progress
+        self._progress_at = time.monotonic()
+        self._limits = limits
+        self._run_id = run_id
+        self._fills_main = "main" in target.indexes
+        self._terms: Any = None
+        if target.filtered is not None:
+            from ingestion_dagster.catalog import sensitive
+
+            self._terms = sensitive.load(settings)
+        schema, table = target.relation
+        self._query = self._spec.query(
+            sql.Identifier(schema, table),
+            deleted=moderation(api, media.table.deleted),
+            mature=moderation(api, media.table.mature),
+            fields=target.fields,
+            columns=documents.columns_of(api, schema, table),
+        )
+
+    def fill_range(self, load: Load) -> None:
+        """Put the documents of a range into the indexes, from where it was broken off. Raises `ClaimLost` if it is no longer ours."""
+        row = self._connection.execute(fill_sql.RANGE, {"id": load.id}).fetchone()
+        if row is None:
+            raise Refused(Problem("no_such_range", load.key, "this load has no range of ids: discard the refresh that it is of"))
+        first, last, committed = row
+        # While a chunk is sent, the next one is read and built.
+        with ThreadPoolExecutor(1, thread_name_prefix="catalog-bulk") as sender:
+            on_its_way: tuple[_Chunk, Future[dict[str, BulkResult]]] | None = None
+            for chunk in self._chunks(first if committed is None else committed + 1, last):
+                if on_its_way is not None:
+                    self._commit(load, *on_its_way)
+                self._check_ours(load)
+                on_its_way = chunk, sender.submit(self._send, chunk)
+            if on_its_way is not None:
+                self._commit(load, *on_its_way)
+        self._settle(load)
+
+    def _chunks(self, first: int, last: int) -> Iterator[_Chunk]:
+        limit = self._settings.catalog_bulk_documents
+        while first <= last:
+            started = time.monotonic()
+            rows: list[Row] = in_turn(self._api, self._query, {"first": first, "last": last, "limit": limit})
+            chunk = _Chunk(rows[-1][0] if len(rows) == limit else last, len(rows))
+            for number, source, text in self._spec.documents(rows):
+                if source is None:
+                    continue
+                if self._fills_main:
+                    chunk.main.append((number, source))
+                if self._terms is not None and not self._terms.found_in(text):
+                    chunk.filtered.append((number, source))
+            chunk.seconds = time.monotonic() - started
+            yield chunk
+            first = chunk.last + 1
+
+    def _check_ours(self, load: Load) -> None:
+        """What has slept past its lease sends nothing more: others may have gone on, and the index may be in readers' hands."""
+        if self._connection.execute(fill_sql.IS_OURS, {"id": load.id, "claim": load.claim}).fetchone() is None:
+            raise ClaimLost
+
+    def _send(self, chunk: _Chunk) -> dict[str, BulkResult]:
+        started = time.monotonic()
+        fault_point("catalog.fill.bulk.before")
+        sent = {}
+        for kind, index in self._target.indexes.items():
+            put = chunk.main if kind == "main" else chunk.filtered
+            sent[kind] = self._engine.bulk(index, put) if put else BulkResult(0)
+        fault_point("catalog.fill.bulk.after")
+        chunk.seconds += time.monotonic() - started
+        return sent
+
+    def _commit(self, load: Load, chunk: _Chunk, sending: "Future[dict[str, BulkResult]]") -> None:
+        sent = sending.result()
+        main, filtered = sent.get("main"), sent.get("filtered", BulkResult(0))
+        dead = {rejected.id for result in sent.values() for rejected in result.rejected}
+        fault_point("catalog.fill.commit.before")
+        with self._connection.transaction():
+            ledger.hold(self._connection, [load])
+            for kind, index in self._target.indexes.items():
+                bury(self._connection, self._target.model, index, sent[kind].rejected)
+            self._connection.execute(
+                fill_sql.COMMIT,
+                {
+                    "id": load.id,
+                    "committed": chunk.last,
+                    "rows": chunk.rows,
+                    "documents": main.accepted if main else filtered.accepted,
+                    "filtered": filtered.accepted,
+                    "dead": len(dead),
+                    "retries": sum(result.retries for result in sent.values()),
+                    "bytes": chunk.bytes,
+                    "seconds": chunk.seconds,
+                },
+            )
+        fault_point("catalog.fill.commit.after")
+        if dead:
+            refuse_too_many_dead(self._connection, self._settings, self._target)
+        self._tell()
+
+    def _settle(self, load: Load) -> None:
+        """End a range: nothing is to be moved, so that it is archived at once."""
+        row = self._connection.execute(fill_sql.COUNTED, {"id": load.id}).fetchone()
+        assert row is not None
+        rows, written, dead, size = row
+        verdict = Verdict(
+            load,
+            Status.READY_FOR_ARCHIVING,
+            rows_in=rows,
+            rows_written=written,
+            rows_rejected=dead,
+            bytes=size,
+            why="in the index",
+        )
+        fault_point("catalog.fill.settle.before")
+        with self._connection.transaction():
+            ledger.settle(self._connection, [verdict])
+            for frm, to in ((Status.READY_FOR_ARCHIVING, Status.ARCHIVING), (Status.ARCHIVING, Status.ARCHIVED)):
+                step = [ledger.Step(load)]
+                if not ledger.transition(self._connection, step, frm, to, lease_seconds=self._limits.lease_seconds, run_id=self._run_id):
+                    raise ClaimLost
+        fault_point("catalog.fill.settle.after")
+
+    def _tell(self) -> None:
+        if time.monotonic() - self._progress_at < _PROGRESS_SECONDS:
+            return
+        self._progress_at = time.monotonic()
+        row = self._connection.execute(fill_sql.TOTALS, {"model": self._target.model, "suffix": self._target.suffix}).fetchone()
+        if row is not None:
+            self._progress(int(row[-2]), int(row[-1]))
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> Never:
+    """Ends the process by an exception, so that the range in hand is given back."""
+    raise SystemExit(1)
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker whose parent was killed ends too: nobody would know of it, or end it."""
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,123 @@
+"""What changes the live generation between refreshes: hourly updates, the filtered index made anew, and tasks of the private API."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import dagster as dg
+
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.refreshes import Busy
+from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType
+from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, no_retry_of_mistakes
+from ingestion_dagster.engine.errors import Refused, Transient
+from ingestion_dagster.engine.postgres import Connection
+
+UPDATES, FILTERED_REBUILD, OPERATION = "updates", "filtered_rebuild", "operation"
+
+
+class OperationConfig(dg.Config):
+    """Which task of the private API is to be done."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAssets:
+    """The assets of one media type that have no partitions."""
+
+    updates: dg.AssetsDefinition
+    rebuild: dg.AssetsDefinition
+    operation: dg.AssetsDefinition
+
+
+@contextmanager
+def _connected(ingestion: Ingestion) -> Iterator[tuple[Places, Connection]]:
+    """The places, and a connection to the ledger. What cannot be now fails the step."""
+    with no_retry_of_mistakes():
+        places = Places.of(ingestion.settings())
+        with places.ledger.connect() as connection:
+            try:
+                yield places, connection
+            except Refused as error:
+                told = "; ".join(f"{problem.code}: {problem.place}: {problem.message}" for problem in error.problems)
+                raise dg.Failure(told, allow_retries=False) from None
+            except Busy as error:
+                raise dg.Failure(f"{error}; the next run does it", allow_retries=False) from None
+            except Transient as error:
+                raise dg.Failure(f"{error}; nothing is lost, the next run goes on", allow_retries=True) from None
+
+
+def live_assets(media: MediaType) -> LiveAssets:
+    """The assets of a media type."""
+    model = media.name
+    alias = dg.AssetKey([PIPELINE, model, "public_alias"])
+    upstream = dg.AssetKey([PIPELINE, "upstream", media.table.upstream])
+
+    @dg.asset(
+        key=[PIPELINE, model, UPDATES],
+        deps=[upstream, alias],
+        description="What has changed upstream since the refresh that is live, in the live table and index: written, and deleted.",
+        group_name=PIPELINE,
+        kinds={"postgres", "opensearch"},
+        owners=OWNERS,
+        retry_policy=RETRY_STEP,
+    )
+    def updates(context: dg.AssetExecutionContext, ingestion: Ingestion) -> dg.MaterializeResult[None]:
+        from ingestion_dagster.catalog import refreshes, updates
+
+        with _connected(ingestion) as (places, connection), closing(places.search()) as engine:
+            if refreshes.live(connection, model) is None:
+                return dg.MaterializeResult(metadata={"rows_written": 0, "why": "nothing is live yet"})
+            done = updates.update_live(places, engine, connection, media, context.run.run_id, None)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": done.upserted,
+                "rows_in": done.rows_in,
+                "rows_written": done.upserted,
+                "documents_deleted": done.deleted,
+                "seconds": round(done.seconds, 3),
+                "watermark": done.watermark.isoformat(),
+            }
+        )
+
+    @dg.asset(
+        key=[PIPELINE, model, FILTERED_REBUILD],
+        deps=[alias],
+        description="The filtered index, made anew from the live table because the sensitive terms have changed.",
+        group_name=PIPELINE,
+        kinds={"opensearch"},
+        owners=OWNERS,
+        retry_policy=RETRY_STEP,
+    )
+    def rebuild(context: dg.AssetExecutionContext, ingestion: Ingestion) -> dg.MaterializeResult[None]:
+        from ingestion_dagster.catalog import filtered
+
+        with _connected(ingestion) as (places, connection):
+            limits = Limits.of(places.settings)
+            done = filtered.rebuild(places, connection, media, context.run.run_id, limits, lambda _done, _of: None)
+        return dg.MaterializeResult(metadata={"dagster/row_count": done.documents, "index": done.index, "seconds": round(done.seconds, 3)})
+
+    @dg.asset(
+        key=[PIPELINE, model, OPERATION],
+        deps=[alias],
+        description="A task of the private API on the indexes or aliases of this media type, such as POINT_ALIAS or REINDEX.",
+        group_name=PIPELINE,
+        kinds={"opensearch"},
+        owners=OWNERS,
+    )
+    def operation(context: dg.AssetExecutionContext, config: OperationConfig, ingestion: Ingestion) -> dg.MaterializeResult[None]:
+        from ingestion_dagster.catalog import index_operations, tasks
+
+        with _connected(ingestion) as (places, connection), closing(places.search()) as engine:
+            task = tasks.get(connection, config.task_id)
+            limits = Limits.of(places.settings)
+            index_operations.execute(places, engine, connection, task, context.run.run_id, limits)
+        return dg.MaterializeResult(metadata={"action": task.action, "task": task.id})
+
+    return LiveAssets(updates, rebuild, operation)
+
+
+LIVE_ASSETS = {model: live_assets(media) for model, media in MEDIA_TYPES.items()}
+"""By media type."""

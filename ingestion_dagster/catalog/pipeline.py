@@ -1,0 +1,136 @@
+"""The catalogue pipeline as the command line sees it. What copies, searches or swaps is imported when it is needed."""
+
+from collections.abc import Mapping
+from typing import NoReturn
+
+from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.ledger import Again, Scope
+from ingestion_dagster.engine.pipeline import KeyedRun, LoadJob, Pipeline
+from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.settings import Settings
+
+NOTHING_TO_REPLAY = (
+    "catalog cannot replay: a refresh reads what upstream holds now; 'ingestion catalog rollback' brings back what was there before"
+)
+NOTHING_TO_LAND = "catalog has no landing zone: its rows come from the upstream database; 'ingestion run catalog' refreshes it"
+NOTHING_TO_ADOPT = (
+    "catalog has nothing to adopt: the first refresh takes over the tables and aliases that are there, and a rollback brings them back"
+)
+
+
+def refresh_job(model: str) -> str:
+    """The job that refreshes a media type."""
+    return f"catalog_{model}_refresh"
+
+
+def _zone(_settings: Settings) -> Zone:
+    raise ConfigurationError(NOTHING_TO_LAND)
+
+
+def _check(_settings: Settings, _key: str, _raw: bytes, _beside: object) -> tuple[Problem, ...]:
+    raise ConfigurationError(NOTHING_TO_LAND)
+
+
+def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:
+    """Refused refreshes that can still go on, and their ranges; not those that were given up."""
+    from ingestion_dagster.catalog import refreshes
+
+    wanted = [model for model in MEDIA_TYPES if scope.datasets is None or model in scope.datasets]
+    going = [each for model in wanted if (each := refreshes.at_work(connection, model)) and key in (None, each.suffix)]
+    ids = frozenset(load_id for each in going for load_id in refreshes.loads_of(connection, each))
+    return ledger.retry(connection, Scope(scope.pipeline, ids=ids))
+
+
+def _replay(_connection: Connection, _scope: Scope) -> Again:
+    raise ConfigurationError(NOTHING_TO_REPLAY)
+
+
+def _take_over(_database: Database, _dry_run: bool) -> NoReturn:
+    raise ConfigurationError(NOTHING_TO_ADOPT)
+
+
+def _keyed(connection: Connection, settings: Settings, dataset: str | None, partition: str | None) -> list[KeyedRun]:
+    """A refresh for each media type that is meant: the one that was broken off, or a new one."""
+    from ingestion_dagster.catalog import refreshes, steps
+    from ingestion_dagster.catalog.places import Places
+
+    if dataset is not None and dataset not in MEDIA_TYPES:
+        raise ConfigurationError(f"{dataset} is filled by the refresh of {dataset.removesuffix('_index')}: name that")
+    models = [dataset] if dataset else list(MEDIA_TYPES)
+    if partition is not None:
+        return [
+            KeyedRun(refresh_job(model), each.suffix, refreshes.definition(model), each.load_id)
+            for model in models
+            for each in refreshes.of_model(connection, model)
+            if each.suffix == partition
+        ]
+    places = Places.of(settings)
+    runs = []
+    for model in models:
+        try:
+            refresh = refreshes.resumable(connection, model) or steps.begin(
+                places, connection, MEDIA_TYPES[model], "cli", asked_by="by hand"
+            )
+        except refreshes.Busy as error:
+            raise ConfigurationError(f"{error}; wait for its end, or 'ingestion catalog discard {model}'") from None
+        runs.append(KeyedRun(refresh_job(model), refresh.suffix, refreshes.definition(model), refresh.load_id))
+    return runs
+
+
+def _places(settings: Settings) -> tuple[tuple[str, str], ...]:
+    from ingestion_dagster.catalog import places
+
+    return (("loaded", "tables of the API's database, and its search index"), ("search", places.shown(places.search_url(settings))))
+
+
+def _standing(connection: Connection) -> list[str]:
+    """What readers get, what a rollback would bring back, and what waits."""
+    from ingestion_dagster.catalog import refreshes
+
+    lines = []
+    for model in MEDIA_TYPES:
+        live, previous = refreshes.live(connection, model), refreshes.previous(connection, model)
+        if live is not None:
+            back = f"; 'ingestion catalog rollback {model}' brings back {previous.suffix}" if previous else "; nothing to roll back to"
+            lines.append(f"{model}: readers get refresh {live.suffix}{back}")
+    open_ones = connection.execute("SELECT model, suffix FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model").fetchall()
+    lines += [f"{model}: the promotion of {suffix} was broken off; the next run completes or reverts it" for model, suffix in open_ones]
+    dead = connection.execute("SELECT index_name, count(*) FROM catalog.dead_letters GROUP BY 1 ORDER BY 1").fetchall()
+    lines += [f"{count} documents were refused by index {index}; catalog.dead_letters says why" for index, count in dead]
+    return lines
+
+
+def _contents(_connection: Connection, settings: Settings) -> list[tuple[int, str]]:
+    """Rows and documents as readers get them."""
+    from ingestion_dagster.catalog import readers
+
+    return [(count, name) for model in MEDIA_TYPES for name, count in readers.counts(settings, model).items()]
+
+
+def _predict(settings: Settings, dataset: str | None) -> Mapping[str, int]:
+    from ingestion_dagster.catalog import readers
+
+    return readers.foretold(settings, [dataset] if dataset else list(MEDIA_TYPES))
+
+
+CATALOG = Pipeline(
+    name=PIPELINE,
+    known=lambda: DATASETS,
+    zone=_zone,
+    check=_check,
+    jobs=tuple(LoadJob(refresh_job(model), lambda model=model: frozenset({model})) for model in MEDIA_TYPES),  # type: ignore[misc]
+    asset_of=lambda dataset: (PIPELINE, dataset, "promoted") if dataset in MEDIA_TYPES else None,
+    places=_places,
+    contents=_contents,
+    samples=lambda _folder, _scratch: (),
+    standing=_standing,
+    retry=_retry,
+    replay=_replay,
+    take_over=_take_over,
+    keyed=_keyed,
+    foretell=_predict,
+    watched=lambda _settings: (),
+)

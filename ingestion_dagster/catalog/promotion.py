@@ -1,0 +1,319 @@
+"""Promotion and rollback: tables and aliases change together, or neither does, whatever fails or is killed in between."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from ingestion_dagster.catalog import copy_errors, dependents, journal, locks, moderation, orphans, refreshes, relations, staging, swap
+from ingestion_dagster.catalog.journal import Entry
+from ingestion_dagster.catalog.moderation import Reapplied
+from ingestion_dagster.catalog.orphans import Settled
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.refreshes import Refresh
+from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name
+from ingestion_dagster.catalog.retirement import drop_tables
+from ingestion_dagster.catalog.search import AliasMove, SearchEngine
+from ingestion_dagster.catalog.swap import Moves, Outdated, Swapped
+from ingestion_dagster.catalog.swap_records import RETIRED, ensure
+from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.postgres import Connection
+
+CLOCK_MARGIN = timedelta(hours=1)
+"""How far the clock of the API's moderation may be off from ours."""
+
+UNLABELLED = ""
+"""Stands for the generation of tables that no refresh made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What a promotion or rollback did. `suffix`: the generation that readers have now, None for tables that no refresh made.
+
+    `seconds_locked`: how long readers had to wait at most; `archived`, `restored`: rows of other tables; `deleted`, `mature`,
+    `no_longer_mature`: documents that moderation had changed meanwhile; `warnings`: what is to be looked at.
+    """
+
+    suffix: str | None
+    previous: str | None
+    attempts: int
+    seconds_locked: float
+    seconds: float
+    archived: int = 0
+    restored: int = 0
+    deleted: int = 0
+    mature: int = 0
+    no_longer_mature: int = 0
+    warnings: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    places: Places
+    engine: SearchEngine
+    ledger: Connection
+    media: MediaType
+    entry: Entry
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """The indexes that come in."""
+        return tuple(name for name in self.entry.after.values() if name)
+
+    @property
+    def moves(self) -> Moves:
+        return swap.PROMOTE if self.entry.kind == "promote" else swap.ROLL_BACK
+
+    @property
+    def back(self) -> Moves:
+        return swap.REVERT if self.entry.kind == "promote" else swap.REVERT_ROLL_BACK
+
+
+def is_open(ledger: Connection, model: str) -> bool:
+    """Whether a swap of a media type was broken off."""
+    return journal.open_entry(ledger, model) is not None
+
+
+def promote(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType, refresh: Refresh, run_id: str) -> Promotion:
+    """Let readers have a refresh that is filled: its tables and its indexes, together.
+
+    Raises `Busy`; `Refused` before anything is changed (`not_staged`, `no_such_index`, `alias_is_index`, `too_many_orphans`,
+    `cannot_follow`, …); `Transient` or `Refused` with everything put back.
+    """
+    with locks.model(ledger, media.name):
+        _recover(places, engine, ledger, media)
+        refresh = refreshes.get(ledger, media.name, refresh.suffix)
+        if refresh.state not in ("filled", "promoting"):
+            raise Refused(Problem("not_filled", f"{media.name}-{refresh.suffix}", f"it is {refresh.state}: fill its indexes first"))
+        after = {refresh.alias: index_name(media.name, refresh.suffix)}
+        if refresh.filtered:
+            after[filtered_name(refresh.alias, "")] = filtered_name(media.name, refresh.suffix)
+        before = _behind(engine, after)
+        for index in after.values():
+            _demand_ours(engine, index, refresh.suffix)
+        with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
+            ensure(api)
+            _demand_staged(api, media, refresh.suffix)
+            problems = dependents.unsupported(api, media) + staging.differences(api, media)
+            if problems:
+                raise Refused(*problems)
+            orphans.refuse_too_many(api, media, NEXT, places.settings.catalog_orphan_rows)
+            outgoing = relations.generation(api, LIVE, media.table.name)
+            moderation.remember_outgoing(api, media, outgoing or UNLABELLED)
+            drop_tables(api, media, RETIRED)
+        refreshes.advance(ledger, refresh, "promoting")
+        return _swap(places, engine, ledger, media, run_id, "promote", refresh.suffix, outgoing, before, after)
+
+
+def rollback(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType, run_id: str) -> Promotion:
+    """Let readers have the previous generation again, tables and aliases together; the live one becomes the previous one.
+
+    Raises `Busy`; `Refused` if there is none (`no_previous`), or its index is gone (`no_such_index`); else as `promote`.
+    """
+    with locks.model(ledger, media.name):
+        _recover(places, engine, ledger, media)
+        last = journal.last_done(ledger, media.name)
+        if last is None:
+            raise Refused(Problem("no_previous", media.name, "nothing has been promoted yet"))
+        after = dict(last.before)
+        before = _behind(engine, after)
+        for index in after.values():
+            if index is not None and not engine.exists(index):
+                raise Refused(Problem("no_such_index", index, "the index of the previous generation is gone: refresh instead"))
+        with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
+            ensure(api)
+            warnings = _demand_previous(api, media, last)
+            orphans.refuse_too_many(api, media, PREVIOUS, places.settings.catalog_orphan_rows)
+            outgoing, incoming = (relations.generation(api, schema, media.table.name) for schema in (LIVE, PREVIOUS))
+            moderation.remember_outgoing(api, media, outgoing or UNLABELLED)
+            drop_tables(api, media, RETIRED)
+        done = _swap(places, engine, ledger, media, run_id, "rollback", incoming, outgoing, before, after)
+        return replace(done, warnings=(*warnings, *done.warnings))
+
+
+def recover(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType, run_id: str) -> str | None:
+    """Complete or revert a swap that was broken off; what was done, None if none was open. Raises `Busy` if somebody is at it."""
+    _ = run_id
+    if not is_open(ledger, media.name):
+        return None
+    with locks.model(ledger, media.name):
+        return _recover(places, engine, ledger, media)
+
+
+def _recover(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType) -> str | None:
+    entry = journal.open_entry(ledger, media.name)
+    if entry is None:
+        return None
+    work = _Work(places, engine, ledger, media, entry)
+    what = f"{entry.kind} of {media.name} to {entry.incoming or 'the tables that no refresh made'}"
+    if entry.table_state != "reverted" and _is_swapped(work) and all(engine.exists(index) for index in work.indexes):
+        _complete(work)
+        return f"completed the {what}"
+    _revert(work)
+    return f"reverted the {what}"
+
+
+def _swap(
+    places: Places,
+    engine: SearchEngine,
+    ledger: Connection,
+    media: MediaType,
+    run_id: str,
+    kind: journal.Kind,
+    incoming: str | None,
+    outgoing: str | None,
+    before: Mapping[str, str | None],
+    after: Mapping[str, str | None],
+) -> Promotion:
+    started = time.monotonic()
+    fault_point("catalog.swap.journal.before")
+    entry = journal.begin(ledger, media, kind, incoming, outgoing, before, after, run_id)
+    fault_point("catalog.swap.journal.after")
+    work = _Work(places, engine, ledger, media, entry)
+    try:
+        swapped, moderated = _swap_tables(work)
+        _move_aliases(work)
+    except (Refused, Transient, ConfigurationError):
+        _revert(work)
+        raise
+    settled, late = _complete(work)
+    return _said(work, swapped, moderated.and_again(late), settled, time.monotonic() - started)
+
+
+def _said(work: _Work, swapped: Swapped, moderated: Reapplied, settled: Settled, seconds: float) -> Promotion:
+    return Promotion(
+        suffix=work.entry.incoming,
+        previous=work.entry.outgoing,
+        attempts=swapped.attempts,
+        seconds_locked=round(swapped.seconds_locked, 3),
+        seconds=round(seconds, 3),
+        archived=settled.archived,
+        restored=settled.restored,
+        deleted=moderated.deleted,
+        mature=moderated.mature,
+        no_longer_mature=moderated.no_longer_mature,
+        warnings=settled.problems,
+    )
+
+
+def _swap_tables(work: _Work) -> tuple[Swapped, Reapplied]:
+    """With what was moderated meanwhile in it; again and again if somebody moderates just then."""
+    moderated = Reapplied()
+    deadline = time.monotonic() + work.places.settings.catalog_swap_seconds
+    marks = journal.marks(work.ledger, work.media)
+    while True:
+        with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
+            generation = work.entry.incoming or UNLABELLED
+            once_more = moderation.reapply(api, work.engine, work.media, work.moves.incoming, generation, work.indexes)
+            moderated = moderated.and_again(once_more)
+        try:
+            swapped = swap.swap(work.places, work.media, work.moves, marks)
+        except Outdated:
+            if time.monotonic() < deadline:
+                continue
+            raise Transient("tables_in_use", f"{work.media.name} is moderated without end") from None
+        journal.tables(work.ledger, work.entry, "swapped")
+        return swapped, moderated
+
+
+def _move_aliases(work: _Work) -> None:
+    """All in one call; if its answer is lost, what is true counts."""
+    fault_point("catalog.swap.alias.before")
+    try:
+        work.engine.switch([AliasMove(alias, index) for alias, index in work.entry.after.items()])
+    except Transient:
+        if not _leads(work, work.entry.after):
+            raise
+    if not _leads(work, work.entry.after):
+        raise Transient("alias_not_moved", f"the search engine says it has moved {', '.join(work.entry.after)}, and they lead elsewhere")
+    fault_point("catalog.swap.alias.after")
+    journal.aliases(work.ledger, work.entry, "moved")
+
+
+def _complete(work: _Work) -> tuple[Settled, Reapplied]:
+    """What remains once the tables are swapped: aliases, what was moderated in between, foreign keys, and the states. Repeatable."""
+    if not _leads(work, work.entry.after):
+        _move_aliases(work)
+    entry, media = work.entry, work.media
+    with copy_errors.told(copy_errors.API, media.name), staging.plain_names(work.places) as api:
+        since = entry.begun_at - CLOCK_MARGIN
+        late = moderation.follow_up(api, work.engine, media, entry.incoming or UNLABELLED, work.indexes, since)
+        settled = orphans.settle(api, media, entry.incoming, restore=entry.kind == "rollback")
+    fault_point("catalog.swap.done.before")
+    journal.end(work.ledger, media, entry, "done")
+    fault_point("catalog.swap.done.after")
+    return settled, late
+
+
+def _revert(work: _Work) -> None:
+    """Put back what was there, tables first. Repeatable; what fails here stays open in the journal, for `recover`."""
+    fault_point("catalog.swap.revert.before")
+    if _is_swapped(work):
+        swap.swap(work.places, work.media, work.back, journal.marks(work.ledger, work.media))
+    journal.tables(work.ledger, work.entry, "reverted")
+    with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
+        orphans.settle(api, work.media, work.entry.outgoing, restore=False)
+    if not _leads(work, work.entry.before):
+        work.engine.switch([AliasMove(alias, index) for alias, index in work.entry.before.items()])
+    journal.aliases(work.ledger, work.entry, "reverted")
+    journal.end(work.ledger, work.media, work.entry, "reverted")
+    fault_point("catalog.swap.revert.after")
+
+
+def _is_swapped(work: _Work) -> bool:
+    """Whether readers have the tables that come in, whatever the journal says."""
+    with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
+        return relations.generation(api, LIVE, work.media.table.name) == work.entry.incoming
+
+
+def _leads(work: _Work, wanted: Mapping[str, str | None]) -> bool:
+    return all(work.engine.behind(alias) == ((index,) if index else ()) for alias, index in wanted.items())
+
+
+def _behind(engine: SearchEngine, aliases: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Where aliases lead now. Raises `Refused` for one that is an index, or leads to several."""
+    found: dict[str, str | None] = {}
+    for alias in aliases:
+        indexes = engine.behind(alias)
+        if not indexes and engine.exists(alias):
+            raise Refused(Problem("alias_is_index", alias, "an index has the name of the alias: delete or rename it"))
+        if len(indexes) > 1:
+            raise Refused(Problem("alias_leads_to_several", alias, f"to {', '.join(indexes)}: let it lead to one of them"))
+        found[alias] = indexes[0] if indexes else None
+    return found
+
+
+def _demand_ours(engine: SearchEngine, index: str, suffix: str) -> None:
+    if not engine.exists(index):
+        raise Refused(Problem("no_such_index", index, "fill it first"))
+    if engine.label(index).get("refresh") != suffix:
+        raise Refused(Problem("not_of_this_refresh", index, f"refresh {suffix} has not made it"))
+
+
+def _demand_staged(api: Connection, media: MediaType, suffix: str) -> None:
+    for table in media.tables:
+        label = relations.label(api, NEXT, table.name)
+        if label.get("refresh") != suffix or label.get("state") != "copied":
+            raise Refused(Problem("not_staged", f"{NEXT}.{table.name}", f"it is no finished copy of refresh {suffix}"))
+
+
+def _demand_previous(api: Connection, media: MediaType, last: Entry) -> tuple[Problem, ...]:
+    """Raises `Refused` unless the tables of before the last swap are there; what they lack is returned."""
+    problems = dependents.unsupported(api, media)
+    if problems:
+        raise Refused(*problems)
+    live, previous = [], []
+    for table in media.tables:
+        found = relations.find(api, PREVIOUS, table.name)
+        if found is None or relations.generation(api, PREVIOUS, table.name) != last.outgoing:
+            raise Refused(Problem("no_previous", f"{PREVIOUS}.{table.name}", "the previous generation is gone: refresh instead"))
+        live.append(relations.need(api, LIVE, table.name))
+        previous.append(found)
+    return tuple(
+        replace(problem, severity="warning")
+        for one, other in zip(live, previous, strict=True)
+        for problem in staging.compare(api, one, other, live, previous)
+        if problem.code != "missing_trigger"
+    )

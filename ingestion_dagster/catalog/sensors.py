@@ -1,0 +1,266 @@
+"""What starts runs of the catalogue: weekly, hourly, on upstream changes and on new terms; and what tidies up after dead ones."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from ingestion_dagster.catalog import refreshes, steps
+from ingestion_dagster.catalog.assets import CHAINS
+from ingestion_dagster.catalog.live_assets import LIVE_ASSETS
+from ingestion_dagster.catalog.pipeline import refresh_job
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.refreshes import Busy, Refresh
+from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
+from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
+from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG, Ingestion, run_tags
+from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
+from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.sensors import not_now
+from ingestion_dagster.settings import Settings, current
+
+_A_DAY = timedelta(days=1)
+_TERMS_SECONDS = 300
+
+# The counters cost nothing to read, whatever the table's size; a reset of the statistics only makes a change go unnoticed until the next.
+_CHANGES = """
+SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)
+FROM pg_stat_user_tables WHERE relname = ANY(%(tables)s)
+"""
+
+
+def _job(name: str, selection: dg.AssetSelection, description: str) -> Any:
+    return dg.define_asset_job(
+        name,
+        selection=selection,
+        description=description,
+        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: name},
+        executor_def=dg.in_process_executor,
+    )
+
+
+REFRESH_JOBS = {
+    model: _job(
+        refresh_job(model),
+        dg.AssetSelection.assets(*each.steps) | dg.AssetSelection.checks(each.gates),
+        f"Refresh {model}: copy, index, fill, check, promote. A refresh that was broken off goes on where it was.",
+    )
+    for model, each in CHAINS.items()
+}
+UPDATE_JOBS = {
+    model: _job(f"catalog_{model}_update", dg.AssetSelection.assets(each.updates), f"Bring what has changed upstream into live {model}.")
+    for model, each in LIVE_ASSETS.items()
+}
+FILTER_JOBS = {
+    model: _job(f"catalog_{model}_filter", dg.AssetSelection.assets(each.rebuild), f"Make the filtered index of {model} anew.")
+    for model, each in LIVE_ASSETS.items()
+}
+OPERATION_JOBS = {
+    model: _job(f"catalog_{model}_operation", dg.AssetSelection.assets(each.operation), f"Do a task of the private API on {model}.")
+    for model, each in LIVE_ASSETS.items()
+}
+
+
+def _status(settings: Settings) -> dg.DefaultSensorStatus:
+    return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
+
+
+def _schedule_status(settings: Settings) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if settings.sensors == "running" else dg.DefaultScheduleStatus.STOPPED
+
+
+def _request(instance: dg.DagsterInstance, settings: Settings, refresh: Refresh) -> dg.RunRequest:
+    """A run for a refresh, whose partition is made known first."""
+    definition = refreshes.definition(refresh.model)
+    if not instance.has_dynamic_partition(definition, refresh.suffix):
+        instance.add_dynamic_partitions(definition, [refresh.suffix])
+    name = refresh_job(refresh.model)
+    return dg.RunRequest(job_name=name, partition_key=refresh.suffix, tags=run_tags(PIPELINE, settings, name))
+
+
+def _weekly(model: str) -> dg.ScheduleDefinition:
+    settings = current()
+
+    @dg.schedule(
+        name=f"catalog_{model}_weekly_schedule",
+        job=REFRESH_JOBS[model],
+        cron_schedule=settings.catalog_schedule,
+        execution_timezone="UTC",
+        default_status=_schedule_status(settings),
+        description=f"Refreshes {model} at INGESTION_CATALOG_SCHEDULE, unless a refresh is on its way.",
+    )
+    def weekly(context: dg.ScheduleEvaluationContext, ingestion: Ingestion) -> dg.RunRequest | dg.SkipReason:
+        settings = ingestion.settings()
+        places = Places.of(settings)
+        with places.ledger.connect() as connection:
+            try:
+                refresh = steps.begin(places, connection, MEDIA_TYPES[model], "schedule", asked_by="schedule")
+            except Busy as error:
+                return dg.SkipReason(str(error))
+        return _request(context.instance, settings, refresh)
+
+    return weekly
+
+
+WEEKLY = [_weekly(model) for model in MEDIA_TYPES]
+
+HOURLY = [
+    dg.ScheduleDefinition(
+        name=f"catalog_{model}_hourly_schedule",
+        job=job,
+        cron_schedule=current().catalog_updates_schedule,
+        execution_timezone="UTC",
+        default_status=_schedule_status(current()),
+        description=f"Brings what has changed upstream into live {model} at INGESTION_CATALOG_UPDATES_SCHEDULE.",
+    )
+    for model, job in UPDATE_JOBS.items()
+]
+
+
+@dg.sensor(
+    name="catalog_upstream_sensor",
+    jobs=list(REFRESH_JOBS.values()),
+    minimum_interval_seconds=max(30, current().sensor_seconds),
+    default_status=_status(current()),
+    description="Goes on with refreshes that can go on, and asks for one when much has changed upstream and the last is a day old.",
+)
+def catalog_upstream_sensor(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
+    """One tick: a run for each media type that has something to do, and none in flight."""
+    settings = ingestion.settings()
+    places = Places.of(settings)
+    seen = _read(context)
+    requests, says = [], []
+    with places.ledger.connect() as connection:
+        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        for model in MEDIA_TYPES:
+            refresh, why = _due(connection, places, model, seen)
+            says.append(f"{model}: {why}")
+            if refresh is None:
+                continue
+            reason = not_now(context.instance, PIPELINE, refresh_job(model), settings.runs_per_pipeline, datetime.now(UTC))
+            if reason:
+                says.append(f"{model}: {reason}")
+            else:
+                requests.append(_request(context.instance, settings, refresh))
+    context.update_cursor(json.dumps({"version": 1, "changes": seen}))
+    if not requests:
+        return dg.SkipReason("; ".join(says))
+    context.log.info("%s", "; ".join(says))
+    return dg.SensorResult(run_requests=requests)
+
+
+def _due(connection: Connection, places: Places, model: str, seen: dict[str, int]) -> tuple[Refresh | None, str]:
+    """The refresh of a media type that should run now, if any, and why; `seen` is brought up to date."""
+    going = refreshes.resumable(connection, model)
+    if going is not None:
+        return going, f"refresh {going.suffix} can go on from {going.state}"
+    working = refreshes.at_work(connection, model)
+    if working is not None:
+        return None, f"refresh {working.suffix} is {working.state}"
+    changes = _changes(places, model)
+    # Counted from the first look on; after a refresh, or a reset of the counters, anew.
+    base = seen.get(model)
+    if base is None or changes < base:
+        seen[model] = changes
+        return None, f"{changes} changes upstream were counted so far"
+    live = refreshes.live(connection, model)
+    young = live is not None and live.requested_at is not None and datetime.now(UTC) - live.requested_at < _A_DAY
+    if changes - base < places.settings.catalog_upstream_rows or young:
+        return None, f"{changes - base} changes upstream since the last refresh{', which is not a day old' if young else ''}"
+    seen[model] = changes
+    try:
+        return steps.begin(places, connection, MEDIA_TYPES[model], "sensor", asked_by="upstream changes"), "much has changed upstream"
+    except Busy as error:
+        return None, str(error)
+
+
+def _changes(places: Places, model: str) -> int:
+    with places.upstream.connect() as upstream:
+        row = upstream.execute(_CHANGES, {"tables": [table.upstream for table in MEDIA_TYPES[model].tables]}).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _read(context: dg.SensorEvaluationContext) -> dict[str, int]:
+    """What the tick before has counted; nothing if it cannot be read."""
+    try:
+        cursor: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"version": 1, "changes": {}}
+        return {str(model): int(count) for model, count in cursor["changes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        context.log.warning("the cursor could not be read; counting anew")
+        return {}
+
+
+@dg.sensor(
+    name="catalog_terms_sensor",
+    jobs=list(FILTER_JOBS.values()),
+    minimum_interval_seconds=max(_TERMS_SECONDS, current().sensor_seconds),
+    default_status=_status(current()),
+    description="Has the filtered index made anew when the list of sensitive terms is another than the one it was made with.",
+)
+def catalog_terms_sensor(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
+    """One tick: compares fingerprints; a list that cannot be had is said so."""
+    from ingestion_dagster.catalog import filtered, sensitive
+
+    settings = ingestion.settings()
+    try:
+        now = sensitive.fingerprint_of(settings)
+    except (Transient, ConfigurationError, Refused) as error:
+        return dg.SkipReason(str(error))
+    requests, says = [], []
+    with ingestion.database().connect() as connection:
+        for model, job in FILTER_JOBS.items():
+            known = filtered.remembered(connection, model)
+            if known is None or known == now:
+                says.append(f"{model}: {'nothing is live yet' if known is None else 'the terms are those it was made with'}")
+            elif reason := not_now(context.instance, PIPELINE, job.name, 1, datetime.now(UTC)):
+                says.append(f"{model}: the terms have changed; {reason}")
+            else:
+                requests.append(dg.RunRequest(job_name=job.name, tags=run_tags(PIPELINE, settings, job.name)))
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("; ".join(says))
+
+
+@dg.sensor(
+    name="catalog_sweep_sensor",
+    minimum_interval_seconds=max(30, current().sensor_seconds),
+    default_status=_status(current()),
+    description="Returns what dead runs of catalog held, mends broken promotions, reports dead runs failed. Starts no runs.",
+)
+def catalog_sweep_sensor(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:
+    """One tick."""
+    settings = ingestion.settings()
+    with ingestion.database().connect() as connection:
+        returned, finished = refreshes.sweep(connection, Limits.of(settings))
+        mended = list(_recovered(connection, settings))
+        started = context.instance.get_runs(dg.RunsFilter(tags={PIPELINE_TAG: PIPELINE}, statuses=[dg.DagsterRunStatus.STARTED]))
+        dead = set(whereabouts.dead_runs(connection, PIPELINE, [run.run_id for run in started]))
+    for run in started:
+        if run.run_id in dead:
+            context.instance.report_run_failed(run, "all its leases have expired: the process or machine is gone")
+    mends = "".join(f"; {each}" for each in mended)
+    return dg.SkipReason(f"{returned} loads returned to ready, {finished} ended, {len(dead)} dead runs reported failed{mends}")
+
+
+def _recovered(connection: Connection, settings: Settings) -> Iterator[str]:
+    open_ones = connection.execute("SELECT model FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model").fetchall()
+    for (model,) in open_ones:
+        try:
+            done = steps.recover(Places.of(settings), connection, MEDIA_TYPES[model], "sweep")
+        except Busy:
+            continue  # somebody who lives is at it
+        if done:
+            yield f"{model}: {done}"
+
+
+catalog_failure_sensor = failure_sensor(PIPELINE)
+
+
+def watched(_settings: Settings) -> tuple[str, ...]:
+    """The sensors that should tick."""
+    return ("catalog_upstream_sensor", "catalog_terms_sensor", "catalog_sweep_sensor", "catalog_failure_sensor")
+
+
+catalog_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.catalog_claimable_minutes)

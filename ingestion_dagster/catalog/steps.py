@@ -1,0 +1,304 @@
+"""The steps of a refresh, one after the other; each can be repeated, goes on where it was broken off, and does nothing if it was done."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from ingestion_dagster.catalog import locks, refreshes
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.refreshes import Busy, Refresh, State
+from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name
+from ingestion_dagster.catalog.tables import NEXT
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.engine.ledger import Load, Status
+from ingestion_dagster.engine.postgres import Connection
+
+_SECONDS = 15.0
+"""How long the beginning of a refresh waits for an update to end."""
+
+if TYPE_CHECKING:
+    from ingestion_dagster.catalog.fill import Filled
+
+Moment = Literal["start", "step", "end"]
+"""Of a refresh: when people are told about it."""
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(_done: int, _of: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A refresh in the hands of a run: which, where, and by what limits. `connection` leads to the ledger's database."""
+
+    places: Places
+    connection: Connection
+    media: MediaType
+    suffix: str
+    run_id: str
+    limits: Limits
+    progress: Progress = field(default=_silent)
+
+    @property
+    def refresh(self) -> Refresh:
+        """The refresh as it stands now."""
+        return refreshes.get(self.connection, self.media.name, self.suffix)
+
+    @contextmanager
+    def in_hand(self) -> Iterator[tuple[Load, Refresh]]:
+        """The refresh, claimed for one step. What is `Refused` in the block ends it as errored."""
+        with refreshes.held(self.places.ledger, self.connection, self.refresh, self.run_id, self.limits) as load:
+            try:
+                yield load, self.refresh
+            except Refused as error:
+                refreshes.refuse(self.connection, load, error.problems, self.limits, self.run_id)
+                raise
+
+    def came_to(self, state: State, counts: Mapping[str, Any]) -> Refresh:
+        """Note how far the refresh has come, and tell people."""
+        refresh = refreshes.advance(self.connection, self.refresh, state, counts)
+        self.tell("step")
+        return refresh
+
+    def tell(self, moment: Moment) -> None:
+        """Tell people how far the refresh has come."""
+        from ingestion_dagster.catalog import messages
+
+        messages.tell(self.places.ledger, self.places.settings, self.refresh, moment)
+
+
+def begin(
+    places: Places,
+    connection: Connection,
+    media: MediaType,
+    run_id: str,
+    *,
+    asked_by: str,
+    suffix: str | None = None,
+    alias: str | None = None,
+    filtered: bool = True,
+    promote: bool = True,
+) -> Refresh:
+    """Enter a refresh. One that failed, or that waits for a promotion nobody has asked for, gives way to it.
+
+    Raises `Busy` if another one of the media type is on its way.
+    """
+    recover(places, connection, media, run_id)
+    suffix = suffix or refreshes.new_suffix(datetime.now(UTC))
+    with _undisturbed(connection, media.name):
+        other = refreshes.at_work(connection, media.name)
+        if other is not None:
+            if is_going(connection, other):
+                raise Busy(media.name, f"refresh {other.suffix}")
+            give_up(places, connection, other)
+        return refreshes.request(connection, media.name, suffix, asked_by=asked_by, alias=alias, filtered=filtered, promote=promote)
+
+
+def give_up(places: Places, connection: Connection, refresh: Refresh) -> None:
+    """End a refresh at work for good, and remove what it has made."""
+    from ingestion_dagster.catalog import retirement
+
+    with closing(places.search()) as engine:
+        retirement.discard(places, engine, connection, refresh)
+
+
+def is_going(connection: Connection, refresh: Refresh) -> bool:
+    """Whether a refresh at work can go on by itself: it has not failed, and does not wait for a promotion nobody has asked for."""
+    (load,) = ledger.loads(connection, [refresh.load_id])
+    waits = load.status is Status.READY and refresh.state == "filled" and not refresh.promote
+    return load.status is not Status.ERRORED and not waits
+
+
+@contextmanager
+def _undisturbed(connection: Connection, model: str) -> Iterator[None]:
+    """Nothing else changes what is live of a media type meanwhile. What takes seconds is waited for; else raises `Busy`."""
+    deadline = time.monotonic() + _SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locks.model(connection, model))
+                break
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+        yield
+
+
+def recover(places: Places, connection: Connection, media: MediaType, run_id: str) -> str | None:
+    """Complete or revert a promotion that was broken off; what was done, None if none was."""
+    from ingestion_dagster.catalog import promotion
+
+    if not promotion.is_open(connection, media.name):
+        return None
+    with closing(places.search()) as engine:
+        return promotion.recover(places, engine, connection, media, run_id)
+
+
+def copy(work: Work) -> Refresh:
+    """Copy and clean the tables of a media type, from one snapshot, into the schema of what is being made."""
+    from ingestion_dagster.catalog import copy as copying
+    from ingestion_dagster.catalog import gates
+
+    if work.refresh.reached("copied"):
+        return work.refresh
+    recover(work.places, work.connection, work.media, work.run_id)
+    with work.in_hand() as (_load, refresh):
+        if refresh.reached("copied"):
+            return refresh
+        work.tell("start")
+        started = time.monotonic()
+        copied = copying.copy_tables(work.places, work.connection, work.media, refresh, work.run_id, work.progress)
+        problems = gates.falls(work.places, work.media, copied)
+        if problems:
+            raise Refused(*problems)
+        counts = {
+            "tables": {table.table: _plain(table) for table in copied},
+            "snapshot_at": copied[0].snapshot_at.isoformat(),
+            "copy_seconds": round(time.monotonic() - started, 3),
+        }
+        return work.came_to("copied", counts)
+
+
+def index_staged(work: Work) -> Refresh:
+    """Build every index and constraint of the live tables on the staged ones."""
+    from ingestion_dagster.catalog import staging
+
+    if work.refresh.reached("indexed"):
+        return work.refresh
+    with work.in_hand() as (_load, refresh):
+        _demand(refresh, "copied", "upstream_snapshot")
+        if refresh.reached("indexed"):
+            return refresh
+        started = time.monotonic()
+        built = staging.build(work.places, work.media, refresh, work.run_id, work.progress)
+        counts = {"indexes": len(built), "index_seconds": round(time.monotonic() - started, 3)}
+        return work.came_to("indexed", counts)
+
+
+def fill(work: Work) -> Refresh:
+    """Fill the search index of a refresh and the filtered one, in one pass. A run that finds another at it helps."""
+    refresh = work.refresh
+    if refresh.reached("filled"):
+        return refresh
+    try:
+        with work.in_hand() as (_load, refresh):
+            _demand(refresh, "indexed", "staged_indexes")
+            return work.came_to("filled", {"fill": _plain(_fill(work, refresh))})
+    except Busy:
+        if not refresh.reached("indexed"):
+            raise
+        _fill(work, refresh)
+        return work.refresh
+
+
+def _fill(work: Work, refresh: Refresh) -> "Filled":
+    from ingestion_dagster.catalog import fill as filling
+
+    target = filling.Target(
+        model=refresh.model,
+        suffix=refresh.suffix,
+        relation=(NEXT, work.media.table.name),
+        index=index_name(refresh.model, refresh.suffix),
+        filtered=filtered_name(refresh.model, refresh.suffix) if refresh.filtered else None,
+        fields=tuple(work.places.settings.catalog_fields.get(refresh.model, ())),
+    )
+    workers = work.places.settings.catalog_index_workers
+    return filling.fill(work.places, work.media, target, work.run_id, work.limits, workers, work.progress)
+
+
+def promote(work: Work) -> Refresh:
+    """Let readers have the refresh: tables and aliases together, or neither; only if the gates let it."""
+    from ingestion_dagster.catalog import filtered, hooks, promotion
+
+    recover(work.places, work.connection, work.media, work.run_id)
+    (load,) = ledger.loads(work.connection, [work.refresh.load_id])
+    if work.refresh.reached("live") and load.status is Status.ARCHIVED:
+        return work.refresh
+    with work.in_hand() as (load, refresh):
+        if not refresh.reached("live"):
+            _demand(refresh, "filled", "search_index")
+            judge(work, refresh)
+            with closing(work.places.search()) as engine:
+                done = promotion.promote(work.places, engine, work.connection, work.media, refresh, work.run_id)
+            caches = hooks.drop_caches(work.places.settings.catalog_cache_url, refresh.model, refresh.suffix)
+            refreshes.note(work.connection, refresh, {"promotion": _plain(done), "caches": caches})
+            if refresh.filtered:
+                filtered.remember(work.connection, refresh.model, refresh.suffix, refresh.counts["fill"]["terms"])
+            work.tell("end")
+        _finish(work, load, refresh)
+        return work.refresh
+
+
+def _finish(work: Work, load: Load, refresh: Refresh) -> None:
+    """End the load of a refresh that readers have: rows in, and those of them that moderation keeps from readers."""
+    tables = refresh.counts["tables"].values()
+    rows, deleted, size = (sum(table[name] for table in tables) for name in ("rows", "deleted", "bytes"))
+    refreshes.finish(
+        work.connection, load, work.limits, work.run_id, rows_in=rows + deleted, rows_written=rows, rejected=deleted, size=size
+    )
+
+
+def note_gates(work: Work, shut: Mapping[str, str]) -> None:
+    """Note what the gates have said of a refresh: that it may be promoted, or, by name, which are shut and why. Then it is refused."""
+    refreshes.note(work.connection, work.refresh, {"gates": dict(shut)})
+    if shut:
+        with suppress(Refused), work.in_hand():
+            raise Refused(*(Problem(name, f"{work.media.name}-{work.suffix}", why) for name, why in shut.items()))
+
+
+def judge(work: Work, refresh: Refresh) -> None:
+    """See to it that every gate has let the refresh pass. Raises `Refused` with those that do not."""
+    from ingestion_dagster.catalog import gates
+
+    if refresh.counts.get("gates") == {}:
+        return
+    with closing(work.places.search()) as engine:
+        shut = [gate for gate in gates.judged(work.places, engine, work.connection, work.media, refresh) if not gate.passed]
+    if shut:
+        raise Refused(*(Problem(gate.name, f"{refresh.model}-{refresh.suffix}", gate.description) for gate in shut))
+
+
+def roll_back(places: Places, connection: Connection, media: MediaType, run_id: str) -> Refresh | None:
+    """Give readers back what they had before the last promotion; the refresh that this is, None if it was there before the first."""
+    from ingestion_dagster.catalog import hooks, promotion
+
+    with closing(places.search()) as engine:
+        promotion.recover(places, engine, connection, media, run_id)
+        promotion.rollback(places, engine, connection, media, run_id)
+    live = refreshes.live(connection, media.name)
+    hooks.drop_caches(places.settings.catalog_cache_url, media.name, live.suffix if live else "")
+    return live
+
+
+def retire(work: Work) -> dict[str, Any]:
+    """Drop what is older than the previous generation, and what failed refreshes have left."""
+    from ingestion_dagster.catalog import retirement
+
+    with closing(work.places.search()) as engine:
+        return _plain(retirement.retire(work.places, engine, work.connection, work.media, work.run_id))
+
+
+def _demand(refresh: Refresh, state: refreshes.State, asset: str) -> None:
+    """Raises `Refused` if a refresh has not come as far as a step needs; materialize what comes before."""
+    if not refresh.reached(state):
+        raise Busy(refresh.model, f"refresh {refresh.suffix} is {refresh.state}: materialize {asset} first")
+
+
+def _plain(told: object) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them."""
+    assert is_dataclass(told)
+    return {each.name: _as_json(getattr(told, each.name)) for each in fields(told)}
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,267 @@
+"""The swap of tables: one transaction in which the live tables of a media type and others change places, with all that hangs on them."""
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from psycopg import sql as psql
+
+from ingestion_dagster.catalog import copy_errors, dependents, moderation, relations, swap_sql
+from ingestion_dagster.catalog import relations_sql as sql
+from ingestion_dagster.catalog.dependents import ForeignKey, View
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.registry import MediaType
+from ingestion_dagster.catalog.relations import Facet, Relation
+from ingestion_dagster.catalog.swap_records import RETIRED
+from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
+from ingestion_dagster.engine.errors import Problem, Refused, Transient
+from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.postgres import Connection
+
+LONGEST_PAUSE_SECONDS = 2.0
+
+QUICK_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class Outdated(Exception):
+    """Something was moderated since the tables that come in were brought up to date: do that again, and try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Which tables change places: those of schema `incoming` become live, the live ones go to `outgoing`.
+
+    `first` and `last`: others that make room before, or take the room that is left; from and to.
+    """
+
+    incoming: str
+    outgoing: str
+    first: tuple[str, str] | None = None
+    last: tuple[str, str] | None = None
+    heeds_moderation: bool = True
+
+
+PROMOTE = Moves(NEXT, PREVIOUS, first=(PREVIOUS, RETIRED))
+REVERT = Moves(PREVIOUS, NEXT, last=(RETIRED, PREVIOUS), heeds_moderation=False)
+ROLL_BACK = Moves(PREVIOUS, RETIRED, last=(RETIRED, PREVIOUS))
+REVERT_ROLL_BACK = Moves(PREVIOUS, RETIRED, last=(RETIRED, PREVIOUS), heeds_moderation=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """How often it was tried, and for how long readers had to wait in the attempt that went through, in seconds."""
+
+    attempts: int
+    seconds_locked: float
+
+
+@dataclass(slots=True)
+class _Table:
+    """One live table, what it has, and the one that takes its place."""
+
+    live: Relation
+    incoming: Relation
+    facets: list[Facet]
+    owned: list[tuple[str, str, str]]
+    statistics: dict[str, str]
+    comment: str | None
+    numbers: dict[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """All that the transaction has to do with, as it was before anything moved."""
+
+    tables: list[_Table]
+    views: list[View]
+    keys: list[ForeignKey]
+
+    @property
+    def live(self) -> list[Relation]:
+        return [table.live for table in self.tables]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What must not change between looking and locking."""
+        return ([(table.live.oid, table.incoming.oid) for table in self.tables], self.views, self.keys)
+
+
+def swap(places: Places, media: MediaType, moves: Moves, marks: dict[str, int]) -> Swapped:
+    """Let the tables change places, trying again for so long as the settings say while somebody uses them.
+
+    `marks`: by table, the highest id ever given: what numbers new rows goes on above it. Raises `Outdated`, `Refused` for what cannot be
+    taken along, and `Transient` (`tables_in_use`, …); if it is `connection_lost`, the swap may have been made.
+    """
+    deadline = time.monotonic() + places.settings.catalog_swap_seconds
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            with copy_errors.told(copy_errors.API, media.name):
+                return Swapped(attempts, _attempt(places, media, moves, marks, attempts))
+        except Transient as error:
+            if error.code not in ("lock_not_available", "database_conflict"):
+                raise
+            if time.monotonic() >= deadline:
+                seconds = f"{places.settings.catalog_swap_seconds:g}"
+                message = f"{media.name} could not be locked for {seconds} s in {attempts} attempts: somebody reads or writes without end"
+                raise Transient("tables_in_use", message) from None
+        pause = random.uniform(0.02, min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(attempts, 10)))  # noqa: S311
+        _log.info("%s is in use; attempt %d to swap it gave way", media.name, attempts)
+        time.sleep(pause)
+
+
+def _attempt(places: Places, media: MediaType, moves: Moves, marks: dict[str, int], number: int) -> float:
+    with places.api.connect() as connection, connection.transaction():
+        connection.execute(swap_sql.SESSION)
+        patience = _patience(connection, places.settings.catalog_lock_seconds, number)
+        _wait_at_most(connection, places.settings.catalog_lock_seconds)
+        if moves.heeds_moderation:
+            moderation.lock(connection, media)
+            if moderation.is_outdated(connection, media, moves.incoming):
+                raise Outdated
+        seen = _look(connection, media, moves)
+        started = time.monotonic()
+        _lock(connection, seen, patience, holders_first=number % 4 == 0)
+        _wait_at_most(connection, patience)
+        scene = _look(connection, media, moves)
+        if scene.shape != seen.shape:
+            raise Transient("database_conflict", "something that hangs on the tables was changed")
+        _exchange(connection, scene, moves, marks)
+        fault_point("catalog.swap.tables.before")
+    fault_point("catalog.swap.tables.after")
+    return time.monotonic() - started
+
+
+def _patience(connection: Connection, seconds: float, number: int) -> float:
+    """How long to wait for all locks together: less than a server takes to look for deadlocks, so no reader is ever the one to go."""
+    row = connection.execute(swap_sql.DEADLOCK_SECONDS).fetchone()
+    most = min(seconds, float(row[0]) / 2 if row else seconds)
+    return min(most, QUICK_SECONDS) if number % 2 else most
+
+
+def _wait_at_most(connection: Connection, seconds: float) -> None:
+    connection.execute(swap_sql.LOCK_TIMEOUT, {"timeout": f"{max(1, round(seconds * 1000))}ms"})
+
+
+def _look(connection: Connection, media: MediaType, moves: Moves) -> _Scene:
+    tables = [_table(connection, relations.need(connection, LIVE, spec.name), moves) for spec in media.tables]
+    live = [table.live for table in tables]
+    return _Scene(tables, dependents.views(connection, live), dependents.foreign_keys(connection, live))
+
+
+def _table(connection: Connection, live: Relation, moves: Moves) -> _Table:
+    incoming = relations.need(connection, moves.incoming, live.name)
+    if relations.columns(connection, live) != relations.columns(connection, incoming):
+        raise Refused(Problem("columns_differ", live.shown, f"it was altered since {incoming.shown} was made: begin a new refresh"))
+    row = connection.execute(sql.LABEL, {"schema": LIVE, "name": live.name}).fetchone()
+    return _Table(
+        live=live,
+        incoming=incoming,
+        facets=relations.facets(connection, live, live),
+        owned=[(row[0], row[1], row[2]) for row in connection.execute(swap_sql.OWNED_SEQUENCES, {"oid": live.oid})],
+        statistics={row[0]: row[1] for row in connection.execute(sql.STATISTICS, {"oid": live.oid})},
+        comment=row[0] if row else None,
+        numbers={row[2]: row[3] for row in connection.execute(swap_sql.NUMBERING_SEQUENCES, {"oid": live.oid})},
+    )
+
+
+def _lock(connection: Connection, scene: _Scene, patience: float, *, holders_first: bool) -> None:
+    """Views before the tables that they read: readers lock them in that order."""
+    deadline = time.monotonic() + patience
+    locks = [psql.SQL(swap_sql.LOCK_VIEW).format(view.identifier, psql.Identifier(view.owner)) for view in scene.views]
+    tables = [psql.SQL(swap_sql.LOCK_TABLE).format(table.live.identifier) for table in scene.tables]
+    tables += [psql.SQL(swap_sql.LOCK_TABLE).format(table.incoming.identifier) for table in scene.tables]
+    holders = [psql.SQL(swap_sql.LOCK_TABLE).format(psql.Identifier(*name)) for name in sorted({(k.schema, k.table) for k in scene.keys})]
+    for statement in holders + locks + tables if holders_first else locks + tables + holders:
+        _wait_at_most(connection, deadline - time.monotonic())
+        connection.execute(statement)
+
+
+def _exchange(connection: Connection, scene: _Scene, moves: Moves, marks: dict[str, int]) -> None:
+    for key in scene.keys:
+        connection.execute(psql.SQL(swap_sql.DROP_CONSTRAINT).format(key.holder, psql.Identifier(key.name)))
+    for table in scene.tables:
+        for schema, sequence, _ in table.owned:
+            connection.execute(psql.SQL(swap_sql.OWNED_BY_NONE).format(psql.Identifier(schema, sequence)))
+    if moves.first:
+        _move_all(connection, scene, *moves.first)
+    for table in scene.tables:
+        _move(connection, table.live, moves.outgoing, {})
+    for table in scene.tables:
+        _move(connection, table.incoming, LIVE, table.statistics)
+    news = [Relation(LIVE, table.live.name, table.incoming.oid) for table in scene.tables]
+    olds = [Relation(moves.outgoing, table.live.name, table.live.oid) for table in scene.tables]
+    for table, new, old in zip(scene.tables, news, olds, strict=True):
+        _hand_over(connection, table, new, old)
+    _repoint(connection, scene, olds)
+    for table, new in zip(scene.tables, news, strict=True):
+        _number_on(connection, table, new, marks.get(new.name, 0))
+    if moves.last:
+        _move_all(connection, scene, *moves.last)
+
+
+def _move_all(connection: Connection, scene: _Scene, frm: str, to: str) -> None:
+    for table in scene.tables:
+        found = relations.find(connection, frm, table.live.name)
+        if found:
+            _move(connection, found, to, {})
+
+
+def _move(connection: Connection, table: Relation, to: str, statistics: dict[str, str]) -> None:
+    """Into another schema, indexes and all; its statistics objects too, each to where `statistics` says, or along with it."""
+    objects = connection.execute(sql.STATISTICS, {"oid": table.oid}).fetchall()
+    connection.execute(psql.SQL(swap_sql.SET_SCHEMA).format(table.identifier, psql.Identifier(to)))
+    for name, schema, *_ in objects:
+        place = statistics.get(name, to)
+        if place != schema:
+            connection.execute(psql.SQL(swap_sql.STATISTICS_SET_SCHEMA).format(psql.Identifier(schema, name), psql.Identifier(place)))
+
+
+def _hand_over(connection: Connection, table: _Table, new: Relation, old: Relation) -> None:
+    """Give the new live table what the old one had, and take from the old one what only a live table may have."""
+    for facet in relations.facets(connection, old, old):
+        if facet.kind == "publication" and facet.take:
+            connection.execute(facet.take.encode())
+    relations.match(connection, table.facets, new, relations.LIVE_ORDER)
+    connection.execute(psql.SQL(swap_sql.DISABLE_TRIGGERS).format(old.identifier))
+    for schema, sequence, column in table.owned:
+        statement = psql.SQL(swap_sql.OWNED_BY).format(psql.Identifier(schema, sequence), psql.Identifier(LIVE, new.name, column))
+        connection.execute(statement)
+    label = relations.label(connection, LIVE, new.name)
+    said = relations.read_label(table.comment)
+    text = said.get("comment") if said else table.comment
+    kept = {name: value for name, value in label.items() if name != "comment"} | ({"comment": text} if text else {})
+    comment = orjson.dumps(kept).decode() if label else text
+    connection.execute(psql.SQL(swap_sql.COMMENT).format(new.identifier, psql.Literal(comment)))
+
+
+def _repoint(connection: Connection, scene: _Scene, olds: Sequence[Relation]) -> None:
+    for view in scene.views:
+        dependents.repoint(connection, view)
+    left = dependents.readers_left(connection, olds)
+    if left:
+        message = "it would go on reading the old table: drop it, or make it a plain view"
+        raise Refused(*(Problem("cannot_follow", name, message) for name in left))
+    for key in scene.keys:
+        name = psql.Identifier(key.name)
+        definition = psql.SQL(key.definition.removesuffix(" NOT VALID"))
+        connection.execute(psql.SQL(swap_sql.ADD_CONSTRAINT).format(key.holder, name, definition))
+        if key.comment:
+            connection.execute(psql.SQL(swap_sql.COMMENT_CONSTRAINT).format(name, key.holder, psql.Literal(key.comment)))
+        if key.is_validated:
+            parameters = {"referenced": key.referenced, "schema": key.schema, "table": key.table, "key": key.name}
+            connection.execute(swap_sql.PENDING, parameters)
+
+
+def _number_on(connection: Connection, table: _Table, new: Relation, mark: int) -> None:
+    """What numbers new rows goes on above every id there is, and was."""
+    for schema, sequence, column, _ in connection.execute(swap_sql.NUMBERING_SEQUENCES, {"oid": new.oid}).fetchall():
+        statement = psql.SQL(swap_sql.NUMBER_ON).format(column=psql.Identifier(column), table=new.identifier)
+        last = max(table.numbers.get(column) or 0, mark)
+        connection.execute(statement, {"schema": schema, "sequence": sequence, "last": last})

@@ -1,0 +1,216 @@
+"""Whatever statement or call of a promotion fails, wherever its process is killed: readers have one generation or the other, whole."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ingestion_dagster.catalog import promotion, refreshes
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster_tests.catalog.fake_search import FakeSearch
+from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, FileSearch, Scene
+
+
+class Cut:
+    """Counts what goes over a connection from the journal's entry on; at the number set it cuts the connection, or fails the call."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.count = 0
+        self.at = 0
+        self.cut_at: str | None = None
+
+    def set(self, at: int) -> None:
+        self.is_on, self.count, self.at, self.cut_at = False, 0, at, None
+
+    def step(self, what: str, connection: Connection | None) -> None:
+        self.is_on = self.is_on or "INSERT INTO catalog.promotions" in what
+        if not self.is_on:
+            return
+        self.count += 1
+        if self.count == self.at:
+            self.cut_at = what
+            if connection is None:
+                raise Transient("search_unavailable", "a test")
+            connection.close()
+            raise psycopg.OperationalError("cut by a test")
+
+
+def cutting(cut: Cut) -> type[psycopg.Connection[Any]]:
+    class CutCursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *arguments: Any, **more: Any) -> Any:
+            text = query if isinstance(query, str) else query.decode() if isinstance(query, bytes) else query.as_string(self)
+            cut.step(text, self.connection)
+            return super().execute(query, *arguments, **more)
+
+    class CutConnection(psycopg.Connection[Any]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self.cursor_factory = CutCursor
+
+        def _exec_command(self, command: Any, *arguments: Any) -> Any:
+            is_commit = b"COMMIT" in (command if isinstance(command, bytes) else b"")
+            if is_commit:
+                cut.step("before COMMIT", self)
+            yield from super()._exec_command(command, *arguments)
+            if is_commit:
+                cut.step("after COMMIT", self)
+
+    return CutConnection
+
+
+@dataclass(frozen=True, slots=True)
+class CutDatabase(Database):
+    kind: Any = None
+
+    def connect(self) -> Connection:
+        return self.kind.connect(self.conninfo, autocommit=True, options="-c timezone=UTC")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def ledger(places: Places) -> Iterator[Connection]:
+    with places.ledger.connect() as connection:
+        yield connection
+
+
+def picture(scene: Scene) -> tuple[Any, ...]:
+    return scene.shape(), scene.ids(), scene.behind(), sorted(scene.listed())
+
+
+def run_cut(scene: Scene, cut: Cut, suffix: str) -> bool:
+    """Whether it went through without being cut."""
+    kind = cutting(cut)
+    api = CutDatabase(scene.places.api.conninfo, scene.places.api.sqlalchemy_url, kind=kind)
+    places = replace(scene.places, api=api)
+    scene.engine.fault = lambda point, _arguments: cut.step(point, None)
+    try:
+        with CutDatabase(places.ledger.conninfo, "", kind=kind).connect() as connection:
+            if suffix:
+                promotion.promote(places, scene.engine, connection, IMAGE, refreshes.get(connection, "image", suffix), "cut")
+            else:
+                promotion.rollback(places, scene.engine, connection, IMAGE, "cut")
+    except (psycopg.Error, Transient):
+        return False
+    finally:
+        scene.engine.fault = None
+    return cut.cut_at is None
+
+
+def test_every_statement_and_call_may_fail(places: Places, ledger: Connection) -> None:
+    """One scene, promoted and rolled back over and over, each time cut at the next statement or call."""
+    scene = Scene(places, ledger)
+    scene.promote(scene.stage("new", range(2, 8)))
+    new = picture(scene)
+    scene.rollback()
+    old = picture(scene)
+    cut, at, cuts = Cut(), 0, set()
+    while True:
+        at += 1
+        cut.set(at)
+        before, after = (old, new) if scene.ids() == old[1] else (new, old)
+        if run_cut(scene, cut, ""):
+            break
+        scene.recover()
+        assert not promotion.is_open(scene.ledger, "image")
+        assert picture(scene) in (before, after), (at, cut.cut_at)
+        states = sorted(refresh.state for refresh in refreshes.of_model(scene.ledger, "image"))
+        assert states == (["live"] if scene.ids() == new[1] else ["previous"]), (at, cut.cut_at)
+        cuts.add(cut.cut_at)
+    assert at > 60
+    assert {"before COMMIT", "after COMMIT", "switch.before", "switch.after"} <= cuts
+
+
+def test_every_statement_of_a_promotion_may_fail(places: Places, ledger: Connection) -> None:
+    """The staged generation is still there after each cut that was reverted, and is promoted in the end."""
+    scene = Scene(places, ledger)
+    refresh = scene.stage("new", range(2, 8))
+    old = picture(scene)
+    cut, at = Cut(), 0
+    while scene.ids() == old[1]:
+        at += 1
+        cut.set(at)
+        if run_cut(scene, cut, refresh.suffix):
+            break
+        scene.recover()
+        assert scene.ids() == list(range(2, 8)) or picture(scene) == old, (at, cut.cut_at)
+    assert at > 30
+    assert (scene.ids(), scene.behind()) == (list(range(2, 8)), (("image-new",), ("image-new-filtered",)))
+    scene.rollback()
+    assert picture(scene) == old
+
+
+POINTS = [f"catalog.swap.{step}.{when}" for step in ("journal", "tables", "alias", "validate", "done") for when in ("before", "after")] + [
+    "catalog.retire.table.before"
+]
+
+
+def killed(suffix: str, state: Path, point: str) -> None:
+    command = [sys.executable, "-m", "ingestion_dagster_tests.catalog.promotion_driver", suffix, str(state)]
+    done = subprocess.run(command, env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, (point, done.stderr[-2000:])
+
+
+def test_a_killed_promotion_is_completed_or_reverted(places: Places, ledger: Connection, tmp_path: Path) -> None:
+    """Killed at each point in turn; what is then live is promoted or rolled back by the next process, killed at the next point."""
+    state = tmp_path / "search.json"
+    scene = Scene(places, ledger, FileSearch(state))
+    scene.stage("new", range(2, 8))
+    scene.engine.save()  # type: ignore[attr-defined]
+    scene.promote(refreshes.get(ledger, "image", "new"))
+    new = picture(scene)
+    scene.rollback()
+    old = picture(scene)
+    for point in POINTS:
+        before = picture(scene)
+        if point == "catalog.retire.table.before":
+            scene.do("CREATE TABLE catalog_retired.image ()")
+        killed("", state, point)
+        scene.engine = FileSearch(state)
+        said = scene.recover()
+        assert picture(scene) in (old, new), point
+        is_through = picture(scene) != before
+        assert is_through == (point.split(".")[2] in ("alias", "validate", "done") or point == "catalog.swap.tables.after"), (point, said)
+        assert scene.recover() is None
+
+
+@pytest.mark.parametrize("point", ["catalog.swap.revert.before", "catalog.swap.revert.after"])
+def test_a_killed_reversal_is_gone_on_with(places: Places, ledger: Connection, tmp_path: Path, point: str) -> None:
+    state = tmp_path / "search.json"
+    scene = Scene(places, ledger, FileSearch(state))
+    scene.stage("new", range(2, 8))
+    scene.engine.save()  # type: ignore[attr-defined]
+    old = picture(scene)
+    killed("new", state, "catalog.swap.tables.after")
+    scene.engine = FileSearch(state)
+    del scene.engine.documents["image-new"]
+    scene.engine.save()
+    code = (
+        "import sys; from pathlib import Path; from ingestion_dagster_tests.catalog.promotion_scene import *; "
+        "from ingestion_dagster.settings import current; places = Places.of(current()); ledger = places.ledger.connect(); "
+        "promotion.recover(places, FileSearch(Path(sys.argv[1])), ledger, IMAGE, 'killed')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(state)], env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    scene.recover()
+    assert picture(scene) == old
+    assert not promotion.is_open(ledger, "image")
+
+
+def test_a_promotion_under_way_is_left_alone(places: Places, ledger: Connection) -> None:
+    scene = Scene(places, ledger, FakeSearch(), rich=False)
+    refresh = scene.stage("new", range(2, 8))
+    with places.ledger.connect() as other, promotion.locks.model(other, "image"):
+        with pytest.raises(refreshes.Busy):
+            scene.promote(refresh)
+        with pytest.raises(refreshes.Busy):
+            scene.rollback()
+    scene.promote(refresh)

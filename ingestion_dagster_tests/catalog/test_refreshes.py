@@ -1,0 +1,72 @@
+"""Refreshes: one at a time, resumed, ended."""
+
+import pytest
+
+from ingestion_dagster.catalog import refreshes
+from ingestion_dagster.catalog.refreshes import Busy
+from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused
+from ingestion_dagster.engine.ledger import Status
+from ingestion_dagster.engine.postgres import Database
+
+LIMITS = Limits()
+
+
+def test_one_refresh_of_a_media_type_at_a_time(database: Database) -> None:
+    with database.connect() as connection:
+        first = refreshes.request(connection, "image", "one", asked_by="test")
+        with pytest.raises(Busy, match="refresh one"):
+            refreshes.request(connection, "image", "two", asked_by="test")
+        refreshes.request(connection, "audio", "one", asked_by="test")
+        refreshes.advance(connection, first, "discarded")
+        refreshes.request(connection, "image", "two", asked_by="test")
+        with pytest.raises(Refused, match="suffix_in_use"):
+            refreshes.request(connection, "audio", "one", asked_by="test")
+
+
+@pytest.mark.parametrize("suffix", ["", "A", "a b", "a/b", "-a", "x" * 81, "a-filtered", "a,b"])
+def test_a_suffix_that_cannot_name_an_index_is_refused(suffix: str) -> None:
+    with pytest.raises(ConfigurationError):
+        refreshes.check_suffix(suffix)
+
+
+def test_a_step_holds_the_load_and_gives_it_back(database: Database) -> None:
+    with database.connect() as connection:
+        refresh = refreshes.request(connection, "image", "one", asked_by="test")
+        with refreshes.held(database, connection, refresh, "run-1", LIMITS), pytest.raises(Busy, match="run run-1 has it"):
+            with refreshes.held(database, connection, refresh, "run-2", LIMITS):
+                pass
+        assert ledger.loads(connection, [refresh.load_id])[0].status is Status.READY
+        with refreshes.held(database, connection, refresh, "run-2", LIMITS) as load:
+            refreshes.finish(connection, load, LIMITS, "run-2", rows_in=3, rows_written=2, rejected=1, size=9)
+        (ended,) = ledger.loads(connection, [refresh.load_id])
+        assert (ended.status, ended.rows_in, ended.rows_written, ended.rows_rejected) == (Status.ARCHIVED, 3, 2, 1)
+
+
+def test_a_failing_step_gives_the_load_back_uncharged(database: Database) -> None:
+    with database.connect() as connection:
+        refresh = refreshes.request(connection, "image", "one", asked_by="test")
+        with pytest.raises(ZeroDivisionError), refreshes.held(database, connection, refresh, "run-1", LIMITS):
+            1 / 0  # noqa: B018
+        (load,) = ledger.loads(connection, [refresh.load_id])
+        assert (load.status, load.attempts) == (Status.READY, 0)
+
+
+def test_a_refused_refresh_ends_with_its_problem(database: Database) -> None:
+    with database.connect() as connection:
+        refresh = refreshes.request(connection, "image", "one", asked_by="test")
+        with refreshes.held(database, connection, refresh, "run-1", LIMITS) as load:
+            refreshes.refuse(connection, load, (Problem("count_fell", "image", "look upstream"),), LIMITS, "run-1")
+        (ended,) = ledger.loads(connection, [refresh.load_id])
+        assert ended.status is Status.ERRORED
+
+
+def test_what_is_not_to_be_promoted_waits(database: Database) -> None:
+    with database.connect() as connection:
+        refresh = refreshes.request(connection, "image", "one", asked_by="test", promote=False)
+        with refreshes.held(database, connection, refresh, "run-1", LIMITS):
+            refreshes.advance(connection, refresh, "filled")
+        assert ledger.claimable(connection, ledger.Scope("catalog"))[0] == 0
+        with refreshes.held(database, connection, refreshes.get(connection, "image", "one"), "run-2", LIMITS) as load:
+            assert load.id == refresh.load_id
