@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import cubic, life_events, life_events_publish, metrics, residents
+from benchmarks import catalog, catalog_documents, cubic, life_events, life_events_publish, metrics, residents
 
 BENCHMARKS = {
     "metrics": metrics.main,
@@ -10,6 +10,8 @@ BENCHMARKS = {
     "residents": residents.main,
     "life_events": life_events.main,
     "life_events_publish": life_events_publish.main,
+    "catalog": catalog.main,
+    "catalog_documents": catalog_documents.main,
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ingestion_dagster import runs
-from ingestion_dagster.catalog import refreshes, steps
+from ingestion_dagster.catalog import refreshes, steps, tasks
 from ingestion_dagster.catalog.pipeline import CATALOG, refresh_job
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
@@ -11,9 +11,6 @@ from ingestion_dagster.catalog.registry import PIPELINE, media_type
 from ingestion_dagster.catalog.tasks import Task
 from ingestion_dagster.engine.pipeline import KeyedRun
 from ingestion_dagster.settings import Settings
-
-TASK_TAG = "ingestion/task"
-"""The tag by which the run of a task is known."""
 
 _COPIED_AND_FILLED = ("upstream_snapshot", "staged_table", "staged_indexes", "search_index", "filtered_index")
 _PROMOTED = ("promoted", "retired")
@@ -24,7 +21,7 @@ def run_task(settings: Settings, task: Task) -> None:
 
     Raises `RunFailed` with why, `Busy` if something else is at work on the media type, `ConfigurationError` for what is not there.
     """
-    tags = {TASK_TAG: task.id}
+    tags = {tasks.TAG: task.id}
     match task.action:
         case "INGEST_UPSTREAM":
             _keyed(settings, ingested(settings, task), _COPIED_AND_FILLED, tags)

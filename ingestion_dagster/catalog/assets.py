@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.catalog import refreshes, steps
+from ingestion_dagster.catalog import refreshes, steps, tasks
 from ingestion_dagster.catalog.checks import GATE_SPECS, gate_results
 from ingestion_dagster.catalog.partitions import REFRESHES
 from ingestion_dagster.catalog.places import Places, search_url, shown
@@ -63,6 +63,8 @@ def _work(context: dg.AssetExecutionContext, ingestion: Ingestion, media: MediaT
         places = Places.of(settings)
         with places.ledger.connect() as connection:
             work = Work(places, connection, media, context.partition_key, run_id, Limits.of(settings))
+            if task_id := context.run.tags.get(tasks.TAG):
+                tasks.running(connection, task_id, run_id)
             try:
                 yield work
             except Refused as error:

@@ -13,7 +13,7 @@ from datetime import datetime
 import psycopg
 from psycopg import IsolationLevel, sql
 
-from ingestion_dagster.catalog import cleaning, copy_plan, copy_sql, hosts, live_tables, refreshes, upstream_types
+from ingestion_dagster.catalog import cleaning, copy_plan, copy_sql, dependents, hosts, live_tables, refreshes, upstream_types
 from ingestion_dagster.catalog.cleaning import Rules
 from ingestion_dagster.catalog.copy_errors import API, LEDGER, UPSTREAM, told
 from ingestion_dagster.catalog.copy_plan import Plan
@@ -64,7 +64,7 @@ class Copied:
 
 def check_upstream(upstream: Connection, api: Connection, media: MediaType) -> tuple[Problem, ...]:
     """What stands in the way of copying a media type; none: it can be copied. Reads only."""
-    return upstream_types.problems(upstream, api, media)
+    return (*upstream_types.problems(upstream, api, media), *dependents.unsupported(api, media))
 
 
 def copy_tables(

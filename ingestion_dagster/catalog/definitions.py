@@ -20,10 +20,11 @@ from ingestion_dagster.catalog.sensors import (
 )
 from ingestion_dagster.engine.dagster import INGESTION
 
-_ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = [
-    *(each for chain in CHAINS.values() for each in (*chain.upstream, chain.alias, *chain.steps)),
-    *(asset for each in LIVE_ASSETS.values() for asset in (each.updates, each.rebuild, each.operation)),
-]
+_ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = []
+for chain in CHAINS.values():
+    _ASSETS += [*chain.upstream, chain.alias, *chain.steps]
+for live in LIVE_ASSETS.values():
+    _ASSETS += [live.updates, live.rebuild, live.operation]
 
 defs = dg.Definitions(
     assets=_ASSETS,

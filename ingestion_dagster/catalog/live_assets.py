@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -113,8 +114,9 @@ def live_assets(media: MediaType) -> LiveAssets:
         with _connected(ingestion) as (places, connection), closing(places.search()) as engine:
             task = tasks.get(connection, config.task_id)
             limits = Limits.of(places.settings)
-            index_operations.execute(places, engine, connection, task, context.run.run_id, limits)
-        return dg.MaterializeResult(metadata={"action": task.action, "task": task.id})
+            told = index_operations.execute(places, engine, connection, task, context.run.run_id, limits)
+        counts: dict[str, Any] = {name: value for name, value in told.items() if isinstance(value, bool | int | float | str)}
+        return dg.MaterializeResult(metadata={"action": task.action, "task": task.id} | counts)
 
     return LiveAssets(updates, rebuild, operation)
 

@@ -20,6 +20,9 @@ State = Literal["queued", "started", "succeeded", "failed"]
 LOST = "the process of this task has ended before the task was done; what it had committed stays, and the same task can be asked for again"
 """What is told of a task whose process was killed."""
 
+TAG = "ingestion/task"
+"""The tag by which the run of a task is known."""
+
 KEPT_DAYS = 90
 """For how long tasks that have ended are known."""
 

@@ -41,15 +41,6 @@ SELECT EXISTS (
 )
 """
 
-_MATERIALIZED = """
-SELECT DISTINCT view.oid::regclass::text
-FROM pg_depend AS dependency
-JOIN pg_rewrite AS rule ON rule.oid = dependency.objid AND dependency.classid = 'pg_rewrite'::regclass
-JOIN pg_class AS view ON view.oid = rule.ev_class
-WHERE dependency.refobjid = to_regclass(%(name)s) AND dependency.refclassid = 'pg_class'::regclass AND view.relkind = 'm'
-ORDER BY 1
-"""
-
 _TEXT = ("text", "character varying", "name")
 _WIDENED: dict[str, frozenset[str]] = {
     "integer": frozenset(("smallint",)),
@@ -148,8 +139,6 @@ def _of_live(api: Connection, table: TableSpec, live_name: str) -> Iterator[Prob
     if not is_unique(api, live_name, table.key):
         message = f"the table needs a unique index on ({', '.join(table.key)}): rows keep their id by it"
         yield Problem("no_unique_identity", table.name, message)
-    for (view,) in api.execute(_MATERIALIZED, {"name": live_name}):
-        yield Problem("materialized_view", str(view), f"it would go on showing the old rows of {table.name}; drop it, or make it a view")
     if kind(api, f"{PREVIOUS}.{table.name}") and not columns(api, f"{PREVIOUS}.{table.name}"):
         yield Problem("previous_unreadable", table.name, f"the table of that name in schema {PREVIOUS} has no columns")
 

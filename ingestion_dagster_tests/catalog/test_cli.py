@@ -11,6 +11,7 @@ import pytest
 from ingestion_dagster import cli
 from ingestion_dagster.catalog import samples
 from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.cli_catalog import catalog_commands
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.test_cli import Result
@@ -158,7 +159,7 @@ def test_what_cannot_be_says_what_to_do_instead(ingestion: Command, command: tup
 
 
 def test_every_command_shows_an_example(ingestion: Command) -> None:
-    commands = [command.name or command.callback.__name__ for command in cli.catalog_commands.registered_commands if command.callback]
+    commands = [command.name or command.callback.__name__ for command in catalog_commands.registered_commands if command.callback]
     assert sorted(commands) == ["count", "discard", "filter", "rollback", "search", "update"]
     for command in commands:
         result = ingestion("catalog", command, "--help")

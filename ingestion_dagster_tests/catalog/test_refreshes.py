@@ -34,9 +34,12 @@ def test_a_suffix_that_cannot_name_an_index_is_refused(suffix: str) -> None:
 def test_a_step_holds_the_load_and_gives_it_back(database: Database) -> None:
     with database.connect() as connection:
         refresh = refreshes.request(connection, "image", "one", asked_by="test")
-        with refreshes.held(database, connection, refresh, "run-1", LIMITS), pytest.raises(Busy, match="run run-1 has it"):
-            with refreshes.held(database, connection, refresh, "run-2", LIMITS):
-                pass
+        with (
+            refreshes.held(database, connection, refresh, "run-1", LIMITS),
+            pytest.raises(Busy, match="run run-1 has it"),
+            refreshes.held(database, connection, refresh, "run-2", LIMITS),
+        ):
+            raise AssertionError("two runs have it in hand")
         assert ledger.loads(connection, [refresh.load_id])[0].status is Status.READY
         with refreshes.held(database, connection, refresh, "run-2", LIMITS) as load:
             refreshes.finish(connection, load, LIMITS, "run-2", rows_in=3, rows_written=2, rejected=1, size=9)

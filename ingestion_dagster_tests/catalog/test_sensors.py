@@ -16,6 +16,7 @@ from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.catalog.sensors import WEEKLY, catalog_sweep_sensor, catalog_terms_sensor, catalog_upstream_sensor
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import INGESTION, QUEUE_TAG
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -83,7 +84,7 @@ def test_a_refresh_in_hand_and_one_that_waits_for_its_promotion_are_left_alone(
     tick: Tick, places: Places, connection: Connection, catalog_settings: Settings
 ) -> None:
     refresh = steps.begin(places, connection, IMAGE, "test", asked_by="test", promote=False)
-    work = steps.Work(places, connection, IMAGE, refresh.suffix, "run", steps.Limits.of(catalog_settings))
+    work = steps.Work(places, connection, IMAGE, refresh.suffix, "run", Limits.of(catalog_settings))
     with work.in_hand():
         told = tick()
         assert told.run_requests == []
@@ -125,7 +126,7 @@ def test_a_refresh_that_is_not_a_day_old_is_not_made_again(
 def finished(connection: Connection, refresh: refreshes.Refresh) -> None:
     """End the load of a refresh that is live."""
     places = Places.of(current())
-    limits = steps.Limits()
+    limits = Limits()
     with refreshes.held(places.ledger, connection, refresh, "run", limits) as load:
         refreshes.finish(connection, load, limits, "run", rows_in=0, rows_written=0, rejected=0, size=0)
 
@@ -157,7 +158,7 @@ def test_weekly_gives_way_to_a_refresh_that_is_on_its_way(
 
 def test_a_refused_refresh_does_not_keep_the_next_from_coming(places: Places, connection: Connection, catalog_settings: Settings) -> None:
     refused = steps.begin(places, connection, IMAGE, "test", asked_by="test")
-    limits = steps.Limits.of(catalog_settings)
+    limits = Limits.of(catalog_settings)
     with refreshes.held(places.ledger, connection, refused, "run", limits) as load:
         refreshes.refuse(connection, load, (Problem("rows_fell", "image", "look upstream"),), limits, "run")
     following = steps.begin(places, connection, IMAGE, "test", asked_by="test")
