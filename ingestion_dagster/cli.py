@@ -177,6 +177,12 @@ def retry(
     scope = Scope(found.name, frozenset({dataset}) if dataset else None)
     with postgres.ready(settings).connect() as connection:
         retried = found.retry(connection, scope, key)
+        if found.keyed is not None and dataset is None:
+            # A run begins anew what it is not narrowed from: what was not refused is left alone.
+            again = {
+                load.dataset for load in ledger.loads(connection, sorted(retried.ready)) if load.dataset and found.asset_of(load.dataset)
+            }
+            dataset = again.pop() if len(again) == 1 else None
         released = ledger.look_again(connection, scope, key)
         waits = key is not None and any(
             load.key == key or load.key.endswith(f"/{key}") for load in ledger.claimable_loads(connection, scope)

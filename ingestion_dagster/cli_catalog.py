@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ingestion_dagster.catalog import admission
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.registry import media_type
@@ -93,6 +94,7 @@ def update(model: Model) -> None:
     media = media_type(model)
     places = Places.of(current())
     with _told(), places.ledger.connect() as connection, closing(places.search()) as engine:
+        admission.refuse_paused(connection, media.name)
         done = updates.update_live(places, engine, connection, media, _run_id("update"), None)
     until = f"{done.watermark:%Y-%m-%d %H:%M:%S} UTC"
     print(f"{media.name}: {done.upserted} rows written, {done.deleted} documents deleted; as upstream was at {until}")

@@ -190,14 +190,9 @@ def _run_keyed(
 
 def run_keyed(pipeline: str, settings: Settings, wanted: KeyedRun, assets: Sequence[tuple[str, ...]] = (), tags: Tags = None) -> str:
     """One run with a partition key, which is told to Dagster first; narrowed to these assets (none: all). Its id. Raises `RunFailed`."""
-    from ingestion_dagster.engine.dagster import open_instance
-
     prepare_dagster_home(settings)
-    with open_instance() as instance:
-        if not instance.has_dynamic_partition(wanted.definition, wanted.partition):
-            instance.add_dynamic_partitions(wanted.definition, [wanted.partition])
     job = _Job(pipeline, wanted.job, None, tuple(assets))
-    return _in_process(settings, job, None, partition=wanted.partition, tags=tags).run_id
+    return _in_process(settings, job, None, keyed=wanted, tags=tags).run_id
 
 
 def run_job(pipeline: str, settings: Settings, job: str, config: Mapping[str, Any], tags: Tags = None) -> str:
@@ -354,7 +349,7 @@ def _in_process(
     wanted: _Job,
     request: Request | None,
     *,
-    partition: str | None = None,
+    keyed: KeyedRun | None = None,
     tags: Tags = None,
     step_config: Mapping[str, Any] | None = None,
 ) -> "dg.ExecuteInProcessResult":
@@ -364,19 +359,24 @@ def _in_process(
     from ingestion_dagster.definitions import defs
     from ingestion_dagster.engine.dagster import LoadConfig, open_instance, run_tags
 
-    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+    # What a keyed run is refused for is told by its load, and why it failed in one line by the caller: no stack traces besides.
+    level = "CRITICAL" if keyed else "WARNING"
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": level}}}}
     job = defs.resolve_job_def(wanted.name)
     if request is not None:
         LoadConfig(as_of=request.as_of).clock()
         config["ops"] = {node.name: {"config": request.config()} for node in job.nodes}
     if step_config is not None:
         config["ops"] = {node.name: {"config": dict(step_config)} for node in job.nodes}
+    partition = keyed.partition if keyed else request.partition if request else None
     with open_instance() as instance:
+        if keyed and not instance.has_dynamic_partition(keyed.definition, keyed.partition):
+            instance.add_dynamic_partitions(keyed.definition, [keyed.partition])
         result = job.execute_in_process(
             raise_on_error=False,
             instance=instance,
             asset_selection=[dg.AssetKey(list(asset)) for asset in wanted.assets] or None,
-            partition_key=request.partition if request else partition,
+            partition_key=partition,
             tags=run_tags(wanted.pipeline, settings) | dict(tags or {}),
             run_config=config,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ingestion_dagster import runs
-from ingestion_dagster.catalog import refreshes, steps, tasks
+from ingestion_dagster.catalog import admission, refreshes, steps, tasks
 from ingestion_dagster.catalog.pipeline import CATALOG, refresh_job
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
@@ -39,6 +39,7 @@ def ingested(settings: Settings, task: Task) -> Refresh:
     places = Places.of(settings)
     with places.ledger.connect() as connection:
         CATALOG.sync_datasets(connection, settings)
+        admission.refuse_paused(connection, media.name)
         going = refreshes.at_work(connection, media.name)
         if going is not None and going.suffix == suffix and going.asked_by == _asker(task):
             return going

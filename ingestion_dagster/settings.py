@@ -209,8 +209,8 @@ class Settings(BaseSettings):
     )
     catalog_search_url: str | None = Field(
         None,
-        description="OpenSearch or Elasticsearch: https://user:password@host:9200; file:///folder: the embedded index there. Unset: search "
-        "under INGESTION_HOME.",
+        description="OpenSearch or Elasticsearch, https://host:9200, with user and password before the host if it wants them; or "
+        "file:///folder: the embedded index there. Unset: the folder search below INGESTION_HOME.",
     )
     catalog_record_limit: int | None = Field(
         None, ge=0, description="Rows copied of each table at most; 0: all. Unset: all in production, 100000 elsewhere."

@@ -316,6 +316,7 @@ def test_status_of_an_unused_installation_is_an_empty_list(ingestion: Command) -
     assert (
         ingestion("status").out
         == "metrics: 0 loads claimable\ncubic: 0 loads claimable\nresidents: 0 loads claimable\nlife_events: 0 loads claimable\n"
+        "catalog: 0 loads claimable\n"
     )
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.catalog import refreshes, steps, tasks
+from ingestion_dagster.catalog import admission, failures, refreshes, steps
 from ingestion_dagster.catalog.checks import GATE_SPECS, gate_results
 from ingestion_dagster.catalog.partitions import REFRESHES
 from ingestion_dagster.catalog.places import Places, search_url, shown
-from ingestion_dagster.catalog.refreshes import Busy, Refresh
+from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType, filtered_name, index_name
 from ingestion_dagster.catalog.steps import Work
 from ingestion_dagster.catalog.tables import LIVE, NEXT
@@ -19,8 +19,8 @@ from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
 from ingestion_dagster.engine.checks import failed_names, table
 from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, no_retry_of_mistakes, status_table
-from ingestion_dagster.engine.errors import Refused, Transient
+from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, status_table
+from ingestion_dagster.engine.errors import ConfigurationError, Refused
 
 UPSTREAM_SNAPSHOT, STAGED_TABLE, STAGED_INDEXES = "upstream_snapshot", "staged_table", "staged_indexes"
 SEARCH_INDEX, FILTERED_INDEX, PROMOTED, RETIRED = "search_index", "filtered_index", "promoted", "retired"
@@ -55,26 +55,34 @@ class Chain:
 
 
 @contextmanager
-def _work(context: dg.AssetExecutionContext, ingestion: Ingestion, media: MediaType) -> Iterator[Work]:
-    """The refresh of this run's partition, in this step's hands. What cannot be now fails the step, so that nothing follows from it."""
-    settings = ingestion.settings()
-    run_id = context.run.run_id
-    with no_retry_of_mistakes():
+def _work(context: dg.AssetExecutionContext, ingestion: Ingestion, media: MediaType, *, begins: bool = False) -> Iterator[Work]:
+    """The refresh of this run's partition, in this step's hands. What cannot be now fails the step, so that nothing follows from it.
+
+    `begins`: a partition that is no refresh yet, since a person has added it, becomes one.
+    """
+    settings, run_id, suffix = ingestion.settings(), context.run.run_id, context.partition_key
+    with failures.shown(then="readers have what they had, the next run goes on"):
         places = Places.of(settings)
         with places.ledger.connect() as connection:
-            work = Work(places, connection, media, context.partition_key, run_id, Limits.of(settings))
-            if task_id := context.run.tags.get(tasks.TAG):
-                tasks.running(connection, task_id, run_id)
+            work = Work(places, connection, media, suffix, run_id, Limits.of(settings))
+            admission.refuse_paused(connection, media.name)
+            _known(work, begins=begins)
             try:
                 yield work
-            except Refused as error:
+            except Refused:
                 errored_loads_alert(connection, settings, PIPELINE, run_id)
-                told = "; ".join(f"{problem.code}: {problem.place}: {problem.message}" for problem in error.problems)
-                raise dg.Failure(told, allow_retries=False) from None
-            except Busy as error:
-                raise dg.Failure(str(error), allow_retries=False) from None
-            except Transient as error:
-                raise dg.Failure(f"{error}; readers have what they had, the next run goes on", allow_retries=True) from None
+                raise
+
+
+def _known(work: Work, *, begins: bool) -> None:
+    """See to it that the partition is a refresh. Raises `ConfigurationError` with what to do if it is none."""
+    model = work.media.name
+    if any(each.suffix == work.suffix for each in refreshes.of_model(work.connection, model)):
+        return
+    if not begins:
+        first = f"materialize {UPSTREAM_SNAPSHOT} and {STAGED_TABLE} of this partition first, which begins one"
+        raise ConfigurationError(f"catalog has no refresh {work.suffix} of {model}: {first}, or 'ingestion run catalog --dataset {model}'")
+    steps.begin(work.places, work.connection, work.media, work.run_id, asked_by="by hand in Dagster", suffix=work.suffix)
 
 
 def chain(media: MediaType) -> Chain:
@@ -126,7 +134,8 @@ def chain(media: MediaType) -> Chain:
         can_subset=True,
     )
     def copied(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
-        with _work(context, ingestion, media) as work:
+        with _work(context, ingestion, media, begins=True) as work:
+            admission.refuse_bygone(work.refresh)
             refresh = steps.copy(work)
             for name, told in ((UPSTREAM_SNAPSHOT, _snapshot_metadata), (STAGED_TABLE, _staged_metadata)):
                 if asset_key(model, name) in context.selected_asset_keys:
@@ -148,6 +157,7 @@ def chain(media: MediaType) -> Chain:
     )
     def indexed(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media) as work:
+            admission.refuse_bygone(work.refresh)
             refresh = steps.index_staged(work)
             counts = refresh.counts
             told = {"indexes": counts.get("indexes", 0), "seconds": counts.get("index_seconds", 0.0), "rows": _rows(refresh)}
@@ -177,6 +187,7 @@ def chain(media: MediaType) -> Chain:
     )
     def filled(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media) as work:
+            admission.refuse_bygone(work.refresh)
             refresh = steps.fill(work)
             for name, index in ((SEARCH_INDEX, index_name), (FILTERED_INDEX, filtered_name)):
                 if asset_key(model, name) in context.selected_asset_keys:
@@ -184,20 +195,8 @@ def chain(media: MediaType) -> Chain:
 
     @dg.multi_asset_check(name=f"catalog_{model}_gates", specs=GATE_SPECS[model], can_subset=False)
     def gates(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
-        suffix = context.run.tags.get("dagster/partition")
-        settings = ingestion.settings()
-        with no_retry_of_mistakes():
-            places = Places.of(settings)
-            with places.ledger.connect() as connection, closing(places.search()) as engine:
-                refresh = refreshes.get(connection, model, suffix) if suffix else refreshes.at_work(connection, model)
-                results = list(gate_results(places, engine, connection, media, refresh))
-                if refresh is not None and refresh.state == "filled":
-                    work = Work(places, connection, media, refresh.suffix, context.run.run_id, Limits.of(settings))
-                    steps.note_gates(
-                        work, {each.check_name or "": str(each.metadata["found"].value) for each in results if not each.passed}
-                    )
-                    failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results))
-                yield from results
+        with failures.shown(then="nothing is promoted, the next run judges it"):
+            yield from _judged(ingestion, media, context.run)
 
     @dg.multi_asset(
         name=f"catalog_{model}_promotion_step",
@@ -216,6 +215,7 @@ def chain(media: MediaType) -> Chain:
     )
     def promoted(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media) as work:
+            admission.refuse_bygone(work.refresh)
             refresh = steps.promote(work)
             yield _materialized(work, refresh, PROMOTED, _promotion_metadata(media, refresh))
 
@@ -241,6 +241,21 @@ def chain(media: MediaType) -> Chain:
     return Chain(sources, alias, [copied, indexed, filled, promoted, retired], gates)
 
 
+def _judged(ingestion: Ingestion, media: MediaType, run: dg.DagsterRun) -> list[dg.AssetCheckResult]:
+    """What the gates say of the refresh of a run; without a partition, of the one on its way, or else of that which readers have."""
+    settings, model, suffix = ingestion.settings(), media.name, run.tags.get("dagster/partition")
+    places = Places.of(settings)
+    with places.ledger.connect() as connection, closing(places.search()) as engine:
+        going = refreshes.at_work(connection, model) or refreshes.live(connection, model)
+        refresh = refreshes.get(connection, model, suffix) if suffix else going
+        results = list(gate_results(places, engine, connection, media, refresh))
+        if refresh is not None and refresh.state == "filled":
+            work = Work(places, connection, media, refresh.suffix, run.run_id, Limits.of(settings))
+            steps.note_gates(work, {each.check_name or "": str(each.metadata["found"].value) for each in results if not each.passed})
+            failed_checks_alert(connection, settings, PIPELINE, run.run_id, failed_names(results))
+    return results
+
+
 def _materialized(work: Work, refresh: Refresh, name: str, told: dict[str, Any]) -> dg.MaterializeResult[Any]:
     """The vocabulary that every materialization carries, and what is told of this asset besides."""
     statuses = [
@@ -263,7 +278,8 @@ def _materialized(work: Work, refresh: Refresh, name: str, told: dict[str, Any])
         "refresh_state": refresh.state,
         "load_statuses": status_table(statuses),
     }
-    return dg.MaterializeResult(asset_key(refresh.model, name), metadata=common | told)
+    first = {"report": told.pop("report")} if "report" in told else {}
+    return dg.MaterializeResult(asset_key(refresh.model, name), metadata=first | common | told)
 
 
 def _tables(refresh: Refresh) -> dict[str, dict[str, Any]]:

@@ -19,10 +19,10 @@ from ingestion_dagster.engine.checks import (
     ROWS_ADD_UP,
     Finding,
     claimed_in_time,
-    nothing_left_errored,
     rows_add_up,
     standing_checks,
 )
+from ingestion_dagster.engine.dagster import error_table
 from ingestion_dagster.engine.errors import Refused
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
@@ -48,21 +48,37 @@ GATE_SPECS = {
 def gate_results(
     places: Places, engine: SearchEngine, connection: Connection, media: MediaType, refresh: Refresh | None
 ) -> Iterator[dg.AssetCheckResult]:
-    """What every gate says of a refresh; of one that is live, or gone, what was said then is not asked again."""
+    """What every gate says of a refresh that is filled; of one that was judged before, what was said then; else that it is not judged."""
     judged = gates.judged(places, engine, connection, media, refresh) if refresh and refresh.state == "filled" else []
     found = {gate.name: gate for gate in judged}
     for name in gates.GATES:
         gate = found.get(name)
-        metadata: dict[str, Any] = {"not judged": refresh.state if refresh else "no refresh is on its way"}
-        if gate is not None:
+        if gate is None:
+            passed, severity, metadata = _remembered(refresh, name)
+        else:
+            passed, severity = gate.passed, dg.AssetCheckSeverity.ERROR
             metadata = {"found": gate.description} | {key: _shown(value) for key, value in gate.metadata.items()}
         yield dg.AssetCheckResult(
             asset_key=dg.AssetKey([PIPELINE, media.name, "search_index"]),
             check_name=name,
-            passed=gate is None or gate.passed,
-            severity=dg.AssetCheckSeverity.ERROR,
-            metadata=metadata,
+            passed=passed,
+            severity=severity,
+            metadata=metadata | ({"refresh": refresh.suffix} if refresh else {}),
         )
+
+
+def _remembered(refresh: Refresh | None, gate: str) -> tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]:
+    """What a gate has said of a refresh that it does not judge now. That nothing was said is a warning: nobody may take it for a pass."""
+    if refresh is None:
+        return False, dg.AssetCheckSeverity.WARN, {"not judged": "nothing is on its way, and nothing is live yet"}
+    said = refresh.counts.get("gates")
+    if said is None or refresh.is_at_work:
+        return False, dg.AssetCheckSeverity.WARN, {"not judged": f"it is {refresh.state}; what is judged is a refresh that is filled"}
+    return (
+        gate not in said,
+        dg.AssetCheckSeverity.ERROR,
+        {"found": said.get(gate, "passed"), "judged": f"before; now it is {refresh.state}"},
+    )
 
 
 def _shown(value: object) -> object:
@@ -94,6 +110,8 @@ _STANDING_SPECS = [
     ),
 ]
 
+_REFUSED = "SELECT error_code, error_message FROM ledger.loads WHERE id = ANY(%(ids)s) AND status = 'errored' ORDER BY id"
+
 _OPEN = "SELECT suffix FROM catalog.promotions WHERE model = %(model)s AND ended_at IS NULL"
 
 
@@ -102,11 +120,19 @@ def find(name: str, connection: Connection, settings: Settings) -> Finding:
     if name == ROWS_ADD_UP:
         return rows_add_up(connection, PIPELINE)
     if name == NOTHING_LEFT_ERRORED:
-        return nothing_left_errored(connection, PIPELINE)
+        return nothing_left_refused(connection)
     if name == CLAIMED_IN_TIME:
         return claimed_in_time(connection, PIPELINE, settings.catalog_claimable_minutes)
     what, _, model = name.rpartition("_of_")
     return no_broken_promotion(connection, model) if what == NO_BROKEN_PROMOTION else aliases_lead_home(connection, settings, model)
+
+
+def nothing_left_refused(connection: Connection) -> Finding:
+    """No refresh stands refused; one that was given up, or that a later one has taken the place of, has been dealt with."""
+    ids = [going.load_id for model in MEDIA_TYPES if (going := refreshes.at_work(connection, model))]
+    errors = connection.execute(_REFUSED, {"ids": ids}).fetchall()
+    metadata = {"loads_errored": len(errors), "load_errors": error_table((code, message, 1) for code, message in errors)}
+    return not errors, dg.AssetCheckSeverity.WARN, metadata
 
 
 def no_broken_promotion(connection: Connection, model: str) -> Finding:

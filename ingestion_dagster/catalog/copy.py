@@ -76,11 +76,12 @@ def copy_tables(
     progress: Callable[[int, int], None],
     *,
     range_bytes: int = RANGE_BYTES,
+    hold: Callable[[], None] = lambda: None,
 ) -> list[Copied]:
     """Copy all tables of a media type, as of one moment, and label them `copied`. Begins anew if it was begun before.
 
-    `ledger`: autocommitting. `progress` is told the rows so far, and how many there may be. Raises `Refused` (with what
-    `check_upstream` finds, `duplicate_identifier`, `value_too_long`, `null_value`, `staged_table_not_ours` …), `Transient`, and
+    `ledger`: autocommitting. `progress` is told the rows so far, and how many there may be. `hold`, called in a transaction of `ledger`,
+    keeps the refresh ours until that ends, or raises `ClaimLost`. Raises `Refused` (with what `check_upstream` finds, `duplicate_identifier`, `value_too_long`, `null_value`, `staged_table_not_ours` …), `Transient`, and
     `ConfigurationError` for a privilege that is missing. What readers see is untouched by all of them.
     """
     with ExitStack() as opened:
@@ -97,13 +98,11 @@ def copy_tables(
         for plan in plans:
             _check_identities(upstream, plan)
         rules = _rules(places, ledger, upstream, plans)
-        with told(LEDGER, "fixes"):
-            ledger.execute(copy_sql.FORGET_FIXES, {"model": media.name, "suffix": refresh.suffix})
-        oids = [_prepare(api, ledger, plan.table, refresh, run_id) for plan in plans]
-        records = Records(ledger, media.name, refresh.suffix)
+        oids = [_prepare(api, ledger, plan.table, refresh, run_id, hold) for plan in plans]
+        records = Records(ledger, media.name, refresh.suffix, hold)
         so_far = Progress(sum(plan.estimate for plan in plans), progress)
         copied = [_copy(places, plan, oid, Task(snapshot, at, rules, records, so_far), api) for plan, oid in zip(plans, oids, strict=True)]
-        _label(api, media, refresh, run_id, "copied")
+        _label(api, dict(zip([plan.table.name for plan in plans], oids, strict=True)), refresh, run_id, "copied")
         return copied
 
 
@@ -184,15 +183,19 @@ def _rules(places: Places, ledger: Connection, upstream: Connection, plans: list
     return Rules(is_tls=hosts.answers(places.settings, ledger, upstream, sources), optional=optional)
 
 
-def _prepare(api: Connection, ledger: Connection, table: TableSpec, refresh: Refresh, run_id: str) -> int:
+def _prepare(api: Connection, ledger: Connection, table: TableSpec, refresh: Refresh, run_id: str, hold: Callable[[], None]) -> int:
     """Make the staged table, empty, and return its oid; what an earlier attempt has left goes."""
     name, staged = f"{NEXT}.{table.name}", sql.Identifier(NEXT, table.name)
     fault_point("catalog.copy.prepare.before")
-    with told(API, table.name), api.transaction():
+    with told(LEDGER, table.name), ledger.transaction(), told(API, table.name), api.transaction():
+        # Who has slept past its lease must not take its successor's table away.
+        hold()
+        ledger.execute(copy_sql.FORGET_FIXES, {"model": refresh.model, "suffix": refresh.suffix})
         api.execute(copy_sql.BOUNDED_WAIT, {"milliseconds": str(LOCK_SECONDS * 1000)})
         oid, label = _one(api, copy_sql.LABEL, name)
         if oid is not None:
             _check_left_over(ledger, table, label, refresh)
+            api.execute(copy_sql.END_OTHERS, {"oid": oid})
             api.execute(sql.SQL(copy_sql.DROP).format(table=staged))
         api.execute(sql.SQL(copy_sql.CREATE).format(staged=staged, live=sql.Identifier(LIVE, table.name)))
         _comment(api, staged, refresh, run_id, "copying")
@@ -217,11 +220,13 @@ def _check_left_over(ledger: Connection, table: TableSpec, label: str | None, re
         raise Refused(Problem("staged_table_in_use", table.name, message))
 
 
-def _label(api: Connection, media: MediaType, refresh: Refresh, run_id: str, state: str) -> None:
+def _label(api: Connection, oids: Mapping[str, int], refresh: Refresh, run_id: str, state: str) -> None:
     fault_point("catalog.copy.done.before")
-    with told(API, media.name), api.transaction():
-        for table in media.tables:
-            _comment(api, sql.Identifier(NEXT, table.name), refresh, run_id, state)
+    with told(API, refresh.model), api.transaction():
+        for table, oid in oids.items():
+            _comment(api, sql.Identifier(NEXT, table), refresh, run_id, state)
+            if _one(api, copy_sql.LABEL, f"{NEXT}.{table}")[0] != oid:
+                raise Transient("overtaken", f"another run has begun the copy of {table} anew")
     fault_point("catalog.copy.done.after")
 
 

@@ -3,7 +3,7 @@
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -74,8 +74,9 @@ class Moved:
 class Records:
     """The ledger's part of a copy, for all its workers: ids that are given out, and fixes that are noted. One writes at a time."""
 
-    def __init__(self, ledger: Connection, model: str, suffix: str) -> None:
+    def __init__(self, ledger: Connection, model: str, suffix: str, hold: Callable[[], None] = lambda: None) -> None:
         self._ledger = ledger
+        self._hold = hold
         self._lock = threading.Lock()
         self._model = model
         self._suffix = suffix
@@ -89,13 +90,15 @@ class Records:
         return iter(range(first, first + count))
 
     def note(self, fixes: Sequence[tuple[UUID, Fix]]) -> None:
-        """Keep what was cleaned."""
+        """Keep what was cleaned. Raises `ClaimLost` if the refresh is no longer ours."""
         if not fixes:
             return
         fault_point("catalog.copy.fixes.before")
-        with self._lock, told(LEDGER, "fixes"), self._ledger.cursor() as cursor, cursor.copy(copy_sql.FIXES_IN) as copy:
-            for identifier, fix in fixes:
-                copy.write_row((self._model, self._suffix, identifier, fix.field, _text(fix.old), _text(fix.new), fix.rule))
+        with self._lock, told(LEDGER, "fixes"), self._ledger.transaction():
+            self._hold()
+            with self._ledger.cursor() as cursor, cursor.copy(copy_sql.FIXES_IN) as copy:
+                for identifier, fix in fixes:
+                    copy.write_row((self._model, self._suffix, identifier, fix.field, _text(fix.old), _text(fix.new), fix.rule))
         fault_point("catalog.copy.fixes.after")
 
 

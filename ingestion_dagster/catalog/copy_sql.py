@@ -23,6 +23,13 @@ SELECT count(*) FROM (SELECT FROM ({source}) AS source WHERE {filled} GROUP BY {
 LABEL = "SELECT to_regclass(%(name)s)::oid::bigint, obj_description(to_regclass(%(name)s), 'pg_class')"
 COMMENT = "COMMENT ON TABLE {table} IS {label}"
 DROP = "DROP TABLE {table}"
+# A run that was lost, or sleeps, may be in the midst of a statement, for as long as nobody tells the server.
+END_OTHERS = """
+SELECT pg_terminate_backend(a.pid) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.relation = %(oid)s AND a.datname = current_database() AND a.usename = current_user AND a.application_name = 'ingestion'
+  AND a.pid <> pg_backend_pid()
+GROUP BY a.pid
+"""
 CREATE = """
 CREATE TABLE {staged} (LIKE {live} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY EXCLUDING STATISTICS)
 """

@@ -59,4 +59,4 @@ FROM catalog.ranges AS r JOIN ledger.loads AS l ON l.id = r.load_id
 WHERE r.model = %(model)s AND r.suffix = %(suffix)s
 """
 
-IS_OURS = "SELECT 1 FROM ledger.loads WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting'"
+IS_OURS = "SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 FROM ledger.loads WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting'"

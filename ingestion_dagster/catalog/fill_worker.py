@@ -222,8 +222,7 @@ class _Filler:
             for chunk in self._chunks(first if committed is None else committed + 1, last):
                 if on_its_way is not None:
                     self._commit(load, *on_its_way)
-                self._check_ours(load)
-                on_its_way = chunk, sender.submit(self._send, chunk)
+                on_its_way = chunk, sender.submit(self._send, chunk, self._ours_until(load))
             if on_its_way is not None:
                 self._commit(load, *on_its_way)
         self._settle(load)
@@ -245,17 +244,23 @@ class _Filler:
             yield chunk
             first = chunk.last + 1
 
-    def _check_ours(self, load: Load) -> None:
-        """What has slept past its lease sends nothing more: others may have gone on, and the index may be in readers' hands."""
-        if self._connection.execute(fill_sql.IS_OURS, {"id": load.id, "claim": load.claim}).fetchone() is None:
+    def _ours_until(self, load: Load) -> float:
+        """Until when a range is ours for sure, by the monotonic clock. Raises `ClaimLost` if it is not."""
+        asked = time.monotonic()
+        row = self._connection.execute(fill_sql.IS_OURS, {"id": load.id, "claim": load.claim}).fetchone()
+        if row is None:
             raise ClaimLost
+        return asked + float(row[0])
 
-    def _send(self, chunk: _Chunk) -> dict[str, BulkResult]:
+    def _send(self, chunk: _Chunk, ours_until: float) -> dict[str, BulkResult]:
+        """What has slept past its lease sends nothing more: others may have gone on, and the index may be in readers' hands."""
         started = time.monotonic()
         fault_point("catalog.fill.bulk.before")
         sent = {}
         for kind, index in self._target.indexes.items():
             put = chunk.main if kind == "main" else chunk.filtered
+            if time.monotonic() > ours_until:
+                raise ClaimLost
             sent[kind] = self._engine.bulk(index, put) if put else BulkResult(0)
         fault_point("catalog.fill.bulk.after")
         chunk.seconds += time.monotonic() - started

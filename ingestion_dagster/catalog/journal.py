@@ -76,7 +76,9 @@ def end(ledger: Connection, media: MediaType, entry: Entry, outcome: Literal["do
     """End a swap; one that is done makes its generation the live one, and the one before it the previous one. All or nothing."""
     with ledger.transaction():
         if outcome == "done":
+            # What was live is known here, too: somebody may have written over the label of its table.
             ledger.execute(sql.PREVIOUS_TO_RETIRED, {"model": media.name, "suffix": entry.incoming or ""})
+            ledger.execute(sql.LIVE_TO_PREVIOUS, {"model": media.name, "suffix": entry.incoming or ""})
             for suffix, state in ((entry.outgoing, "previous"), (entry.incoming, "live")):
                 if suffix is not None:
                     ledger.execute(sql.STATE, {"model": media.name, "suffix": suffix, "state": state})

@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
+from ingestion_dagster.catalog import admission, failures
 from ingestion_dagster.catalog.places import Places
-from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType
 from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, no_retry_of_mistakes
-from ingestion_dagster.engine.errors import Refused, Transient
+from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion
+from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 
 UPDATES, FILTERED_REBUILD, OPERATION = "updates", "filtered_rebuild", "operation"
@@ -36,18 +36,10 @@ class LiveAssets:
 @contextmanager
 def _connected(ingestion: Ingestion) -> Iterator[tuple[Places, Connection]]:
     """The places, and a connection to the ledger. What cannot be now fails the step."""
-    with no_retry_of_mistakes():
+    with failures.shown(busy="; the next run does it", then="nothing is lost, the next run goes on"):
         places = Places.of(ingestion.settings())
         with places.ledger.connect() as connection:
-            try:
-                yield places, connection
-            except Refused as error:
-                told = "; ".join(f"{problem.code}: {problem.place}: {problem.message}" for problem in error.problems)
-                raise dg.Failure(told, allow_retries=False) from None
-            except Busy as error:
-                raise dg.Failure(f"{error}; the next run does it", allow_retries=False) from None
-            except Transient as error:
-                raise dg.Failure(f"{error}; nothing is lost, the next run goes on", allow_retries=True) from None
+            yield places, connection
 
 
 def live_assets(media: MediaType) -> LiveAssets:
@@ -69,6 +61,7 @@ def live_assets(media: MediaType) -> LiveAssets:
         from ingestion_dagster.catalog import refreshes, updates
 
         with _connected(ingestion) as (places, connection), closing(places.search()) as engine:
+            admission.refuse_paused(connection, model)
             if refreshes.live(connection, model) is None:
                 return dg.MaterializeResult(metadata={"rows_written": 0, "why": "nothing is live yet"})
             done = updates.update_live(places, engine, connection, media, context.run.run_id, None)
@@ -112,7 +105,10 @@ def live_assets(media: MediaType) -> LiveAssets:
         from ingestion_dagster.catalog import index_operations, tasks
 
         with _connected(ingestion) as (places, connection), closing(places.search()) as engine:
-            task = tasks.get(connection, config.task_id)
+            try:
+                task = tasks.get(connection, config.task_id)
+            except tasks.NoSuchTask:
+                raise ConfigurationError("no task has this id: 'POST /task' of the private API enters one, and runs it") from None
             limits = Limits.of(places.settings)
             told = index_operations.execute(places, engine, connection, task, context.run.run_id, limits)
         counts: dict[str, Any] = {name: value for name, value in told.items() if isinstance(value, bool | int | float | str)}

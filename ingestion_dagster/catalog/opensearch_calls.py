@@ -200,4 +200,4 @@ def _told_apart(error: TransportError) -> Exception:
 
 
 def _no_url() -> ConfigurationError:
-    return ConfigurationError("INGESTION_CATALOG_SEARCH_URL names no search cluster; it reads https://user:password@host:9200")
+    return ConfigurationError("INGESTION_CATALOG_SEARCH_URL names no search cluster; it reads https://host:9200")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NoReturn
 
+from ingestion_dagster.catalog import admission, refreshes
+from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import ConfigurationError, Problem
@@ -36,8 +38,6 @@ def _check(_settings: Settings, _key: str, _raw: bytes, _beside: object) -> tupl
 
 def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:
     """Refused refreshes that can still go on, and their ranges; not those that were given up."""
-    from ingestion_dagster.catalog import refreshes
-
     wanted = [model for model in MEDIA_TYPES if scope.datasets is None or model in scope.datasets]
     going = [each for model in wanted if (each := refreshes.at_work(connection, model)) and key in (None, each.suffix)]
     ids = frozenset(load_id for each in going for load_id in refreshes.loads_of(connection, each))
@@ -53,31 +53,48 @@ def _take_over(_database: Database, _dry_run: bool) -> NoReturn:
 
 
 def _keyed(connection: Connection, settings: Settings, dataset: str | None, partition: str | None) -> list[KeyedRun]:
-    """A refresh for each media type that is meant: the one that was broken off, or a new one."""
-    from ingestion_dagster.catalog import refreshes, steps
+    """A refresh for each media type that is meant: the one that was broken off, or a new one.
+
+    Raises `ConfigurationError` if none of them can go on or begin; what keeps one of several from it is among the standing lines.
+    """
+    from ingestion_dagster.catalog import steps
     from ingestion_dagster.catalog.places import Places
 
     if dataset is not None and dataset not in MEDIA_TYPES:
         raise ConfigurationError(f"{dataset} is filled by the refresh of {dataset.removesuffix('_index')}: name that")
     models = [dataset] if dataset else list(MEDIA_TYPES)
     if partition is not None:
-        return [
-            KeyedRun(refresh_job(model), each.suffix, refreshes.definition(model), each.load_id)
-            for model in models
-            for each in refreshes.of_model(connection, model)
-            if each.suffix == partition
-        ]
+        return [_run_of(each) for each in _named(connection, models, partition)]
     places = Places.of(settings)
-    runs = []
+    wanted, hindered = [], []
     for model in models:
+        if paused := admission.paused(connection, model):
+            hindered.append(paused)
+            continue
         try:
             refresh = refreshes.resumable(connection, model) or steps.begin(
                 places, connection, MEDIA_TYPES[model], "cli", asked_by="by hand"
             )
         except refreshes.Busy as error:
-            raise ConfigurationError(f"{error}; wait for its end, or 'ingestion catalog discard {model}'") from None
-        runs.append(KeyedRun(refresh_job(model), refresh.suffix, refreshes.definition(model), refresh.load_id))
-    return runs
+            hindered.append(f"{error}; wait for its end, or 'ingestion catalog discard {model}'")
+        else:
+            wanted.append(_run_of(refresh))
+    if not wanted:
+        raise ConfigurationError("; ".join(hindered))
+    return wanted
+
+
+def _named(connection: Connection, models: list[str], suffix: str) -> list[Refresh]:
+    """The refreshes of a suffix. Raises `ConfigurationError` for one that has come to its end, or that is paused."""
+    found = [each for model in models for each in refreshes.of_model(connection, model) if each.suffix == suffix]
+    for refresh in found:
+        admission.refuse_bygone(refresh)
+        admission.refuse_paused(connection, refresh.model)
+    return found
+
+
+def _run_of(refresh: Refresh) -> KeyedRun:
+    return KeyedRun(refresh_job(refresh.model), refresh.suffix, refreshes.definition(refresh.model), refresh.load_id)
 
 
 def _places(settings: Settings) -> tuple[tuple[str, str], ...]:
@@ -87,20 +104,10 @@ def _places(settings: Settings) -> tuple[tuple[str, str], ...]:
 
 
 def _standing(connection: Connection) -> list[str]:
-    """What readers get, what a rollback would bring back, and what waits."""
-    from ingestion_dagster.catalog import refreshes
+    """What readers get, what a rollback would bring back, what is on its way, and what waits."""
+    from ingestion_dagster.catalog import standing
 
-    lines = []
-    for model in MEDIA_TYPES:
-        live, previous = refreshes.live(connection, model), refreshes.previous(connection, model)
-        if live is not None:
-            back = f"; 'ingestion catalog rollback {model}' brings back {previous.suffix}" if previous else "; nothing to roll back to"
-            lines.append(f"{model}: readers get refresh {live.suffix}{back}")
-    open_ones = connection.execute("SELECT model, suffix FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model").fetchall()
-    lines += [f"{model}: the promotion of {suffix} was broken off; the next run completes or reverts it" for model, suffix in open_ones]
-    dead = connection.execute("SELECT index_name, count(*) FROM catalog.dead_letters GROUP BY 1 ORDER BY 1").fetchall()
-    lines += [f"{count} documents were refused by index {index}; catalog.dead_letters says why" for index, count in dead]
-    return lines
+    return standing.lines(connection)
 
 
 def _contents(_connection: Connection, settings: Settings) -> list[tuple[int, str]]:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
 
 UPSTREAM_DATABASE, API_DATABASE = "catalog_upstream", "catalog_api"
@@ -98,9 +98,27 @@ def record_limit(settings: Settings) -> int | None:
 
 def _at(url: str, variable: str) -> Database:
     try:
-        return Database.at(url)
+        return _named(Database.at(url), variable)
     except ConfigurationError as error:
         raise ConfigurationError(str(error).replace("INGESTION_DATABASE_URL", variable)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Named(Database):
+    """A database that another variable names than the ledger's."""
+
+    variable: str = "INGESTION_DATABASE_URL"
+
+    def connect(self) -> Connection:
+        """As `Database`; an error names the variable."""
+        try:
+            return Database.connect(self)
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace("INGESTION_DATABASE_URL", self.variable)) from None
+
+
+def _named(database: Database, variable: str) -> Database:
+    return _Named(database.conninfo, database.sqlalchemy_url, database.is_embedded, variable)
 
 
 def _embedded(settings: Settings, name: str, variable: str) -> Database:
@@ -110,4 +128,4 @@ def _embedded(settings: Settings, name: str, variable: str) -> Database:
 
     server = embedded_postgres.start(settings.home_folder)
     embedded_postgres.ensure_database(server, name)
-    return Database.at(server.url(name))
+    return _named(Database.at(server.url(name)), variable)

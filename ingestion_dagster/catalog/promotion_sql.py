@@ -35,4 +35,8 @@ UPDATE catalog.refreshes SET state = 'retired', ended_at = clock_timestamp()
 WHERE model = %(model)s AND state = 'previous' AND suffix <> %(suffix)s
 """
 
+LIVE_TO_PREVIOUS = """
+UPDATE catalog.refreshes SET state = 'previous' WHERE model = %(model)s AND state = 'live' AND suffix <> %(suffix)s
+"""
+
 MARKS = "SELECT table_name, last_id FROM catalog.id_marks WHERE table_name = ANY(%(tables)s)"

@@ -216,10 +216,14 @@ def held(database: Database, connection: Connection, refresh: Refresh, run_id: s
     """
     load = _claimed(connection, refresh, run_id, limits)
     scope = Scope(PIPELINE, ids=frozenset({load.id}))
+    # Who falls asleep in a transaction must not keep the load from its successor for longer than the lease.
+    connection.execute(sql.IDLE, {"milliseconds": str(int(limits.lease_seconds * 1000))})
     with Claims(database, scope, run_id, limits) as claims:
         claims.keep([load])
         yield load
         claims.keep([])
+    # It has come a step further: that runs have died on the way says nothing against the next step.
+    connection.execute(sql.FORGIVE, {"id": load.id, "claim": load.claim})
     with suppress(ClaimLost):
         give_back(connection, load, get(connection, refresh.model, refresh.suffix))
 
@@ -228,7 +232,9 @@ def _claimed(connection: Connection, refresh: Refresh, run_id: str, limits: Limi
     ledger.expire(connection, PIPELINE, limits.max_attempts)
     (load,) = ledger.loads(connection, [refresh.load_id])
     holder = connection.execute(sql.HOLDER, {"id": load.id}).fetchone()
-    scope = Scope(PIPELINE, ids=frozenset({load.id}), waiting=True)
+    connection.execute(sql.GIVEN_BACK_BY_US, {"id": load.id, "run_id": run_id})
+    # Also while the media type is paused: it can be given up then. That no step begins is seen to before (`admission`).
+    scope = Scope(PIPELINE, ids=frozenset({load.id}), waiting=True, paused=True)
     claimed = ledger.claim(connection, scope, run_id, count=1, size=1, lease_seconds=limits.lease_seconds)
     if not claimed:
         by = f"run {holder[0][:8]} has it in hand" if holder and holder[0] and load.status is Status.INGESTING else f"it is {load.status}"
@@ -248,6 +254,13 @@ def refuse(connection: Connection, load: Load, problems: tuple[Problem, ...], li
     with connection.transaction():
         ledger.settle(connection, [Verdict(load, Status.READY_FOR_ERRORING, problems=problems, why=problems[0].code)])
         _through(connection, load, Status.READY_FOR_ERRORING, Status.ERRORING, Status.ERRORED, limits, run_id)
+
+
+def set_aside(connection: Connection, load: Load, why: Problem, limits: Limits, run_id: str) -> None:
+    """End a claimed load of a refresh that was given up as archived, with nothing to its name: there is nothing to mend about it."""
+    with connection.transaction():
+        ledger.settle(connection, [Verdict(load, Status.READY_FOR_ARCHIVING, problems=(why,), why=why.code)])
+        _through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)
 
 
 def finish(

@@ -30,6 +30,15 @@ NOTE = "UPDATE catalog.refreshes SET counts = counts || %(counts)s::jsonb WHERE 
 
 HOLDER = "SELECT run_id FROM ledger.loads WHERE id = %(id)s"
 
+# What a run has given back itself it may take again, at its next step: the ledger keeps a run only from what it has died with.
+GIVEN_BACK_BY_US = "UPDATE ledger.loads SET run_id = NULL WHERE id = %(id)s AND status = 'ready' AND run_id = %(run_id)s"
+
+FORGIVE = """
+UPDATE ledger.loads SET attempts = 0, alone = false WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting' AND (attempts > 0 OR alone)
+"""
+
+IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)"
+
 LET_PROMOTE = """
 UPDATE catalog.refreshes SET promote = true, alias = %(alias)s WHERE model = %(model)s AND suffix = %(suffix)s
 """

@@ -140,14 +140,17 @@ def facets(connection: Connection, relation: Relation, target: Relation) -> list
 def match(connection: Connection, wanted: Sequence[Facet], target: Relation, kinds: Collection[str]) -> int:
     """Make `target` have the facets that are wanted, of these kinds, and no others; how many statements that took."""
     changes = 0
+    there = facets(connection, target, target)
     for kind in LIVE_ORDER:
         if kind not in kinds:
             continue
-        there = [facet for facet in facets(connection, target, target) if facet.kind == kind]
-        statements = [facet.take for facet in there if facet not in wanted and facet.take]
+        statements = [facet.take for facet in there if facet.kind == kind and facet not in wanted and facet.take]
         statements += [facet.give for facet in wanted if facet.kind == kind and facet not in there]
         for statement in statements:
             connection.execute(statement.encode())
+        if statements:
+            # One may bring another: an owner has privileges, a trigger is switched on when it is made.
+            there = facets(connection, target, target)
         changes += len(statements)
     return changes
 

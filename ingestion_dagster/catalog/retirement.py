@@ -61,7 +61,7 @@ def retire(places: Places, engine: SearchEngine, ledger: Connection, media: Medi
 
 
 def discard(places: Places, engine: SearchEngine, ledger: Connection, refresh: Refresh) -> None:
-    """Give up a refresh that is at work: drop its tables and indexes, end its loads as errored. Repeatable.
+    """Give up a refresh that is at work: drop its tables and indexes, end its loads with nothing to their name. Repeatable.
 
     Raises `Busy` if a run that lives has it in hand, `Refused` (`not_at_work`) for one that readers have, or had.
     """
@@ -114,24 +114,28 @@ def _discard(places: Places, engine: SearchEngine, ledger: Connection, media: Me
 
 def _end_load(places: Places, ledger: Connection, refresh: Refresh, run_id: str) -> None:
     row = ledger.execute(sql.STATUS, {"id": refresh.load_id}).fetchone()
-    if row and row[0] in (Status.ERRORED, Status.ARCHIVED):
+    if row and row[0] == Status.ARCHIVED:
         return
+    if row and row[0] == Status.ERRORED:
+        engine_ledger.retry(ledger, Scope(PIPELINE, ids=frozenset({refresh.load_id})))
     limits = Limits.of(places.settings)
     with refreshes.held(places.ledger, ledger, refresh, run_id, limits) as load:
-        refreshes.refuse(ledger, load, (_given_up(refresh),), limits, run_id)
+        refreshes.set_aside(ledger, load, _given_up(refresh), limits, run_id)
 
 
 def _end_ranges(ledger: Connection, ids: Sequence[int], refresh: Refresh, run_id: str) -> None:
     limits = Limits()
     scope = Scope(PIPELINE, ids=frozenset(ids), waiting=True, paused=True)
     engine_ledger.expire(ledger, PIPELINE, limits.max_attempts)
+    if ids:
+        engine_ledger.retry(ledger, scope)
     while ids and (claimed := engine_ledger.claim(ledger, scope, run_id, count=100, size=_BYTES, lease_seconds=limits.lease_seconds)):
         for load in claimed:
-            refreshes.refuse(ledger, load, (_given_up(refresh),), limits, run_id)
+            refreshes.set_aside(ledger, load, _given_up(refresh), limits, run_id)
 
 
 def _given_up(refresh: Refresh) -> Problem:
-    return Problem("discarded", f"{refresh.model}-{refresh.suffix}", "it was given up; ask for a new refresh")
+    return Problem("discarded", f"{refresh.model}-{refresh.suffix}", "it was given up; ask for a new refresh", severity="warning")
 
 
 def _drop_staged(api: Connection, ledger: Connection, media: MediaType) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ HAVING bool_and(l.status IN ('archived', 'errored'))
 OPEN_RANGES = """
 SELECT g.load_id, l.status = 'ingesting' AND l.lease_until > clock_timestamp()
 FROM catalog.ranges AS g JOIN ledger.loads AS l ON l.id = g.load_id
-WHERE g.model = %(model)s AND g.suffix = %(suffix)s AND l.status NOT IN ('archived', 'errored')
+WHERE g.model = %(model)s AND g.suffix = %(suffix)s AND l.status <> 'archived'
 """
 
 STATUS = "SELECT status FROM ledger.loads WHERE id = %(id)s"

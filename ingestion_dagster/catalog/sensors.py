@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.catalog import refreshes, steps
+from ingestion_dagster.catalog import admission, refreshes, standing, steps
 from ingestion_dagster.catalog.assets import CHAINS
 from ingestion_dagster.catalog.live_assets import LIVE_ASSETS
 from ingestion_dagster.catalog.pipeline import refresh_job
@@ -97,6 +97,8 @@ def _weekly(model: str) -> dg.ScheduleDefinition:
         settings = ingestion.settings()
         places = Places.of(settings)
         with places.ledger.connect() as connection:
+            if paused := admission.paused(connection, model):
+                return dg.SkipReason(paused)
             try:
                 refresh = steps.begin(places, connection, MEDIA_TYPES[model], "schedule", asked_by="schedule")
             except Busy as error:
@@ -108,8 +110,11 @@ def _weekly(model: str) -> dg.ScheduleDefinition:
 
 WEEKLY = [_weekly(model) for model in MEDIA_TYPES]
 
-HOURLY = [
-    dg.ScheduleDefinition(
+
+def _hourly(model: str) -> dg.ScheduleDefinition:
+    job = UPDATE_JOBS[model]
+
+    @dg.schedule(
         name=f"catalog_{model}_hourly_schedule",
         job=job,
         cron_schedule=current().catalog_updates_schedule,
@@ -117,8 +122,20 @@ HOURLY = [
         default_status=_schedule_status(current()),
         description=f"Brings what has changed upstream into live {model} at INGESTION_CATALOG_UPDATES_SCHEDULE.",
     )
-    for model, job in UPDATE_JOBS.items()
-]
+    def hourly(context: dg.ScheduleEvaluationContext, ingestion: Ingestion) -> dg.RunRequest | dg.SkipReason:
+        with ingestion.database().connect() as connection:
+            if paused := admission.paused(connection, model):
+                return dg.SkipReason(paused)
+            if refreshes.live(connection, model) is None:
+                return dg.SkipReason(f"nothing is live yet: 'ingestion run catalog --dataset {model}' makes the first refresh")
+        if reason := not_now(context.instance, PIPELINE, job.name, 1, datetime.now(UTC), is_new=True):
+            return dg.SkipReason(reason)
+        return dg.RunRequest(tags=run_tags(PIPELINE, ingestion.settings(), job.name))
+
+    return hourly
+
+
+HOURLY = [_hourly(model) for model in MEDIA_TYPES]
 
 
 @dg.sensor(
@@ -155,12 +172,14 @@ def catalog_upstream_sensor(context: dg.SensorEvaluationContext, ingestion: Inge
 
 def _due(connection: Connection, places: Places, model: str, seen: dict[str, int]) -> tuple[Refresh | None, str]:
     """The refresh of a media type that should run now, if any, and why; `seen` is brought up to date."""
+    if paused := admission.paused(connection, model):
+        return None, paused
     going = refreshes.resumable(connection, model)
     if going is not None:
         return going, f"refresh {going.suffix} can go on from {going.state}"
     working = refreshes.at_work(connection, model)
     if working is not None:
-        return None, f"refresh {working.suffix} is {working.state}"
+        return None, f"refresh {working.suffix} {standing.on_its_way(connection, working)}"
     changes = _changes(places, model)
     # Counted from the first look on; after a refresh, or a reset of the counters, anew.
     base = seen.get(model)
@@ -168,9 +187,10 @@ def _due(connection: Connection, places: Places, model: str, seen: dict[str, int
         seen[model] = changes
         return None, f"{changes} changes upstream were counted so far"
     live = refreshes.live(connection, model)
+    since = "the last refresh" if live else f"the first look; nothing is live yet, 'ingestion run catalog --dataset {model}' makes it so"
     young = live is not None and live.requested_at is not None and datetime.now(UTC) - live.requested_at < _A_DAY
     if changes - base < places.settings.catalog_upstream_rows or young:
-        return None, f"{changes - base} changes upstream since the last refresh{', which is not a day old' if young else ''}"
+        return None, f"{changes - base} changes upstream since {since}{', which is not a day old' if young else ''}"
     seen[model] = changes
     try:
         return steps.begin(places, connection, MEDIA_TYPES[model], "sensor", asked_by="upstream changes"), "much has changed upstream"

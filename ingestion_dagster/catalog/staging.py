@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from psycopg import sql as psql
 
-from ingestion_dagster.catalog import copy_errors, moderation, relations
+from ingestion_dagster.catalog import copy_errors, copy_sql, moderation, relations
 from ingestion_dagster.catalog import relations_sql as sql
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
@@ -54,6 +54,8 @@ def build(places: Places, media: MediaType, refresh: Refresh, run_id: str, progr
     with copy_errors.told(copy_errors.API, media.name), plain_names(places) as connection:
         pairs = [_pair(connection, refresh, table.name) for table in media.tables]
         for pair in pairs:
+            # A server goes on building the index of a run that was killed, and then it has the name.
+            connection.execute(copy_sql.END_OTHERS, {"oid": pair.staged.oid})
             _clear_wrong(connection, pair)
             _let_owner_in(connection, pair)
             relations.match(connection, relations.facets(connection, pair.live, pair.staged), pair.staged, ("owner", "option"))
@@ -110,6 +112,7 @@ def plain_names(places: Places) -> Iterator[Connection]:
     """A connection to the API's database on which every name comes out, and goes in, with its schema."""
     with places.api.connect() as connection:
         connection.execute("SET search_path = ''")
+        connection.execute("SET idle_in_transaction_session_timeout = '60s'")
         yield connection
 
 

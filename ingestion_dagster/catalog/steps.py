@@ -14,8 +14,8 @@ from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_n
 from ingestion_dagster.catalog.tables import NEXT
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.engine.errors import Problem, Refused
-from ingestion_dagster.engine.ledger import Load, Status
+from ingestion_dagster.engine.errors import Problem, Refused, Transient
+from ingestion_dagster.engine.ledger import ClaimLost, Load, Status
 from ingestion_dagster.engine.postgres import Connection
 
 _SECONDS = 15.0
@@ -53,17 +53,26 @@ class Work:
 
     @contextmanager
     def in_hand(self) -> Iterator[tuple[Load, Refresh]]:
-        """The refresh, claimed for one step. What is `Refused` in the block ends it as errored."""
-        with refreshes.held(self.places.ledger, self.connection, self.refresh, self.run_id, self.limits) as load:
-            try:
-                yield load, self.refresh
-            except Refused as error:
-                refreshes.refuse(self.connection, load, error.problems, self.limits, self.run_id)
-                raise
+        """The refresh, claimed for one step. What is `Refused` in the block ends it as errored.
 
-    def came_to(self, state: State, counts: Mapping[str, Any]) -> Refresh:
-        """Note how far the refresh has come, and tell people."""
-        refresh = refreshes.advance(self.connection, self.refresh, state, counts)
+        Raises `Busy`, and `Transient` (`overtaken`) if its lease ran out and another run has taken it over.
+        """
+        try:
+            with refreshes.held(self.places.ledger, self.connection, self.refresh, self.run_id, self.limits) as load:
+                try:
+                    yield load, self.refresh
+                except Refused as error:
+                    refreshes.refuse(self.connection, load, error.problems, self.limits, self.run_id)
+                    raise
+        except ClaimLost:
+            message = f"the lease of refresh {self.suffix} ran out, and another run has taken it over"
+            raise Transient("overtaken", message) from None
+
+    def came_to(self, load: Load, state: State, counts: Mapping[str, Any]) -> Refresh:
+        """Note how far the refresh has come, and tell people. Raises `ClaimLost` if it is no longer ours."""
+        with self.connection.transaction():
+            ledger.hold(self.connection, [load])
+            refresh = refreshes.advance(self.connection, self.refresh, state, counts)
         self.tell("step")
         return refresh
 
@@ -150,12 +159,14 @@ def copy(work: Work) -> Refresh:
     if work.refresh.reached("copied"):
         return work.refresh
     recover(work.places, work.connection, work.media, work.run_id)
-    with work.in_hand() as (_load, refresh):
+    with work.in_hand() as (load, refresh):
         if refresh.reached("copied"):
             return refresh
         work.tell("start")
         started = time.monotonic()
-        copied = copying.copy_tables(work.places, work.connection, work.media, refresh, work.run_id, work.progress)
+        copied = copying.copy_tables(
+            work.places, work.connection, work.media, refresh, work.run_id, work.progress, hold=lambda: ledger.hold(work.connection, [load])
+        )
         problems = gates.falls(work.places, work.media, copied)
         if problems:
             raise Refused(*problems)
@@ -164,7 +175,7 @@ def copy(work: Work) -> Refresh:
             "snapshot_at": copied[0].snapshot_at.isoformat(),
             "copy_seconds": round(time.monotonic() - started, 3),
         }
-        return work.came_to("copied", counts)
+        return work.came_to(load, "copied", counts)
 
 
 def index_staged(work: Work) -> Refresh:
@@ -173,14 +184,14 @@ def index_staged(work: Work) -> Refresh:
 
     if work.refresh.reached("indexed"):
         return work.refresh
-    with work.in_hand() as (_load, refresh):
+    with work.in_hand() as (load, refresh):
         _demand(refresh, "copied", "upstream_snapshot")
         if refresh.reached("indexed"):
             return refresh
         started = time.monotonic()
         built = staging.build(work.places, work.media, refresh, work.run_id, work.progress)
         counts = {"indexes": len(built), "index_seconds": round(time.monotonic() - started, 3)}
-        return work.came_to("indexed", counts)
+        return work.came_to(load, "indexed", counts)
 
 
 def fill(work: Work) -> Refresh:
@@ -189,9 +200,9 @@ def fill(work: Work) -> Refresh:
     if refresh.reached("filled"):
         return refresh
     try:
-        with work.in_hand() as (_load, refresh):
+        with work.in_hand() as (load, refresh):
             _demand(refresh, "indexed", "staged_indexes")
-            return work.came_to("filled", {"fill": _plain(_fill(work, refresh))})
+            return work.came_to(load, "filled", {"fill": _plain(_fill(work, refresh))})
     except Busy:
         if not refresh.reached("indexed"):
             raise

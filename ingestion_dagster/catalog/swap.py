@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
+from psycopg import errors
 from psycopg import sql as psql
 
 from ingestion_dagster.catalog import copy_errors, dependents, moderation, relations, swap_sql
@@ -21,9 +22,7 @@ from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 
-LONGEST_PAUSE_SECONDS = 2.0
-
-QUICK_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -119,15 +118,14 @@ def swap(places: Places, media: MediaType, moves: Moves, marks: dict[str, int]) 
 def _attempt(places: Places, media: MediaType, moves: Moves, marks: dict[str, int], number: int) -> float:
     with places.api.connect() as connection, connection.transaction():
         connection.execute(swap_sql.SESSION)
-        patience = _patience(connection, places.settings.catalog_lock_seconds, number)
+        patience = _patience(connection, places.settings.catalog_lock_seconds)
         _wait_at_most(connection, places.settings.catalog_lock_seconds)
         if moves.heeds_moderation:
             moderation.lock(connection, media)
             if moderation.is_outdated(connection, media, moves.incoming):
                 raise Outdated
         seen = _look(connection, media, moves)
-        started = time.monotonic()
-        _lock(connection, seen, patience, holders_first=number % 4 == 0)
+        since = _lock(connection, seen, patience, number)
         _wait_at_most(connection, patience)
         scene = _look(connection, media, moves)
         if scene.shape != seen.shape:
@@ -135,14 +133,13 @@ def _attempt(places: Places, media: MediaType, moves: Moves, marks: dict[str, in
         _exchange(connection, scene, moves, marks)
         fault_point("catalog.swap.tables.before")
     fault_point("catalog.swap.tables.after")
-    return time.monotonic() - started
+    return time.monotonic() - since
 
 
-def _patience(connection: Connection, seconds: float, number: int) -> float:
+def _patience(connection: Connection, seconds: float) -> float:
     """How long to wait for all locks together: less than a server takes to look for deadlocks, so no reader is ever the one to go."""
     row = connection.execute(swap_sql.DEADLOCK_SECONDS).fetchone()
-    most = min(seconds, float(row[0]) / 2 if row else seconds)
-    return min(most, QUICK_SECONDS) if number % 2 else most
+    return min(seconds, float(row[0]) / 2 if row else seconds)
 
 
 def _wait_at_most(connection: Connection, seconds: float) -> None:
@@ -171,16 +168,40 @@ def _table(connection: Connection, live: Relation, moves: Moves) -> _Table:
     )
 
 
-def _lock(connection: Connection, scene: _Scene, patience: float, *, holders_first: bool) -> None:
-    """Views before the tables that they read: readers lock them in that order."""
+def _lock(connection: Connection, scene: _Scene, patience: float, number: int) -> float:
+    """Lock all that is to be changed, in one of three ways in turn; since when readers have had to wait.
+
+    First a moment is looked for in which nobody has any of it. Then it is waited for: but then readers queue, who may have another lock of
+    these already, and nobody gets on until we give way. Views come before the tables that they read, as readers lock them; of a table and
+    those that refer to it either may come first in a query, so both orders are tried.
+    """
     deadline = time.monotonic() + patience
-    locks = [psql.SQL(swap_sql.LOCK_VIEW).format(view.identifier, psql.Identifier(view.owner)) for view in scene.views]
-    tables = [psql.SQL(swap_sql.LOCK_TABLE).format(table.live.identifier) for table in scene.tables]
-    tables += [psql.SQL(swap_sql.LOCK_TABLE).format(table.incoming.identifier) for table in scene.tables]
+    views = [psql.SQL(swap_sql.LOCK_VIEW).format(view.identifier, psql.Identifier(view.owner)) for view in scene.views]
+    relations_in_use = [relation for table in scene.tables for relation in (table.live, table.incoming)]
+    tables = [psql.SQL(swap_sql.LOCK_TABLE).format(relation.identifier) for relation in relations_in_use]
     holders = [psql.SQL(swap_sql.LOCK_TABLE).format(psql.Identifier(*name)) for name in sorted({(k.schema, k.table) for k in scene.keys})]
-    for statement in holders + locks + tables if holders_first else locks + tables + holders:
+    if number % 3 == 1:
+        return _catch(connection, [*views, *tables, *holders], deadline)
+    since = time.monotonic()
+    for statement in views + holders + tables if number % 3 == 2 else views + tables + holders:
         _wait_at_most(connection, deadline - time.monotonic())
         connection.execute(statement)
+    return since
+
+
+def _catch(connection: Connection, locks: Sequence[psql.Composed], deadline: float) -> float:
+    """Get all locks, in one call to the server, in a moment in which they are free; nobody queues behind us for longer than a blink."""
+    _wait_at_most(connection, 0)
+    at_once = psql.SQL("; ").join(locks)
+    while True:
+        since = time.monotonic()
+        try:
+            with connection.transaction():
+                connection.execute(at_once)
+            return since
+        except errors.LockNotAvailable:
+            if time.monotonic() > deadline:
+                raise
 
 
 def _exchange(connection: Connection, scene: _Scene, moves: Moves, marks: dict[str, int]) -> None:

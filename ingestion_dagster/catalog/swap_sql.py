@@ -2,7 +2,7 @@
 
 SESSION = """
 SELECT set_config('search_path', '', true), set_config('row_security', 'off', true), set_config('statement_timeout', '0', true),
-       set_config('idle_in_transaction_session_timeout', '60s', true)
+       set_config('idle_in_transaction_session_timeout', '10s', true)
 """
 
 LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(timeout)s, true)"

@@ -98,7 +98,8 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'public' AND c.relkind IN ('r', 'v', 'S', 'i')
 UNION ALL
 SELECT 'column', a.attrelid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod), a.attacl::text,
-       pg_get_expr(d.adbin, d.adrelid), a.attnotnull::text || a.attidentity::text, concat(a.attstattarget, col_description(a.attrelid, a.attnum))
+       pg_get_expr(d.adbin, d.adrelid), a.attnotnull::text || a.attidentity::text,
+       concat(a.attstattarget, col_description(a.attrelid, a.attnum))
 FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
@@ -234,7 +235,7 @@ class Scene:
 
     def listed(self) -> list[tuple[int, str, str]]:
         with self.places.api.connect() as api:
-            return api.execute("SELECT image_id, note, shouted FROM public.imagelist_images ORDER BY id").fetchall()  # type: ignore[return-value]
+            return api.execute("SELECT image_id, note, shouted FROM public.imagelist_images ORDER BY id").fetchall()
 
     def behind(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(sorted(self.engine.aliases["image"])), tuple(sorted(self.engine.aliases["image-filtered"]))

@@ -275,12 +275,12 @@ def test_a_channel_that_is_not_set_up_right_fails_no_refresh(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("at postgresql://deploy:hunter2@db:5432/openledger", "at postgresql://***@db:5432/openledger"),
+        ("at postgresql://deploy:hunter2@db:5432/openledger", "at postgresql://***@db:5432/openledger"),  # pragma: allowlist secret
         ("postgresql+psycopg://deploy@db/x", "postgresql+psycopg://***@db/x"),
-        ("host=db password=hunter2 user=deploy", "host=db password=*** user=deploy"),
-        ("password='two words' x", "password=*** x"),
-        ('api_key: "abc", next', "api_key: ***, next"),
-        ("https://search:pw@host:9200/image", "https://***@host:9200/image"),
+        ("host=db password=hunter2 user=deploy", "host=db password=*** user=deploy"),  # pragma: allowlist secret
+        ("password='two words' x", "password=*** x"),  # pragma: allowlist secret
+        ('api_key: "abc", next', "api_key: ***, next"),  # pragma: allowlist secret
+        ("https://search:pw@host:9200/image", "https://***@host:9200/image"),  # pragma: allowlist secret
         ("xoxb-1-2-abc", "***"),  # pragma: allowlist secret
         ("https://hooks.slack.com/services/T/B/x", "***"),
         ("https://host/path?x=1", "https://host/path?x=1"),
@@ -295,7 +295,7 @@ def test_what_the_installation_is_set_up_with_is_not_shown(
     with_bot: Settings, chat: Slack, refresh: Refresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(
-        "INGESTION_CATALOG_UPSTREAM_URL", "postgresql://reader:tr0mbone@upstream.example/openledger"
+        "INGESTION_CATALOG_UPSTREAM_URL", "postgresql://reader:tr0mbone@upstream.example/openledger"  # pragma: allowlist secret
     )  # pragma: allowlist secret
     settings = current()
     assert messages.failed(settings, refresh, "run-1", "tr0mbone was said, by tr0mbone", api_url=chat.api_url)

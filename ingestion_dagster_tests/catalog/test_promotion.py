@@ -207,6 +207,7 @@ def test_readers_see_no_error_and_never_nothing(scene: Scene) -> None:
         "SELECT count(*) FROM public.image",
         "SELECT count(*) FROM public.titles",
         "SELECT count(i.id) + 4 FROM public.imagelist_images AS l JOIN public.image AS i ON i.id = l.image_id WHERE i.id = 1",
+        "SELECT count(i.id) + 4 FROM public.image AS i JOIN public.imagelist_images AS l ON i.id = l.image_id WHERE i.id = 1",
         "SELECT count(*) FROM public.by_key AS k LEFT JOIN public.imagelist_images AS l ON l.image_id = k.id",
     )
     threads = [threading.Thread(target=read, args=(statement,)) for statement in statements]

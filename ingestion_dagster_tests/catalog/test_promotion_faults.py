@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.catalog import promotion, refreshes
+from ingestion_dagster.catalog import locks, promotion, refreshes
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.engine.errors import Transient
@@ -75,7 +75,7 @@ class CutDatabase(Database):
     kind: Any = None
 
     def connect(self) -> Connection:
-        return self.kind.connect(self.conninfo, autocommit=True, options="-c timezone=UTC")  # type: ignore[no-any-return]
+        return self.kind.connect(self.conninfo, autocommit=True, options="-c timezone=UTC")
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_killed_reversal_is_gone_on_with(places: Places, ledger: Connection, t
 def test_a_promotion_under_way_is_left_alone(places: Places, ledger: Connection) -> None:
     scene = Scene(places, ledger, FakeSearch(), rich=False)
     refresh = scene.stage("new", range(2, 8))
-    with places.ledger.connect() as other, promotion.locks.model(other, "image"):
+    with places.ledger.connect() as other, locks.model(other, "image"):
         with pytest.raises(refreshes.Busy):
             scene.promote(refresh)
         with pytest.raises(refreshes.Busy):

@@ -12,6 +12,7 @@ from ingestion_dagster.catalog.retirement import Retired
 from ingestion_dagster.engine import ledger as engine_ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, Scene
 
@@ -78,7 +79,7 @@ def test_a_refresh_is_given_up_with_all_that_it_made(scene: Scene) -> None:
     refresh = scene.stage("one", range(1, 7))
     engine_ledger.sync_datasets(scene.ledger, "catalog", ["image_index"])
     now = engine_ledger.now(scene.ledger)
-    seen = engine_ledger.StoredObject(key="one/1-6", size=0, modified=now, version="one")
+    seen = StoredObject(key="one/1-6", size=0, modified=now, version="one")
     engine_ledger.discover(scene.ledger, "catalog", "catalog:image_index", [engine_ledger.Arrival(seen, "image_index", "one")], now)
     scene.ledger.execute(
         "INSERT INTO catalog.ranges (load_id, model, suffix, first_id, last_id) SELECT id, 'image', 'one', 1, 6 FROM ledger.loads "
@@ -87,7 +88,7 @@ def test_a_refresh_is_given_up_with_all_that_it_made(scene: Scene) -> None:
     retirement.discard(scene.places, scene.engine, scene.ledger, refresh)
     assert scene.one("SELECT to_regclass('catalog_next.image')") is None
     assert sorted(scene.engine.documents) == ["image-old", "image-old-filtered"]
-    assert scene.ledger.execute("SELECT DISTINCT status FROM ledger.loads").fetchall() == [("errored",)]
+    assert scene.ledger.execute("SELECT DISTINCT status FROM ledger.loads").fetchall() == [("archived",)]
     assert refreshes.at_work(scene.ledger, "image") is None
     retirement.discard(scene.places, scene.engine, scene.ledger, refresh)
 
