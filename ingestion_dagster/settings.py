@@ -269,7 +269,9 @@ class Settings(BaseSettings):
         None, description="Bearer token that callers of the private API need. Unset: none, and loopback only."
     )
     api_callback_hosts: str | None = Field(
-        None, description="Hosts that a task of the private API may call back, commas between. Unset: loopback only."
+        None,
+        description="Hosts that a task of the private API may call back, and addresses or networks (10.0.0.0/8) that they may have though "
+        "not public, commas between. Unset: loopback only, any port.",
     )
     api_callback_key: SecretStr | None = Field(
         None, description="Key that callbacks are signed with (HMAC-SHA256). Unset: one is made under INGESTION_HOME."

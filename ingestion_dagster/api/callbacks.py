@@ -8,8 +8,9 @@ import logging
 import random
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -30,7 +31,9 @@ TIMESTAMP_HEADER, SIGNATURE_HEADER = "X-Ingestion-Timestamp", "X-Ingestion-Signa
 
 ATTEMPTS = 5
 SECONDS = 5.0
-"""For each of connecting, and waiting for the answer."""
+"""For each of connecting, and waiting for a part of the answer."""
+LONGEST_SECONDS = 15.0
+"""For one attempt in all, however slowly its answer comes in."""
 MOST_URL_LENGTH = 2000
 
 _AGAIN = {408, 425, 429}
@@ -98,7 +101,7 @@ class Caller:
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
         found = self.resolve(host, port)
-        if not found or not all(may_be_at(host, address) for address in found):
+        if not found or not all(may_be_at(host, address, self.allowed) for address in found):
             raise NotAllowed("the host's address is one that is not called back")
         timestamp = str(int(self.clock()))
         headers = {
@@ -109,11 +112,17 @@ class Caller:
             SIGNATURE_HEADER: signature(self.key, timestamp, body),
         }
         connection = _Pinned(host, found, port, tls=parts.scheme == "https")
+        cut = threading.Timer(LONGEST_SECONDS, connection.cut)
+        cut.start()
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", path, body, headers)
-            return connection.getresponse().status
+            status = connection.getresponse().status
+            if connection.is_cut:
+                raise TimeoutError
+            return status
         finally:
+            cut.cancel()
             connection.close()
 
 
@@ -123,7 +132,10 @@ def signature(key: bytes, timestamp: str, body: bytes) -> str:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """Hosts that may be called back, in small letters; none named: loopback alone."""
+    """Hosts that may be called back, and addresses or networks that they may have though these are not public, in small letters.
+
+    None named: loopback alone, on any port.
+    """
     named = (host.strip().lower() for host in (settings.api_callback_hosts or "").split(","))
     return frozenset(host for host in named if host)
 
@@ -150,14 +162,31 @@ def addresses(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
-def may_be_at(host: str, address: str) -> bool:
-    """Whether a host may have an address: loopback is for what is called so, and nobody is behind those of links and groups."""
+def may_be_at(host: str, address: str, allowed: frozenset[str] = frozenset()) -> bool:
+    """Whether a host may have an address: a public one, or one that is allowed by itself or with its network.
+
+    Loopback is for what is called so, and nobody is behind those of links and groups.
+    """
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
     if found.is_loopback or is_loopback(host):
         return found.is_loopback and is_loopback(host)
-    return not (found.is_link_local or found.is_multicast or found.is_unspecified or found.is_reserved)
+    if found.is_link_local or found.is_multicast or found.is_unspecified:
+        return False
+    if any(found in network for network in _networks(allowed)):
+        return True
+    return found.is_global and not found.is_reserved and not any(found in wrapping for wrapping in _WRAPPING)
+
+
+_WRAPPING = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+"""Networks whose addresses hold one of IPv4, of whatever kind (NAT64, 6to4, Teredo)."""
+
+
+def _networks(allowed: frozenset[str]) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    for each in allowed:
+        with suppress(ValueError):
+            yield ipaddress.ip_network(each.strip("[]"), strict=False)
 
 
 class _Pinned(http.client.HTTPConnection):
@@ -167,15 +196,26 @@ class _Pinned(http.client.HTTPConnection):
         super().__init__(host, port, timeout=SECONDS)
         self._addresses = found
         self._context = ssl.create_default_context() if tls else None
+        self.is_cut = False
+
+    def cut(self) -> None:
+        """End it from another thread, whatever it waits for: then it fails."""
+        self.is_cut = True
+        if self.sock is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def connect(self) -> None:
         """Connect to the first that answers, and to no other address."""
-        plain = self._connected()
+        self.sock = plain = self._connected()
+        if self.is_cut:
+            raise TimeoutError
         if self._context is None:
-            self.sock = plain
             return
         try:
-            self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
+            # Its handshake can be cut, too.
+            self.sock = encrypted = self._context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+            encrypted.do_handshake()
         except BaseException:
             plain.close()
             raise

@@ -3,8 +3,9 @@
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -12,8 +13,7 @@ from psycopg.conninfo import make_conninfo
 from ingestion_dagster.api import callbacks
 from ingestion_dagster.api.callbacks import Caller, NotAllowed
 from ingestion_dagster.api.task_process import Launcher
-from ingestion_dagster.catalog import locks, places, refreshes, steps, task_requests, tasks, tasks_sql
-from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog import places, refreshes, steps, task_requests, tasks, tasks_sql
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.catalog.task_requests import Action, Declined, Standing, TaskRequest
@@ -37,6 +37,13 @@ MOST_LAUNCHES = 3
 
 _NEVER_BEGUN = "no process of this task has come as far as to begin it; its log is below INGESTION_HOME/api/tasks"
 _IN_NOBODYS_WAY = {Action.LOAD_TEST_DATA}
+_OF_ONE_INDEX = {Action.POINT_ALIAS, Action.UPDATE_INDEX, Action.DELETE_INDEX}
+"""What these do is done soon, to indexes that they name, and is in the way of no task that names none of them."""
+_OF_ALL = {Action.PROMOTE, Action.ROLLBACK}
+_LONG = {Action.INGEST_UPSTREAM, Action.REINDEX, Action.CREATE_AND_POPULATE_FILTERED_INDEX}
+
+_TURN_SECONDS = 5.0
+"""How long an update may take until a caller is told to ask again."""
 
 
 class CatalogDesk:
@@ -54,21 +61,30 @@ class CatalogDesk:
         self._engine = engine
         self._wake = threading.Event()
         self._is_closing = False
-        self._keeper = threading.Thread(target=self._keep, name="tasks", daemon=True)
+        self._wake_teller = threading.Event()
+        self._threads = [
+            threading.Thread(target=each, name=name, daemon=True) for each, name in ((self._keep, "tasks"), (self._tell, "callbacks"))
+        ]
 
     def open(self) -> None:
         """Begin to look after tasks, those of before a restart first."""
-        self._keeper.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """End that, and close connections. Tasks go on in their processes."""
         self._is_closing = True
-        self._wake.set()
-        if self._keeper.is_alive():
-            self._keeper.join(30)
+        self._look_now()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(30)
         self.connections.close()
         if self._engine is not None:
             self._engine.close()
+
+    def _look_now(self) -> None:
+        self._wake.set()
+        self._wake_teller.set()
 
     def engine(self) -> SearchEngine:
         """The search engine, asked without much patience. Raises `ConfigurationError`."""
@@ -109,7 +125,7 @@ class CatalogDesk:
         """End the tasks that nobody works on any more, and see to what else is left undone; how many were ended."""
         with self.connections.borrowed() as connection:
             ended = tasks.end_lost(connection)
-        self._wake.set()
+        self._look_now()
         return len(ended)
 
     def dependencies(self) -> dict[str, list[str]]:
@@ -136,7 +152,7 @@ class CatalogDesk:
     def _measured(self) -> Iterator[Connection]:
         with self.connections.borrowed() as connection:
             if tasks.end_lost(connection):
-                self._wake.set()
+                self._look_now()
             tasks.measure(connection)
             yield connection
 
@@ -165,10 +181,8 @@ class CatalogDesk:
         if asked.callback_url is not None:
             request["callback_url"] = asked.callback_url
         new = NewTask(task_id, asked.model, asked.action, request, client, key)
-        if asked.action is Action.INGEST_UPSTREAM:
-            self._make_way(connection, new)
         fault_point("catalog.task.enter.before")
-        with connection.transaction():
+        with _undisturbed(connection, asked), connection.transaction():
             tasks.take_turns(connection, asked.model)
             if (known := self._known(connection, asked, key)) is not None:
                 return known
@@ -184,17 +198,6 @@ class CatalogDesk:
                 callbacks.check_url(url, self.caller.allowed)
             except NotAllowed as error:
                 raise Declined("unprocessable", f"callback_url is not called back: {error}") from None
-
-    def _make_way(self, connection: Connection, new: NewTask) -> None:
-        """Give up a refresh that has failed, or that nobody wants promoted, for the one that is asked for."""
-        going = refreshes.at_work(connection, new.model)
-        if going is None or going.suffix == new.request["index_suffix"] or steps.is_going(connection, going):
-            return
-        from ingestion_dagster.catalog import retirement
-
-        at = Places.of(self._hurried)
-        with locks.model(connection, new.model), closing(at.search()) as engine:
-            retirement.discard(at, engine, connection, going)
 
     def _keep(self) -> None:
         while not self._is_closing:
@@ -215,30 +218,68 @@ class CatalogDesk:
             else:
                 self.launch(task_id)
         tasks.end_lost(connection)
+        tasks.forget(connection)
+
+    def _tell(self) -> None:
+        """Send callbacks. Who is slow to answer keeps no task from being begun."""
+        while not self._is_closing:
+            self._wake_teller.clear()
+            try:
+                with self.connections.borrowed() as connection:
+                    self._tell_all(connection)
+            except (Transient, ConfigurationError) as error:
+                log.info("callbacks could not be sent: %s", error)
+            self._wake_teller.wait(LOOK_SECONDS)
+
+    def _tell_all(self, connection: Connection) -> None:
         for task_id in tasks.uncalled(connection):
             if self._is_closing:
                 return
             callbacks.tell(connection, self.caller, task_id)
-        tasks.forget(connection)
+
+
+@contextmanager
+def _undisturbed(connection: Connection, asked: TaskRequest) -> Iterator[None]:
+    """What makes a refresh, or reads rows for long, is not entered beside an update, a rebuild or a promotion. Raises `Busy`."""
+    if asked.action not in _LONG:
+        yield
+        return
+    with steps.undisturbed(connection, asked.model, _TURN_SECONDS):
+        yield
 
 
 def _demand_free(connection: Connection, asked: TaskRequest) -> None:
     """Raises `Busy` if another task changes what this one is about."""
     if asked.action in _IN_NOBODYS_WAY:
         return
+    about = _about(asked.model, asked.model_dump(exclude_none=True))
     for other in tasks.open_of(connection, asked.model):
-        if other.action not in _IN_NOBODYS_WAY:
+        if other.action in _IN_NOBODYS_WAY:
+            continue
+        is_apart = asked.action in _OF_ONE_INDEX or other.action in _OF_ONE_INDEX
+        if not is_apart or {asked.action, other.action} & _OF_ALL or about & _about(other.model, other.request):
             raise Busy(asked.model, f"task {other.id}, {other.action}")
 
 
+def _about(model: str, request: Mapping[str, Any]) -> set[str]:
+    """The indexes and aliases that a task names, and those that it fills."""
+    suffixes = [str(request[name]) for name in ("index_suffix", "origin_index_suffix", "fills") if name in request]
+    if "destination_index_suffix" in request:
+        suffixes.append(f"{request['destination_index_suffix']}-filtered")
+    return {f"{model}-{suffix}" for suffix in suffixes} | {*request.get("targets", ()), *filter(None, [request.get("alias")])}
+
+
 def _intend(connection: Connection, new: NewTask) -> None:
-    """Enter the refresh that a task begins, or note what one is to be promoted to, in the transaction that enters the task."""
+    """Enter the refresh that a task begins, or note what one is to be promoted to, in the transaction that enters the task.
+
+    One that has failed, or that nobody wants promoted, gives way to it when the task is done: not before that is sure to be.
+    """
     if new.action == Action.INGEST_UPSTREAM:
         asked_by, suffix = f"task {new.id}", str(new.request["index_suffix"])
         going = refreshes.at_work(connection, new.model)
-        if going is None or going.suffix != suffix:
+        if going is None or (going.suffix != suffix and steps.is_going(connection, going)):
             refreshes.request(connection, new.model, suffix, asked_by=asked_by, filtered=False, promote=False)
-        else:
+        elif going.suffix == suffix:
             connection.execute(tasks_sql.TAKE_OVER, {"model": new.model, "suffix": suffix, "asked_by": asked_by})
     elif new.action == Action.PROMOTE:
         refreshes.let_promote(connection, new.model, str(new.request["index_suffix"]), str(new.request["alias"]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.catalog import admission, failures, refreshes, steps
+from ingestion_dagster.catalog import admission, failures, refreshes, standing, steps
 from ingestion_dagster.catalog.checks import GATE_SPECS, gate_results
 from ingestion_dagster.catalog.partitions import REFRESHES
 from ingestion_dagster.catalog.places import Places, search_url, shown
@@ -15,7 +15,7 @@ from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType, filtered_name, index_name
 from ingestion_dagster.catalog.steps import Work
 from ingestion_dagster.catalog.tables import LIVE, NEXT
-from ingestion_dagster.engine import whereabouts
+from ingestion_dagster.engine import ledger, whereabouts
 from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
 from ingestion_dagster.engine.checks import failed_names, table
 from ingestion_dagster.engine.claims import Limits
@@ -85,6 +85,15 @@ def _known(work: Work, *, begins: bool) -> None:
     steps.begin(work.places, work.connection, work.media, work.run_id, asked_by="by hand in Dagster", suffix=work.suffix)
 
 
+def _refuse_ended(work: Work) -> None:
+    """Raises `ConfigurationError`, with what to do, for a refresh whose time has passed, or that stands refused."""
+    refresh = work.refresh
+    admission.refuse_bygone(refresh)
+    (load,) = ledger.loads(work.connection, [refresh.load_id])
+    if refresh.is_at_work and load.status is ledger.Status.ERRORED:
+        raise ConfigurationError(f"refresh {refresh.suffix} of {refresh.model} {standing.on_its_way(work.connection, refresh)}")
+
+
 def chain(media: MediaType) -> Chain:
     """The chain of a media type."""
     model = media.name
@@ -135,7 +144,7 @@ def chain(media: MediaType) -> Chain:
     )
     def copied(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media, begins=True) as work:
-            admission.refuse_bygone(work.refresh)
+            _refuse_ended(work)
             refresh = steps.copy(work)
             for name, told in ((UPSTREAM_SNAPSHOT, _snapshot_metadata), (STAGED_TABLE, _staged_metadata)):
                 if asset_key(model, name) in context.selected_asset_keys:
@@ -157,7 +166,7 @@ def chain(media: MediaType) -> Chain:
     )
     def indexed(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media) as work:
-            admission.refuse_bygone(work.refresh)
+            _refuse_ended(work)
             refresh = steps.index_staged(work)
             counts = refresh.counts
             told = {"indexes": counts.get("indexes", 0), "seconds": counts.get("index_seconds", 0.0), "rows": _rows(refresh)}
@@ -187,7 +196,7 @@ def chain(media: MediaType) -> Chain:
     )
     def filled(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media) as work:
-            admission.refuse_bygone(work.refresh)
+            _refuse_ended(work)
             refresh = steps.fill(work)
             for name, index in ((SEARCH_INDEX, index_name), (FILTERED_INDEX, filtered_name)):
                 if asset_key(model, name) in context.selected_asset_keys:
@@ -215,7 +224,7 @@ def chain(media: MediaType) -> Chain:
     )
     def promoted(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
         with _work(context, ingestion, media) as work:
-            admission.refuse_bygone(work.refresh)
+            _refuse_ended(work)
             refresh = steps.promote(work)
             yield _materialized(work, refresh, PROMOTED, _promotion_metadata(media, refresh))
 

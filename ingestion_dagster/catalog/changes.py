@@ -8,13 +8,14 @@ from datetime import datetime
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
-from ingestion_dagster.catalog import cleaning, copy_errors, hosts, ids, refreshes, updates_sql, upstream_types
+from ingestion_dagster.catalog import cleaning, copy_errors, copy_sql, hosts, ids, refreshes, updates_sql, upstream_types
 from ingestion_dagster.catalog.cleaning import Rules
 from ingestion_dagster.catalog.fill_worker import moderation
 from ingestion_dagster.catalog.places import Places, record_limit
 from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
 from ingestion_dagster.catalog.upstream_types import Column
+from ingestion_dagster.engine import ledger as loads
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.postgres import Connection
 
@@ -34,15 +35,21 @@ class Change:
 
 
 class Changes:
-    """The changed rows of a media type's first table, in a temporary table of the connection to the API's database."""
+    """The changed rows of a media type's first table, in a temporary table of the connection to the API's database.
 
-    def __init__(self, places: Places, ledger: Connection, upstream: Connection, api: Connection, media: MediaType) -> None:
+    `schema`: of the table that they are to be written into.
+    """
+
+    def __init__(
+        self, places: Places, ledger: Connection, upstream: Connection, api: Connection, media: MediaType, schema: str = LIVE
+    ) -> None:
         self._places = places
         self._ledger = ledger
         self._upstream = upstream
         self._api = api
         self._media = media
         self._table = media.table
+        self._schema = schema
         self._columns: tuple[Column, ...] = ()
         self.rows = 0
         """How many upstream rows have changed."""
@@ -50,11 +57,11 @@ class Changes:
         """New ones that are left to the next update, for a copy that is under way may be giving them their ids."""
 
     @property
-    def _live(self) -> sql.Identifier:
-        return sql.Identifier(LIVE, self._table.name)
+    def _into(self) -> sql.Identifier:
+        return sql.Identifier(self._schema, self._table.name)
 
     def collect(self, since: datetime) -> datetime:
-        """Fetch, clean and number what upstream has changed since a moment. Returns the moment up to which that is so, by its clock.
+        """Fetch, clean and number what upstream has changed since a moment. Returns up to which moment nothing is missing, by its clock.
 
         Raises `Refused` with the problems of an upstream that does not fit.
         """
@@ -103,7 +110,7 @@ class Changes:
         names = [column.name for column in self._columns]
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         statement = sql.SQL(updates_sql.UPSERT).format(
-            live=self._live,
+            live=self._into,
             columns=columns,
             values=columns,
             sets=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names),
@@ -122,10 +129,11 @@ class Changes:
         self._api.execute(sql.SQL(updates_sql.CHANGES).format(columns=sql.SQL(", ").join(kinds)))
         relation = upstream_types.qualified(self._upstream, self._table.upstream)
         out = sql.SQL(updates_sql.OUT).format(columns=sql.SQL(", ").join(cast), relation=sql.SQL(relation), since=since)
-        with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream), self._upstream.transaction():
-            self._upstream.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            row = self._upstream.execute(updates_sql.NOW).fetchone()
+        with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream):
+            row = self._upstream.execute(copy_sql.COMPLETE_TO).fetchone()
             assert row is not None
+        with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream), self._upstream.transaction():
+            self._upstream.execute("SET TRANSACTION READ ONLY")
             self._pipe(out, sql.SQL(updates_sql.IN).format(columns=names))
         self._api.execute("ANALYZE pg_temp.catalog_changes")
         watermark: datetime = row[0]
@@ -170,8 +178,9 @@ class Changes:
 
     def _number(self) -> None:
         """Give every row the id of the identity's row in any generation, and new ones ids that nobody has had."""
-        highest = 0
-        for schema in (LIVE, NEXT, PREVIOUS):
+        going, numbered = self._copying()
+        highest = ids.last_number(self._api, f"{LIVE}.{self._table.name}")
+        for schema in dict.fromkeys((self._schema, LIVE, *((NEXT,) if numbered else ()), PREVIOUS)):
             if not self._is_there(schema):
                 continue
             table = sql.Identifier(schema, self._table.name)
@@ -181,22 +190,35 @@ class Changes:
         if (deleted := moderation(self._api, self._table.deleted)) is not None:
             self._api.execute(sql.SQL(updates_sql.MODERATE).format(deleted=sql.Identifier(LIVE, deleted)))
         fresh = self._one(sql.SQL(updates_sql.WITHOUT_ID))
-        taken = self._room(fresh)
+        taken = 0 if going else self._room(fresh)
+        self.deferred = fresh if going else 0
         if taken:
-            first = ids.reserve(self._ledger, self._table.name, taken, highest)
+            first = ids.reserve(self._ledger, self._table.name, taken, highest, largest=self._largest_id())
             self._api.execute(updates_sql.NUMBER, {"first": first, "count": taken})
+            ids.number_on(self._api, f"{LIVE}.{self._table.name}", first + taken - 1)
         self._api.execute(updates_sql.LEAVE_OUT)
+
+    def _copying(self) -> tuple[bool, bool]:
+        """Whether a copy may be giving new rows their ids, and whether the ids of the staged table are for good: it was copied.
+
+        A copy that begins later waits until whoever asks this has ended.
+        """
+        going = refreshes.at_work(self._ledger, self._media.name)
+        if going is None or going.state != "requested":
+            return False, True
+        (load,) = loads.loads(self._ledger, [going.load_id])
+        return load.status is loads.Status.INGESTING, False
+
+    def _largest_id(self) -> int:
+        types = {column.name: column.type for column in upstream_types.columns(self._api, f"{self._schema}.{self._table.name}")}
+        return ids.LARGEST[types["id"]]
 
     def _room(self, fresh: int) -> int:
         """How many of the new rows are taken."""
-        going = refreshes.at_work(self._ledger, self._media.name)
-        if going is not None and going.state == "requested":
-            self.deferred = fresh
-            return 0
         limit = record_limit(self._places.settings)
         if fresh == 0 or limit is None:
             return fresh
-        return max(0, min(fresh, limit - self._one(sql.SQL(updates_sql.COUNT).format(live=self._live))))
+        return max(0, min(fresh, limit - self._one(sql.SQL(updates_sql.COUNT).format(live=self._into))))
 
     def _is_there(self, schema: str) -> bool:
         there = upstream_types.columns(self._api, f"{schema}.{self._table.name}")

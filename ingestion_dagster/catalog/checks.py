@@ -142,7 +142,7 @@ def no_broken_promotion(connection: Connection, model: str) -> Finding:
 
 
 def aliases_lead_home(connection: Connection, settings: Settings, model: str) -> Finding:
-    """Each alias of the live refresh leads to one index; that of the main one bears its suffix."""
+    """Each alias of the live refresh leads to one index, which was made for it, or of its rows."""
     from ingestion_dagster.catalog.places import search_engine
 
     live = refreshes.live(connection, model)
@@ -150,19 +150,22 @@ def aliases_lead_home(connection: Connection, settings: Settings, model: str) ->
         return True, dg.AssetCheckSeverity.ERROR, {"live": "nothing yet"}
     wrong, told = [], {"live": live.suffix}
     with closing(search_engine(settings)) as engine:
-        for alias in (live.alias, *([filtered_name(live.alias, "")] if live.filtered else [])):
+        for alias in (live.alias, filtered_name(live.alias, "")):
             behind = engine.behind(alias)
             told[alias] = ", ".join(behind)
-            if len(behind) != 1 or (alias == live.alias and _refresh_of(engine, behind[0]) != live.suffix):
+            is_needed = alias == live.alias or live.filtered
+            if len(behind) > 1 or (is_needed and not behind) or any(live.suffix not in _made_of(engine, index) for index in behind):
                 wrong.append(alias)
     return not wrong, dg.AssetCheckSeverity.ERROR, told | {"wrong": ", ".join(wrong)}
 
 
-def _refresh_of(engine: SearchEngine, index: str) -> object:
+def _made_of(engine: SearchEngine, index: str) -> tuple[object, ...]:
+    """The refresh that has made an index, and the one whose rows it is of."""
     try:
-        return engine.label(index).get("refresh")
+        label = engine.label(index)
     except Refused:
-        return None
+        return ()
+    return label.get("refresh"), label.get("origin")
 
 
 def _enter(connection: Connection, _settings: Settings) -> None:

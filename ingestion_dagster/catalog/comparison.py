@@ -121,13 +121,13 @@ def _ids(api: Connection, media: MediaType, suffix: str, count: int) -> list[int
 
 def _rows(api: Connection, media: MediaType, ids: Sequence[int]) -> list[dict[str, Any]]:
     table = media.table
-    moderation = {"deleted": _if_there(api, table.deleted), "mature": _if_there(api, table.mature)}
+    moderation = {"deleted": if_there(api, table.deleted), "mature": if_there(api, table.mature)}
     statement = media.documents.plain_rows(sql.Identifier(NEXT, table.name), **moderation)
     with api.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(statement, {"ids": list(ids)}).fetchall()
 
 
-def _if_there(api: Connection, moderation: str | None) -> str | None:
+def if_there(api: Connection, moderation: str | None) -> str | None:
     """A moderation table, if the API's database has it."""
     there = moderation and api.execute("SELECT to_regclass(%s)", [f"{LIVE}.{moderation}"]).fetchone() != (None,)
     return moderation if there else None
@@ -135,7 +135,7 @@ def _if_there(api: Connection, moderation: str | None) -> str | None:
 
 def moderated(api: Connection, moderation: str | None) -> sql.Composable:
     """A condition on `staged`: its identifier is in a moderation table."""
-    name = _if_there(api, moderation)
+    name = if_there(api, moderation)
     return gates_sql.IS_MODERATED.format(moderation=sql.Identifier(LIVE, name)) if name else sql.SQL("false")
 
 

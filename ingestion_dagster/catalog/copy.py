@@ -13,11 +13,11 @@ from datetime import datetime
 import psycopg
 from psycopg import IsolationLevel, sql
 
-from ingestion_dagster.catalog import cleaning, copy_plan, copy_sql, dependents, hosts, live_tables, refreshes, upstream_types
+from ingestion_dagster.catalog import cleaning, copy_plan, copy_sql, dependents, hosts, ids, live_tables, refreshes, upstream_types
 from ingestion_dagster.catalog.cleaning import Rules
 from ingestion_dagster.catalog.copy_errors import API, LEDGER, UPSTREAM, told
 from ingestion_dagster.catalog.copy_plan import Plan
-from ingestion_dagster.catalog.copy_range import Moved, Records, Writer
+from ingestion_dagster.catalog.copy_range import Moved, Records, Writer, attempt_name
 from ingestion_dagster.catalog.places import Places, record_limit
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MediaType
@@ -41,7 +41,7 @@ class Copied:
 
     `rows`: in it now. `upstream_rows`: read. `deleted`: left out, because moderation has deleted them. `cleaned`: rows that were changed;
     `fixes`: changes by rule. `by_provider`: rows by provider; `live_by_provider`: of the live table before. `checksum`: the same for the
-    same identities and times of change, in whatever order.
+    same identities and times of change, in whatever order. `complete_to`: every row dated before it is there; younger ones may be missing.
     """
 
     table: str
@@ -60,6 +60,7 @@ class Copied:
     max_updated_on: datetime | None
     live_rows: int = 0
     live_by_provider: Mapping[str, int] = field(default_factory=dict)
+    complete_to: datetime | None = None
 
 
 def check_upstream(upstream: Connection, api: Connection, media: MediaType) -> tuple[Problem, ...]:
@@ -81,7 +82,8 @@ def copy_tables(
     """Copy all tables of a media type, as of one moment, and label them `copied`. Begins anew if it was begun before.
 
     `ledger`: autocommitting. `progress` is told the rows so far, and how many there may be. `hold`, called in a transaction of `ledger`,
-    keeps the refresh ours until that ends, or raises `ClaimLost`. Raises `Refused` (with what `check_upstream` finds, `duplicate_identifier`, `value_too_long`, `null_value`, `staged_table_not_ours` …), `Transient`, and
+    keeps the refresh ours until that ends, or raises `ClaimLost`. Raises `Refused` (with what `check_upstream` finds,
+    `duplicate_identifier`, `value_too_long`, `null_value`, `ids_exhausted`, `staged_table_not_ours` …), `Transient`, and
     `ConfigurationError` for a privilege that is missing. What readers see is untouched by all of them.
     """
     with ExitStack() as opened:
@@ -89,7 +91,7 @@ def copy_tables(
         api = opened.enter_context(_opened(places.api, API))
         with told(API, media.name):
             live_tables.ensure(api, media)
-        snapshot, at = opened.enter_context(_snapshot(upstream, media.name))
+        snapshot, at, complete_to = opened.enter_context(_snapshot(upstream, media.name))
         with told(API, media.name), told(UPSTREAM, media.name):
             if problems := check_upstream(upstream, api, media):
                 raise Refused(*problems)
@@ -98,10 +100,11 @@ def copy_tables(
         for plan in plans:
             _check_identities(upstream, plan)
         rules = _rules(places, ledger, upstream, plans)
-        oids = [_prepare(api, ledger, plan.table, refresh, run_id, hold) for plan in plans]
+        oids = [_prepare(api, ledger, plan, refresh, run_id, hold) for plan in plans]
         records = Records(ledger, media.name, refresh.suffix, hold)
         so_far = Progress(sum(plan.estimate for plan in plans), progress)
-        copied = [_copy(places, plan, oid, Task(snapshot, at, rules, records, so_far), api) for plan, oid in zip(plans, oids, strict=True)]
+        task = Task(snapshot, at, complete_to, rules, records, so_far)
+        copied = [_copy(places, plan, oid, task, api) for plan, oid in zip(plans, oids, strict=True)]
         _label(api, dict(zip([plan.table.name for plan in plans], oids, strict=True)), refresh, run_id, "copied")
         return copied
 
@@ -126,6 +129,7 @@ class Task:
 
     snapshot: str
     at: datetime
+    complete_to: datetime
     rules: Rules
     records: Records
     progress: Progress
@@ -145,13 +149,20 @@ def _opened(database: Database, where: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def _snapshot(upstream: Connection, model: str) -> Iterator[tuple[str, datetime]]:
-    """A transaction that shows one moment, for as long as the block lasts: what others need to see the same, and which moment it is."""
+def _snapshot(upstream: Connection, model: str) -> Iterator[tuple[str, datetime, datetime]]:
+    """A transaction that shows one moment, for as long as the block lasts.
+
+    What others need to see the same, which moment it is, and up to which moment nothing is to come any more.
+    """
     _read_only(upstream)
+    with told(UPSTREAM, model):
+        # Asked before the snapshot is taken: what ends between the two is seen, and asked for once more.
+        complete_to = upstream.execute(copy_sql.COMPLETE_TO).fetchone()
     with told(UPSTREAM, model), upstream.transaction():
         row = upstream.execute(copy_sql.EXPORT).fetchone()
         assert row is not None
-        yield row[0], row[1]
+        assert complete_to is not None
+        yield row[0], row[1], complete_to[0]
 
 
 def _read_only(upstream: Connection) -> None:
@@ -183,9 +194,9 @@ def _rules(places: Places, ledger: Connection, upstream: Connection, plans: list
     return Rules(is_tls=hosts.answers(places.settings, ledger, upstream, sources), optional=optional)
 
 
-def _prepare(api: Connection, ledger: Connection, table: TableSpec, refresh: Refresh, run_id: str, hold: Callable[[], None]) -> int:
+def _prepare(api: Connection, ledger: Connection, plan: Plan, refresh: Refresh, run_id: str, hold: Callable[[], None]) -> int:
     """Make the staged table, empty, and return its oid; what an earlier attempt has left goes."""
-    name, staged = f"{NEXT}.{table.name}", sql.Identifier(NEXT, table.name)
+    table, name, staged = plan.table, f"{NEXT}.{plan.table.name}", plan.staged
     fault_point("catalog.copy.prepare.before")
     with told(LEDGER, table.name), ledger.transaction(), told(API, table.name), api.transaction():
         # Who has slept past its lease must not take its successor's table away.
@@ -199,6 +210,8 @@ def _prepare(api: Connection, ledger: Connection, table: TableSpec, refresh: Ref
             api.execute(sql.SQL(copy_sql.DROP).format(table=staged))
         api.execute(sql.SQL(copy_sql.CREATE).format(staged=staged, live=sql.Identifier(LIVE, table.name)))
         _comment(api, staged, refresh, run_id, "copying")
+        ids.take_back(ledger, table.name, plan.highest, attempt_name(refresh.model, refresh.suffix))
+        ledger.execute(copy_sql.FORGET_CARRIED, {"model": refresh.model, "suffix": refresh.suffix})
         oid, _ = _one(api, copy_sql.LABEL, name)
     fault_point("catalog.copy.prepare.after")
     assert oid is not None
@@ -268,6 +281,7 @@ def _copy(places: Places, plan: Plan, oid: int, task: Task, api: Connection) -> 
         max_updated_on=latest,
         live_rows=sum(before.values()),
         live_by_provider=before,
+        complete_to=task.complete_to,
     )
 
 

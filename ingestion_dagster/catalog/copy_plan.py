@@ -6,7 +6,7 @@ from datetime import datetime
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import copy_sql, upstream_types, urls
+from ingestion_dagster.catalog import copy_sql, ids, upstream_types, urls
 from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS, TableSpec
 from ingestion_dagster.catalog.upstream_types import Column
 from ingestion_dagster.engine.postgres import Connection
@@ -21,7 +21,8 @@ class Plan:
 
     `columns`: what is copied, in the order of the stream. `sources`: a SELECT for each range. `estimate`: rows, as far as upstream's
     statistics tell. `keys`, `addresses`: SELECTs of the identities, and of all addresses in one column.
-    `known`: tables to look ids up in, the first that has one decides. `highest`: the highest id in them.
+    `known`: tables to look ids up in, the first that has one decides. `highest`: the highest id in them, or that
+    the live one's sequence has given.
     """
 
     table: TableSpec
@@ -134,7 +135,7 @@ def _addresses(
 
 
 def _known(api: Connection, table: TableSpec) -> tuple[tuple[str, ...], int]:
-    known, highest = [], 0
+    known, highest = [], ids.last_number(api, f"{LIVE}.{table.name}")
     for schema in (LIVE, PREVIOUS):
         if not upstream_types.columns(api, f"{schema}.{table.name}"):
             continue

@@ -71,6 +71,11 @@ class Moved:
         self.fixes.update(other.fixes)
 
 
+def attempt_name(model: str, suffix: str) -> str:
+    """As whom the copy of a refresh reserves ids."""
+    return f"{model}-{suffix}"
+
+
 class Records:
     """The ledger's part of a copy, for all its workers: ids that are given out, and fixes that are noted. One writes at a time."""
 
@@ -80,13 +85,16 @@ class Records:
         self._lock = threading.Lock()
         self._model = model
         self._suffix = suffix
+        self._attempt = attempt_name(model, suffix)
 
     def numbers(self, plan: Plan, count: int) -> Iterator[int]:
         """So many ids that nobody has had."""
         if not count:
             return iter(())
         with self._lock, told(LEDGER, plan.table.name):
-            first = ids.reserve(self._ledger, plan.table.name, count, plan.highest)
+            first = ids.reserve(
+                self._ledger, plan.table.name, count, plan.highest, attempt=self._attempt, largest=ids.LARGEST[plan.id_type]
+            )
         return iter(range(first, first + count))
 
     def note(self, fixes: Sequence[tuple[UUID, Fix]]) -> None:

@@ -2,6 +2,14 @@
 
 EXPORT = "SELECT pg_export_snapshot(), now()"
 
+# Rows are dated when a transaction begins: what had begun before may still add older ones. Of others' transactions we see those that our
+# role may see; our own only read.
+COMPLETE_TO = """
+SELECT least(now(), min(xact_start)) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+  AND application_name IS DISTINCT FROM 'ingestion'
+"""
+
 PATIENT = """
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
@@ -37,6 +45,7 @@ CREATE TABLE {staged} (LIKE {live} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDE
 BY_PROVIDER = "SELECT {provider}, count(*) FROM {table} GROUP BY 1"
 HIGHEST = "SELECT max(id) FROM {table}"
 FORGET_FIXES = "DELETE FROM catalog.fixes WHERE model = %(model)s AND suffix = %(suffix)s"
+FORGET_CARRIED = "DELETE FROM catalog.carried WHERE model = %(model)s AND suffix = %(suffix)s"
 
 OUT = "COPY ({source}) TO STDOUT (FORMAT binary)"
 IN = "COPY {staged} (id, {columns}) FROM STDIN (FORMAT binary)"

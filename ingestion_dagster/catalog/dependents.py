@@ -41,6 +41,18 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
+class OutwardKey:
+    """A foreign key that a live table holds to one outside its group. `may_lock`: whether we may lock the table that it names."""
+
+    name: str
+    definition: str
+    comment: str | None
+    schema: str
+    referenced: str
+    may_lock: bool
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """A view that reads a live table itself. `options`: as `WITH (…)` takes them."""
 
@@ -72,6 +84,12 @@ def unsupported(api: Connection, media: MediaType) -> tuple[Problem, ...]:
 def foreign_keys(connection: Connection, tables: Sequence[Relation]) -> list[ForeignKey]:
     """Foreign keys of tables outside the group to those in it."""
     return [ForeignKey(*row) for row in connection.execute(sql.FOREIGN_KEYS, {"oids": [table.oid for table in tables]})]
+
+
+def outward_keys(connection: Connection, table: Relation, group: Sequence[Relation]) -> list[OutwardKey]:
+    """Foreign keys of a table to tables outside the group."""
+    parameters = {"oid": table.oid, "oids": [other.oid for other in group]}
+    return [OutwardKey(*row) for row in connection.execute(sql.OUTWARD_KEYS, parameters)]
 
 
 def views(connection: Connection, tables: Sequence[Relation]) -> list[View]:

@@ -99,6 +99,17 @@ WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid = ANY(%(oids)s) AND 
 ORDER BY n.nspname, c.relname, k.conname
 """
 
+# Foreign keys of a live table to tables outside its group.
+OUTWARD_KEYS = """
+SELECT k.conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'), n.nspname, c.relname,
+       has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')
+FROM pg_constraint AS k
+JOIN pg_class AS c ON c.oid = k.confrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = %(oid)s AND k.confrelid <> ALL(%(oids)s)
+ORDER BY k.conname
+"""
+
 # Views that read a live table themselves, those first that read others of them.
 VIEWS = """
 WITH RECURSIVE reads AS (

@@ -14,12 +14,13 @@ from ingestion_dagster.catalog import fill_sql, fill_worker
 from ingestion_dagster.catalog.fill_worker import Progress, Target, in_turn
 from ingestion_dagster.catalog.places import Places, search_url
 from ingestion_dagster.catalog.registry import PIPELINE, MediaType
-from ingestion_dagster.catalog.search import SearchEngine
+from ingestion_dagster.catalog.search import IndexDefinition, SearchEngine
+from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Arrival
+from ingestion_dagster.engine.ledger import Arrival, Scope, Status
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
 
@@ -86,7 +87,8 @@ def fill(
 
     This process works, and `workers` - 1 others; other runs may do the same at once, and are waited for. `progress`: ids done, and of
     how many. Raises `Refused` (`index_exists`, `index_lost`, `too_many_dead_documents`, `range_errored`, `no_sensitive_terms`, …),
-    and `Transient` if something outside failed, or the run's time is up: what is done stays done, the next run goes on behind it.
+    and `Transient` if something outside failed, the list of terms has changed, or nothing was done for as long as a run claims work:
+    what is done stays done, the next run goes on behind it. It takes as long as it takes.
     """
     started = time.monotonic()
     with places.ledger.connect() as connection, closing(places.search()) as engine:
@@ -117,13 +119,16 @@ def fill(
 def prepare(engine: SearchEngine, connection: Connection, places: Places, media: MediaType, target: Target, run_id: str) -> None:
     """Make the indexes of a target; those that were made for it are kept.
 
-    Raises `Refused`: `index_exists` for one of somebody else, `index_lost` for one that was deleted while it was being filled.
+    A filtered index that was begun with another list of sensitive terms is begun anew. Raises `Refused`: `index_exists` for an index of
+    somebody else, `index_lost` for one that was deleted while it was being filled; `Transient` (`terms_changed`) while others fill it.
     """
     made = []
+    begun = {"origin": target.origin or target.suffix, "begun": ledger.now(connection).isoformat()}
+    if target.relation[0] == LIVE and (row := connection.execute(fill_sql.LIVE_SINCE, {"model": target.model}).fetchone()) and row[0]:
+        begun["since"] = row[0].isoformat()
     for kind, index in target.indexes.items():
-        label = {"refresh": target.suffix, "run": run_id, "model": target.model, "kind": kind}
+        label = {"refresh": target.suffix, "run": run_id, "model": target.model, "kind": kind} | begun
         if kind == "filtered":
-            # The list may change while an index is filled. What is kept is the one it began with, so that it is seen to be made anew.
             from ingestion_dagster.catalog import sensitive
 
             label["terms"] = sensitive.fingerprint_of(places.settings)
@@ -138,11 +143,36 @@ def prepare(engine: SearchEngine, connection: Connection, places: Places, media:
             found = engine.label(index)
             if any(found.get(name) != definition.label.get(name) for name in ("refresh", "model", "kind", "mapping", "fields")):
                 raise
+            if found.get("terms") != definition.label.get("terms"):
+                _begin_anew(engine, connection, target, index, definition, run_id)
         fault_point("catalog.fill.create.after")
     if made and _planned(connection, target)[1]:
         for index in made:
             engine.delete_index(index)
         raise Refused(Problem("index_lost", made[0], "it was deleted while it was being filled: discard this refresh and ask for another"))
+
+
+def _begin_anew(
+    engine: SearchEngine, connection: Connection, target: Target, index: str, definition: IndexDefinition, run_id: str
+) -> None:
+    """Make a filtered index again, empty, and put all ranges back: a part of it would be without other terms than the rest.
+
+    Nobody claims a range meanwhile.
+    """
+    names = {"model": target.model, "suffix": target.suffix}
+    with connection.transaction():
+        connection.execute(fill_sql.PLAN_LOCK, names)
+        loads: list[tuple[int, str]] = connection.execute(fill_sql.LOADS, names).fetchall()
+        if any(status not in (Status.READY, Status.ARCHIVED, Status.ERRORED) for _, status in loads):
+            raise Transient("terms_changed", f"the list of terms has changed, and others still fill {index}: the next run begins it anew")
+        connection.execute(fill_sql.BEGIN_ANEW, names)
+        if archived := frozenset(load for load, status in loads if status == Status.ARCHIVED):
+            again = ledger.replay(connection, Scope(PIPELINE, ids=archived), run_id)
+            if len(again.ready) < len(archived):
+                raise Refused(Problem("terms_changed", index, "its ranges cannot be filled again: discard it, and ask for another"))
+        engine.delete_index(index)
+        engine.create(index, definition)
+    log.warning("%s is begun anew: the list of sensitive terms is another than the one it was begun with", index)
 
 
 def plan(connection: Connection, places: Places, media: MediaType, target: Target, range_rows: int) -> int:
@@ -183,7 +213,7 @@ def _until_done(
     connection: Connection, places: Places, media: MediaType, target: Target, run_id: str, limits: Limits, progress: Progress
 ) -> None:
     """Work, and wait for those who work too, until every range is in the index."""
-    started = time.monotonic()
+    moved, done = time.monotonic(), -1
     while True:
         ledger.expire(connection, PIPELINE, limits.max_attempts)
         taken = work(places, media, target, run_id, limits, progress)
@@ -198,7 +228,9 @@ def _until_done(
                     "range_errored", f"{target.model}-{target.suffix}", f"{totals.errored} id ranges were given up; see 'ingestion status'"
                 )
             )
-        if time.monotonic() - started >= limits.run_seconds:
+        if totals.done != done:
+            moved, done = time.monotonic(), totals.done
+        if time.monotonic() - moved >= limits.run_seconds:
             raise Transient("run_time_is_up", f"{totals.archived} of {totals.ranges} id ranges are in the index; the next run goes on")
         if totals.ready and not totals.in_hand and not taken:
             raise Transient("ranges_left", f"{totals.ready} id ranges could not be claimed: paused, or this run died with them; try again")

@@ -26,6 +26,26 @@ JOIN ledger.loads AS l ON l.landing_zone = %(zone)s AND l.key = planned.key AND 
 
 RANGE = "SELECT first_id, last_id, committed_id FROM catalog.ranges WHERE load_id = %(id)s"
 
+# Nobody claims what is locked.
+LOADS = """
+SELECT l.id, l.status FROM ledger.loads AS l JOIN catalog.ranges AS r ON r.load_id = l.id
+WHERE r.model = %(model)s AND r.suffix = %(suffix)s
+ORDER BY l.id
+FOR UPDATE OF l
+"""
+
+BEGIN_ANEW = """
+UPDATE catalog.ranges
+SET committed_id = NULL, rows_read = 0, documents = 0, filtered = 0, dead = 0, retries = 0, bytes = 0, seconds = 0
+WHERE model = %(model)s AND suffix = %(suffix)s
+"""
+
+# Rows of the live table that came in later have changed upstream since then.
+LIVE_SINCE = """
+SELECT coalesce((SELECT w.updated_on FROM catalog.watermarks AS w WHERE w.model = r.model AND w.suffix = r.suffix), r.snapshot_at)
+FROM catalog.refreshes AS r WHERE r.model = %(model)s AND r.state = 'live'
+"""
+
 COMMIT = """
 UPDATE catalog.ranges
 SET committed_id = %(committed)s, rows_read = rows_read + %(rows)s, documents = documents + %(documents)s,
@@ -59,4 +79,7 @@ FROM catalog.ranges AS r JOIN ledger.loads AS l ON l.id = r.load_id
 WHERE r.model = %(model)s AND r.suffix = %(suffix)s
 """
 
-IS_OURS = "SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 FROM ledger.loads WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting'"
+IS_OURS = """
+SELECT extract(epoch FROM lease_until - clock_timestamp())::float8
+FROM ledger.loads WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting'
+"""

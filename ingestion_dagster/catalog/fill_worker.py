@@ -44,6 +44,7 @@ class Target:
     """What is filled, and from what: schema and table, the main index and the filtered one (None: left out), and further fields.
 
     `only_filtered`: the main index is there, and is left alone. `suffix` is that of the ranges; indexes may be called anything.
+    `origin`: the suffix whose rows these are, if it is another.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Target:
     filtered: str | None = None
     fields: tuple[str, ...] = ()
     only_filtered: bool = False
+    origin: str | None = None
 
     @property
     def indexes(self) -> dict[str, str]:
@@ -94,6 +96,7 @@ def work(
             filler = _Filler(places.settings, media, target, connection, api, engine, progress, limits, run_id)
             with Claims(places.ledger, scope, run_id, replace(limits, batch_files=1)) as claims:
                 for (load,) in claims.batches(connection):
+                    filler.demand_terms()
                     try:
                         filler.fill_range(load)
                         filled += 1
@@ -109,7 +112,9 @@ def helper(places: Places, model: str, target: Target, run_id: str, limits: Limi
         threading.Thread(target=_end_with, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        work(places, media_type(model), target, run_id, limits)
+        # What works keeps its leases: it is no reason to end that it takes long.
+        while work(places, media_type(model), target, run_id, limits):
+            pass
     except (Refused, Transient, ConfigurationError) as error:
         log.warning("a process that filled %s-%s ended: %s", target.model, target.suffix, error)
         sys.exit(1)
@@ -197,10 +202,11 @@ class _Filler:
         self._run_id = run_id
         self._fills_main = "main" in target.indexes
         self._terms: Any = None
+        self._listed: str | None = None
         if target.filtered is not None:
             from ingestion_dagster.catalog import sensitive
 
-            self._terms = sensitive.load(settings)
+            self._terms, self._listed = sensitive.loaded(settings)
         schema, table = target.relation
         self._query = self._spec.query(
             sql.Identifier(schema, table),
@@ -209,6 +215,12 @@ class _Filler:
             fields=target.fields,
             columns=documents.columns_of(api, schema, table),
         )
+
+    def demand_terms(self) -> None:
+        """Raises `Transient` (`terms_changed`) if the filtered index was begun with another list of terms than this worker has read."""
+        filtered = self._target.filtered
+        if filtered is not None and self._engine.label(filtered).get("terms") != self._listed:
+            raise Transient("terms_changed", f"{filtered} was begun with another list of terms than there is now")
 
     def fill_range(self, load: Load) -> None:
         """Put the documents of a range into the indexes, from where it was broken off. Raises `ClaimLost` if it is no longer ours."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import comparison, gates_sql
+from ingestion_dagster.catalog import comparison, copy_errors, figures, gates_sql
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name
@@ -17,12 +17,13 @@ from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
 
 GATES: Mapping[str, str] = {
+    "staged_rows": "The staged tables hold the rows that the copy counted and those carried in since, less what moderation has deleted.",
     "document_count": "The search index holds a document for each staged row that readers may find, and no other.",
     "filtered_count": "The filtered index holds as many of these as are not sensitive.",
     "mapping_version": "Both indexes were made for this refresh, with the settings and mappings of this version.",
     "rows_fell": "No table has lost a larger share of its rows than is allowed.",
     "provider_fell": "No provider has lost a larger share of its rows than is allowed.",
-    "null_values": "Columns that every row must fill are filled.",
+    "null_values": "Columns that rows should fill are filled, in as large a share of them as in the live table.",
     "repeated_values": "Columns that hold a value once hold it once.",
     "definitions_differ": "Every index and constraint of the live tables is on the staged ones, under its name.",
     "golden_queries": "Queries that must find something find it.",
@@ -37,6 +38,9 @@ SMALL_PROVIDER = 10
 
 Counts = Mapping[str, int]
 """Rows by provider; those without one under an empty name."""
+
+NULL_SHARE = 0.001
+"""By how much the share of rows without a value may grow."""
 
 _MOST_NAMED = 10
 
@@ -72,6 +76,7 @@ def judged(places: Places, engine: SearchEngine, connection: Connection, media: 
     with places.api.connect() as api:
         settings = places.settings
         return [
+            staged_rows(api, connection, media, refresh),
             *document_counts(api, engine, connection, media, refresh),
             mapping_version(engine, media, refresh, settings),
             *row_falls(media, _counts_of(api, media, LIVE), _counts_of(api, media, NEXT), settings),
@@ -85,17 +90,40 @@ def judged(places: Places, engine: SearchEngine, connection: Connection, media: 
 
 
 def falls(places: Places, media: MediaType, copied: Sequence[CopiedTable]) -> tuple[Problem, ...]:
-    """What stops a refresh right after its copy: tables, or providers, that have lost too many rows. None if all may pass."""
+    """What stops a refresh right after its copy: tables or providers that have lost too many rows, columns without values."""
     before = {each.table: each.live_by_provider for each in copied}
     found = row_falls(media, before, {each.table: each.by_provider for each in copied}, places.settings)
+    with copy_errors.told(copy_errors.API, media.name), places.api.connect() as api:
+        found.append(nulls(api, media))
     return tuple(Problem(gate.name, media.name, gate.description) for gate in found if not gate.passed)
+
+
+def staged_rows(api: Connection, connection: Connection, media: MediaType, refresh: Refresh) -> Gate:
+    """Whether the staged tables are whole: moderation may have taken rows once a promotion was begun, and nothing else may have."""
+    counted = {name: int(table["rows"]) for name, table in (refresh.counts.get("tables") or {}).items()}
+    if media.table.name in counted:
+        counted[media.table.name] += figures.carried(connection, refresh)[0]
+    told: dict[str, Any] = {}
+    wrong = []
+    for table in media.tables:
+        found = figures.rows(api, table)
+        less = figures.taken_at_most(api, connection, table, refresh)
+        told[table.name] = {"rows": found, "counted": counted.get(table.name), "moderated_at_most": less}
+        if table.name not in counted or not counted[table.name] - less <= found <= counted[table.name]:
+            wrong.append(f"{table.name}: {found:,} rows, of {counted.get(table.name, 0):,}")
+    return Gate(
+        "staged_rows",
+        not wrong,
+        f"{'; '.join(wrong)}: the copy is not whole; discard this refresh and start another" if wrong else "all copied rows are there",
+        told,
+    )
 
 
 def document_counts(api: Connection, engine: SearchEngine, connection: Connection, media: MediaType, refresh: Refresh) -> Iterator[Gate]:
     """Both counts, exactly: rows that readers may find are documents or were refused; what was moderated since may be either."""
     index, filtered = index_name(refresh.model, refresh.suffix), filtered_name(refresh.model, refresh.suffix)
-    most, least = _expected(api, media.table)
-    dead = _dead(connection, index)
+    most, least = figures.expected_documents(api, media.table)
+    dead = figures.dead_of(connection, index)
     found = engine.count(index)
     passed = least <= found + dead <= most
     told = {"documents": found, "expected": most, "moderated_since": most - least, "dead": dead}
@@ -110,15 +138,21 @@ def document_counts(api: Connection, engine: SearchEngine, connection: Connectio
     if not refresh.filtered:
         yield Gate("filtered_count", True, "this refresh has no filtered index")
         return
-    filled = _filled(connection, refresh)
+    filled = figures.filled(connection, refresh)
     held = engine.count(filtered)
-    passed = filled is not None and held == filled["filtered"] and held <= found and found == filled["documents"]
+    less = figures.taken_at_most(api, connection, media.table, refresh)
+    passed = (
+        filled is not None
+        and held <= found
+        and 0 <= filled["documents"] - found <= less
+        and 0 <= filled["filtered"] - held <= filled["documents"] - found
+    )
     sensitive = found - held
     yield Gate(
         "filtered_count",
         passed,
         f"{held:,} documents, {sensitive:,} of {found:,} left out as sensitive"
-        + ("" if passed else f"; while filling, {_of(filled)} were counted: discard this refresh and start another"),
+        + ("" if passed else f"; while filling, and carrying changes, {_of(filled)} were counted: discard this refresh and start another"),
         {"documents": held, "sensitive": sensitive, "filled": filled or {}},
     )
 
@@ -177,20 +211,29 @@ def row_falls(media: MediaType, live: Mapping[str, Counts], staged: Mapping[str,
     ]
 
 
+def nulls(api: Connection, media: MediaType) -> Gate:
+    """Nulls in columns that rows should fill: no larger a share of them than in the live table, or little more."""
+    (rows, without), (live_rows, live) = (_nulls(api, schema, media.table, media.filled) for schema in (NEXT, LIVE))
+    empty = []
+    for column, count in without.items():
+        before = live[column] / live_rows if live_rows else 0.0
+        if rows and count / rows > before + NULL_SHARE:
+            empty.append(f"{column}: {count:,} of {rows:,}, live {100 * before:.2f} %")
+    return Gate(
+        "null_values",
+        not empty,
+        f"rows without a value in {'; '.join(empty)}: correct them upstream" if empty else f"{', '.join(media.filled)} are filled",
+        {"rows": rows, "nulls": without, "rates": {column: count / rows if rows else 0.0 for column, count in without.items()}},
+    )
+
+
 def values(api: Connection, media: MediaType) -> list[Gate]:
-    """Nulls in columns that every row must fill, and values that are there twice in columns that hold each once."""
+    """Nulls in columns that rows should fill, and values that are there twice in columns that hold each once."""
     table = media.table
-    rows, nulls = _nulls(api, table, media.filled)
-    empty = [f"{column}: {count:,} of {rows:,}" for column, count in nulls.items() if count]
     repeated = {column: _repeated(api, table, column) for column in media.unique}
     twice = [f"{column}: {count:,}" for column, count in repeated.items() if count]
     return [
-        Gate(
-            "null_values",
-            not empty,
-            f"rows without a value in {'; '.join(empty)}: correct them upstream" if empty else f"{', '.join(media.filled)} are filled",
-            {"rows": rows, "nulls": nulls, "rates": {column: count / rows if rows else 0.0 for column, count in nulls.items()}},
-        ),
+        nulls(api, media),
         Gate(
             "repeated_values",
             not twice,
@@ -223,7 +266,7 @@ def golden_queries(api: Connection, engine: SearchEngine, connection: Connection
             asked.append(golden.name)
             if not engine.search(index, golden.query).total:
                 failed.append(golden.name)
-    for known in comparison.known_titles(api, media, refresh.suffix, _refused(connection, index)):
+    for known in comparison.known_titles(api, media, refresh.suffix, figures.refused_of(connection, index)):
         asked.append(f"the title of document {known.id}")
         if not comparison.is_found(engine, index, known):
             failed.append(f"document {known.id} by its title")
@@ -243,7 +286,7 @@ def documents_differ(
     """Whether documents, read back by id, are what is computed from their rows by other code than that which filled the index."""
     fields = tuple(settings.catalog_fields.get(media.name, ()))
     index = index_name(refresh.model, refresh.suffix)
-    compared, lines = comparison.differences(api, engine, media, refresh.suffix, fields, refused=_refused(connection, index))
+    compared, lines = comparison.differences(api, engine, media, refresh.suffix, fields, refused=figures.refused_of(connection, index))
     return Gate(
         "documents_differ",
         not lines,
@@ -265,7 +308,7 @@ def sensitive_documents(
     made_with = (refresh.counts.get("fill") or {}).get("terms")
     if made_with is not None and made_with != sensitive.fingerprint_of(settings):
         return Gate("sensitive_documents", True, "the list of terms has changed since; the filtered index is made anew after the promotion")
-    refused = _refused(connection, filtered_name(refresh.model, refresh.suffix))
+    refused = figures.refused_of(connection, filtered_name(refresh.model, refresh.suffix))
     terms = sensitive.load(settings)
     compared, lines = comparison.filtered_differences(api, engine, media, refresh.suffix, terms.found_in, refused=refused)
     return Gate(
@@ -302,29 +345,9 @@ def _counts(api: Connection, schema: str, table: TableSpec) -> dict[str, int]:
     return dict(api.execute(statement).fetchall())
 
 
-def _expected(api: Connection, table: TableSpec) -> tuple[int, int]:
-    """Rows of the staged table that have a document: at the most, and without those that were moderated since the copy."""
-    parts = {"relation": sql.Identifier(NEXT, table.name), "deleted": comparison.moderated(api, table.deleted)}
-    most, least = api.execute(gates_sql.EXPECTED.format(**parts)).fetchone() or (0, 0)
-    return int(most), int(least)
-
-
-def _filled(connection: Connection, refresh: Refresh) -> dict[str, int] | None:
-    row = connection.execute(gates_sql.FILLED, {"model": refresh.model, "suffix": refresh.suffix}).fetchone()
-    return None if row is None or row[0] is None else {"documents": int(row[0]), "filtered": int(row[1])}
-
-
-def _refused(connection: Connection, index: str) -> frozenset[int]:
-    return frozenset(row[0] for row in connection.execute(gates_sql.DEAD, {"indexes": [index]}))
-
-
-def _dead(connection: Connection, index: str) -> int:
-    return int((connection.execute(gates_sql.DEAD_DOCUMENTS, {"indexes": [index]}).fetchone() or (0,))[0])
-
-
-def _nulls(api: Connection, table: TableSpec, columns: Sequence[str]) -> tuple[int, dict[str, int]]:
+def _nulls(api: Connection, schema: str, table: TableSpec, columns: Sequence[str]) -> tuple[int, dict[str, int]]:
     counted = [sql.SQL("count({})").format(sql.Identifier(column)) for column in columns]
-    statement = sql.SQL("SELECT count(*), {} FROM {}").format(sql.SQL(", ").join(counted), sql.Identifier(NEXT, table.name))
+    statement = sql.SQL("SELECT count(*), {} FROM {}").format(sql.SQL(", ").join(counted), sql.Identifier(schema, table.name))
     rows, *filled = api.execute(statement).fetchone() or (0, *(0 for _ in columns))
     return rows, {column: rows - count for column, count in zip(columns, filled, strict=True)}
 

@@ -12,13 +12,13 @@ BY_PROVIDER = sql.SQL("SELECT coalesce(provider, ''), count(*) FROM {relation} G
 EXPECTED = sql.SQL("""
 SELECT count(*), count(*) FILTER (WHERE NOT {deleted})
 FROM {relation} AS staged
-WHERE NOT removed_from_source
+WHERE removed_from_source IS NOT TRUE
 """)
 
 IS_MODERATED = sql.SQL("EXISTS (SELECT FROM {moderation} AS moderated WHERE moderated.identifier = staged.identifier)")
 
 EXISTS = sql.SQL("""
-SELECT EXISTS (SELECT FROM {relation} AS staged WHERE NOT removed_from_source AND ({condition}) AND NOT {deleted})
+SELECT EXISTS (SELECT FROM {relation} AS staged WHERE removed_from_source IS NOT TRUE AND ({condition}) AND NOT {deleted})
 """)
 
 REPEATED = sql.SQL("""
@@ -33,6 +33,8 @@ WHERE i.indrelid = to_regclass(%(relation)s) AND a.attname = %(column)s
   AND i.indisunique AND i.indisvalid AND i.indisready AND i.indnkeyatts = 1 AND i.indpred IS NULL
 LIMIT 1
 """
+
+TRIED = "SELECT 1 FROM catalog.promotions WHERE model = %(model)s AND suffix = %(suffix)s LIMIT 1"
 
 FILLED = "SELECT sum(documents), sum(filtered) FROM catalog.ranges WHERE model = %(model)s AND suffix = %(suffix)s"
 
@@ -57,6 +59,6 @@ ORDER BY 1
 TITLES = sql.SQL("""
 SELECT id, title, provider, source, license
 FROM {relation} AS staged
-WHERE id = ANY(%(ids)s) AND title IS NOT NULL AND NOT removed_from_source AND NOT {deleted}
+WHERE id = ANY(%(ids)s) AND title IS NOT NULL AND removed_from_source IS NOT TRUE AND NOT {deleted}
 ORDER BY id
 """)

@@ -1,5 +1,6 @@
 """Telling the API that what it serves has changed, so that it drops its caches."""
 
+import http.client
 import logging
 import time
 import urllib.error
@@ -29,6 +30,6 @@ def drop_caches(url: str | None, model: str, suffix: str, sleep: Callable[[float
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")  # noqa: S310 - of our settings
             with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
                 return "told"
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             log.warning("the API was not told to drop its caches (%s), attempt %d of %d", type(error).__name__, attempt + 1, ATTEMPTS)
     return "failed"

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 READY_SECONDS = 12 * 3600.0
 """How long an index may take until every copy of it is there before an alias leads to it."""
 
+TURN_SECONDS = 15.0
+"""How long a task waits for another one, or an update, that is at the same media type."""
+
 TEST_INDEX = "search-qa-{model}"
 
 Told = dict[str, Any]
@@ -60,25 +63,26 @@ def execute(places: Places, engine: SearchEngine, ledger: Connection, task: Task
 
 
 def _point_alias(at: _Operation) -> Told:
-    from ingestion_dagster.catalog import locks
+    from ingestion_dagster.catalog import catching_up
 
     index, alias = index_name(at.task.model, at.task.suffix), str(at.task.request["alias"])
     if at.places.settings.environment != "local" and not at.engine.wait_ready(index, READY_SECONDS):
         raise Refused(Problem("index_not_ready", index, "it was not ready within 12 hours: see to the search cluster"))
-    with locks.model(at.ledger, at.task.model):
+    with steps.undisturbed(at.ledger, at.task.model, TURN_SECONDS):
         before = at.engine.behind(alias)
         if before != (index,):
+            catching_up.catch_up(at.places, at.engine, at.ledger, at.media, index)
             at.engine.switch([AliasMove(alias, index)])
+        # What was moderated just before readers came is taken from them, too; also by a task that does this again.
+        catching_up.catch_up(at.places, at.engine, at.ledger, at.media, index)
     log.info("alias %s leads to %s, and led to %s", alias, index, ", ".join(before) or "nothing")
     return {"alias": alias, "index": index, "before": list(before)}
 
 
 def _delete_index(at: _Operation) -> Told:
-    from ingestion_dagster.catalog import locks
-
     targets = [str(target) for target in at.task.request["targets"]]
     alias = at.task.request.get("alias")
-    with locks.model(at.ledger, at.task.model):
+    with steps.undisturbed(at.ledger, at.task.model, TURN_SECONDS):
         if alias is not None:
             return _delete_behind(at, str(alias), targets)
         suffix = at.task.suffix
@@ -117,13 +121,16 @@ def _discard(at: _Operation, refresh: Refresh) -> Told:
 
 def _reindex(at: _Operation) -> Told:
     suffix = at.task.suffix
-    return _fill(at, (LIVE, at.media.table.name), suffix, index=index_name(at.task.model, suffix), filtered=None)
+    live = refreshes.live(at.ledger, at.task.model)
+    origin = live.suffix if live else None
+    return _fill(at, (LIVE, at.media.table.name), suffix, origin, index=index_name(at.task.model, suffix), filtered=None)
 
 
 def _create_filtered(at: _Operation) -> Told:
     destination = filtered_name(at.task.model, str(at.task.request["destination_index_suffix"]))
-    relation = (_schema(at.refresh(str(at.task.request["origin_index_suffix"]))), at.media.table.name)
-    return _fill(at, relation, str(at.task.request["fills"]), index=None, filtered=destination)
+    origin = str(at.task.request["origin_index_suffix"])
+    relation = (_schema(at.refresh(origin)), at.media.table.name)
+    return _fill(at, relation, str(at.task.request["fills"]), origin, index=None, filtered=destination)
 
 
 def _schema(origin: Refresh | None) -> str:
@@ -137,7 +144,9 @@ def _schema(origin: Refresh | None) -> str:
     raise Refused(Problem("rows_gone", f"{origin.model}-{origin.suffix}", f"it is {origin.state}: its rows are not there any more"))
 
 
-def _fill(at: _Operation, relation: tuple[str, str], suffix: str, *, index: str | None, filtered: str | None) -> Told:
+def _fill(
+    at: _Operation, relation: tuple[str, str], suffix: str, origin: str | None, *, index: str | None, filtered: str | None
+) -> Told:
     from ingestion_dagster.catalog import fill
 
     target = fill.Target(
@@ -147,6 +156,7 @@ def _fill(at: _Operation, relation: tuple[str, str], suffix: str, *, index: str 
         index=index,
         filtered=filtered,
         fields=tuple(at.places.settings.catalog_fields.get(at.task.model, ())),
+        origin=origin,
     )
     workers = at.places.settings.catalog_index_workers
     return asdict(fill.fill(at.places, at.media, target, at.run_id, at.limits, workers, _silent))

@@ -9,6 +9,7 @@ import orjson
 
 from ingestion_dagster.catalog import promotion_sql as sql
 from ingestion_dagster.catalog.registry import MediaType
+from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection
 
 Kind = Literal["promote", "rollback"]
@@ -42,10 +43,13 @@ def begin(
     after: Mapping[str, str | None],
     run_id: str,
 ) -> Entry:
-    """Enter a swap, before anything is changed."""
+    """Enter a swap, before anything is changed; what is promoted is `promoting` for as long as it is open."""
     plan = {"tables": [table.name for table in media.tables], "before": dict(before), "after": dict(after)}
     parameters = {"model": media.name, "kind": kind, "suffix": incoming or "", "from_suffix": outgoing, "run_id": run_id}
-    row = ledger.execute(sql.BEGIN, parameters | {"plan": orjson.dumps(plan).decode()}).fetchone()
+    with ledger.transaction():
+        row = ledger.execute(sql.BEGIN, parameters | {"plan": orjson.dumps(plan).decode()}).fetchone()
+        if kind == "promote":
+            ledger.execute(sql.PROMOTING, {"model": media.name, "suffix": incoming or ""})
     assert row is not None
     return _entry(row)
 
@@ -54,6 +58,12 @@ def open_entry(ledger: Connection, model: str) -> Entry | None:
     """The swap of a media type that has not ended."""
     row = ledger.execute(sql.OPEN_ONE, {"model": model}).fetchone()
     return _entry(row) if row else None
+
+
+def demand_open(ledger: Connection, entry: Entry) -> None:
+    """Raises `Transient` (`overtaken`) if somebody else has ended a swap, and psycopg's errors if the session that held it is lost."""
+    if ledger.execute(sql.IS_OPEN, {"id": entry.id}).fetchone() is None:
+        raise Transient("overtaken", "another process has ended this promotion")
 
 
 def last_done(ledger: Connection, model: str) -> Entry | None:
@@ -73,8 +83,13 @@ def aliases(ledger: Connection, entry: Entry, state: Literal["moved", "reverted"
 
 
 def end(ledger: Connection, media: MediaType, entry: Entry, outcome: Literal["done", "reverted"]) -> None:
-    """End a swap; one that is done makes its generation the live one, and the one before it the previous one. All or nothing."""
+    """End a swap, all or nothing.
+
+    One that is done makes its generation the live one, and the one before it the previous one; one that was reverted can be made again.
+    """
     with ledger.transaction():
+        if outcome == "reverted" and entry.kind == "promote":
+            ledger.execute(sql.FILLED_AGAIN, {"model": media.name, "suffix": entry.incoming or ""})
         if outcome == "done":
             # What was live is known here, too: somebody may have written over the label of its table.
             ledger.execute(sql.PREVIOUS_TO_RETIRED, {"model": media.name, "suffix": entry.incoming or ""})

@@ -1,18 +1,15 @@
-"""What of the API's database a refresh needs to be there: its live tables, the moderation tables, and two schemas of ours."""
+"""What of the API's database a refresh needs to be there: its live tables, the moderation tables, and the schemas of ours."""
 
 from psycopg import errors, sql
 
+from ingestion_dagster.catalog import swap_records
 from ingestion_dagster.catalog.registry import MediaType
-from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS, TableSpec
+from ingestion_dagster.catalog.tables import LIVE, TableSpec
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 
-_LOCK = 0x1A6CA7A1
-
 _THERE = "SELECT to_regclass(%(name)s) IS NOT NULL"
-_SCHEMA_THERE = "SELECT to_regnamespace(%(name)s) IS NOT NULL"
 
-_SCHEMA = "CREATE SCHEMA {schema}"
 _SEQUENCE = "CREATE SEQUENCE IF NOT EXISTS {sequence} AS integer"
 _DEFAULT = "ALTER TABLE {table} ALTER COLUMN id SET DEFAULT nextval({sequence}::regclass)"
 
@@ -38,22 +35,16 @@ def ensure(api: Connection, media: MediaType) -> tuple[str, ...]:
     The default of `id` is a sequence that no table owns: it stays where it is when tables are swapped. Raises
     `ConfigurationError` if the role may not create what is missing.
     """
+    schemas = swap_records.ensure(api)
     try:
         with api.transaction():
-            api.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK})
-            return (*_schemas(api), *(name for table in media.tables for name in _table(api, table)))
+            api.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": swap_records.LOCK})
+            return (*schemas, *(name for table in media.tables for name in _table(api, table)))
     except errors.InsufficientPrivilege:
         raise ConfigurationError(
-            f"the role of INGESTION_CATALOG_API_DATABASE_URL may not create schemas {NEXT} and {PREVIOUS}, or tables that are missing in "
-            f"schema {LIVE}: grant it CREATE on the database and on schema {LIVE}, or make them for it"
+            f"the role of INGESTION_CATALOG_API_DATABASE_URL may not create tables that are missing in schema {LIVE}: grant it CREATE on "
+            "that schema, or make them for it"
         ) from None
-
-
-def _schemas(api: Connection) -> tuple[str, ...]:
-    missing = [name for name in (NEXT, PREVIOUS) if not _is(api, _SCHEMA_THERE, name)]
-    for name in missing:
-        api.execute(sql.SQL(_SCHEMA).format(schema=sql.Identifier(name)))
-    return tuple(missing)
 
 
 def _table(api: Connection, table: TableSpec) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """One at a time per media type: what changes the live table or where its aliases lead."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+
+import psycopg
 
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -26,5 +28,7 @@ def model(ledger: Connection | Database, name: str, *, wait: bool = False, by: s
         try:
             yield
         finally:
+            # A session that is lost has the lock no more; what ended the block is to be told, not that.
             if not connection.closed and not connection.broken:
-                connection.execute(_UNLOCK, {"model": name})
+                with suppress(psycopg.OperationalError):
+                    connection.execute(_UNLOCK, {"model": name})

@@ -7,8 +7,9 @@ documents know the flags of when it was filled; which those may be is kept, so t
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
+from uuid import UUID
 
 import orjson
 from psycopg import sql as psql
@@ -24,6 +25,9 @@ Item = TypeVar("Item")
 
 BATCH = 1000
 """Documents or identifiers in one call."""
+
+CLOCK_MARGIN = timedelta(hours=1)
+"""How far the clock by which moderation is dated may be off from ours, and how long its transactions may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +76,35 @@ def lock(api: Connection, media: MediaType) -> None:
                 api.execute(psql.SQL(sql.LOCK).format(flags=psql.Identifier(LIVE, flags)))
 
 
-def is_outdated(api: Connection, media: MediaType, schema: str) -> bool:
-    """Whether a table in `schema` still has rows that were deleted by moderation."""
-    for table in media.tables:
-        if table.deleted and _there(api, table.deleted):
-            names = {"table": psql.Identifier(schema, table.name), "flags": psql.Identifier(LIVE, table.deleted)}
-            if api.execute(psql.SQL(sql.ANY_DELETED).format(**names)).fetchone() == (True,):
-                return True
-    return False
+def now(api: Connection) -> datetime:
+    """The moment that it is, by the clock of the API's database."""
+    row = api.execute(sql.NOW).fetchone()
+    assert row is not None
+    moment: datetime = row[0]
+    return moment
 
 
-def reapply(api: Connection, engine: SearchEngine, media: MediaType, schema: str, generation: str, indexes: Sequence[str]) -> Reapplied:
-    """Bring tables in `schema`, and the indexes made of them, up to the moderation tables of now. Repeatable; indexes are refreshed."""
+def is_outdated(api: Connection, media: MediaType, schema: str, since: datetime | None = None) -> bool:
+    """Whether a table in `schema` still has rows that were deleted by moderation, since a moment or ever."""
+    return any(ids for table in media.tables for ids in _deleted_rows(api, table, schema, since))
+
+
+def reapply(
+    api: Connection,
+    engine: SearchEngine,
+    media: MediaType,
+    schema: str,
+    generation: str,
+    indexes: Sequence[str],
+    since: datetime | None = None,
+) -> Reapplied:
+    """Bring tables in `schema`, and the indexes made of them, up to the moderation tables of now. Repeatable; indexes are refreshed.
+
+    `since`: rows that were deleted by moderation before it are known to be gone.
+    """
     done = Reapplied()
     for table in media.tables:
-        done = done.and_again(_delete_rows(api, engine, table, schema, indexes))
+        done = done.and_again(_delete_rows(api, engine, table, schema, indexes, since))
         done = done.and_again(_set_flags(api, engine, table, schema, generation, indexes))
     remember(api, media, generation)
     if done != Reapplied():
@@ -119,12 +137,8 @@ def sweep(api: Connection, engine: SearchEngine, media: MediaType, indexes: Sequ
     for table in media.tables:
         if not table.deleted or not _there(api, table.deleted):
             continue
-        has_date = api.execute(sql.HAS_COLUMN, {"schema": LIVE, "name": table.deleted, "column": "created_on"}).fetchone() == (True,)
-        recent = psql.SQL("d.created_on >= %(since)s") if has_date else psql.SQL("true")
-        statement = psql.SQL(sql.DELETED_SINCE).format(flags=psql.Identifier(LIVE, table.deleted), recent=recent)
-        identifiers = [row[0] for row in api.execute(statement, {"since": since} if has_date else None)]
-        for chunk in _chunks(identifiers):
-            query = Query(filters={"identifier": chunk}, mature=True, limit=BATCH)
+        for chunk in _deleted(api, table.deleted, since):
+            query = Query(filters={"identifier": [str(identifier) for identifier in chunk]}, mature=True, limit=BATCH)
             for index in indexes:
                 ids = [hit.id for hit in engine.search(index, query).hits]
                 if ids:
@@ -133,17 +147,41 @@ def sweep(api: Connection, engine: SearchEngine, media: MediaType, indexes: Sequ
     return deleted
 
 
-def _delete_rows(api: Connection, engine: SearchEngine, table: TableSpec, schema: str, indexes: Sequence[str]) -> Reapplied:
-    if not table.deleted or not _there(api, table.deleted):
-        return Reapplied()
-    relation = psql.Identifier(schema, table.name)
-    statement = psql.SQL(sql.DELETED).format(table=relation, flags=psql.Identifier(LIVE, table.deleted))
+def _delete_rows(
+    api: Connection, engine: SearchEngine, table: TableSpec, schema: str, indexes: Sequence[str], since: datetime | None
+) -> Reapplied:
+    statement = psql.SQL(sql.DELETE).format(table=psql.Identifier(schema, table.name))
     done = 0
-    while ids := [row[0] for row in api.execute(statement, {"after": -(2**63), "limit": BATCH})]:
+    for ids in _deleted_rows(api, table, schema, since):
         for index in indexes:
             engine.delete_documents(index, ids)
-        done += api.execute(psql.SQL(sql.DELETE).format(table=relation), {"ids": ids}).rowcount
+        with api.transaction():
+            # Triggers of the live table are the API's own, and know its names.
+            api.execute("SET LOCAL search_path TO DEFAULT")
+            done += api.execute(statement, {"ids": ids}).rowcount
     return Reapplied(deleted=done)
+
+
+def _deleted_rows(api: Connection, table: TableSpec, schema: str, since: datetime | None) -> Iterator[list[int]]:
+    """Ids of rows in a table of `schema` that moderation has deleted, a batch at a time; none is empty."""
+    if not table.deleted or not _there(api, table.deleted):
+        return
+    statement = psql.SQL(sql.ROWS_OF).format(table=psql.Identifier(schema, table.name))
+    for identifiers in _deleted(api, table.deleted, since):
+        ids = [row[0] for row in api.execute(statement, {"identifiers": identifiers})]
+        if ids:
+            yield ids
+
+
+def _deleted(api: Connection, flags: str, since: datetime | None) -> Iterator[list[UUID]]:
+    """Identifiers in a moderation table, a batch at a time; `since`: those entered since then, if the table says when."""
+    has_date = since and api.execute(sql.HAS_COLUMN, {"schema": LIVE, "name": flags, "column": "created_on"}).fetchone() == (True,)
+    recent = psql.SQL("d.created_on >= %(since)s") if has_date else psql.SQL("true")
+    statement = psql.SQL(sql.DELETED).format(flags=psql.Identifier(LIVE, flags), recent=recent)
+    parameters = {"after": None, "limit": BATCH, **({"since": since} if has_date else {})}
+    while found := [row[0] for row in api.execute(statement, parameters)]:
+        yield found
+        parameters["after"] = found[-1]
 
 
 def _set_flags(api: Connection, engine: SearchEngine, table: TableSpec, schema: str, generation: str, indexes: Sequence[str]) -> Reapplied:

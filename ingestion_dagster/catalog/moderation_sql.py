@@ -13,15 +13,18 @@ ON CONFLICT DO NOTHING
 
 FORGET = "DELETE FROM catalog_previous.seen_flags WHERE generation = %(generation)s AND table_name = %(table_name)s"
 
-DELETED = (
-    "SELECT t.id FROM {table} AS t JOIN {flags} AS d ON d.identifier = t.identifier WHERE t.id > %(after)s ORDER BY t.id LIMIT %(limit)s"
-)
+# What moderation has deleted, batch by batch: it is looked for in the table of the media type, which is hundreds of times larger.
+DELETED = """
+SELECT d.identifier FROM {flags} AS d
+WHERE (%(after)s::uuid IS NULL OR d.identifier > %(after)s::uuid) AND {recent}
+ORDER BY d.identifier LIMIT %(limit)s
+"""
 
-ANY_DELETED = "SELECT EXISTS (SELECT FROM {table} AS t JOIN {flags} AS d ON d.identifier = t.identifier)"
+ROWS_OF = "SELECT t.id FROM {table} AS t WHERE t.identifier = ANY(%(identifiers)s) ORDER BY t.id"
+
+NOW = "SELECT clock_timestamp()"
 
 DELETE = "DELETE FROM {table} WHERE id = ANY(%(ids)s)"
-
-DELETED_SINCE = "SELECT identifier::text FROM {flags} AS d WHERE {recent} ORDER BY identifier"
 
 HAS_COLUMN = """
 SELECT EXISTS (SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace

@@ -1,7 +1,8 @@
 """Rows of other tables that lose their partner at a promotion: counted before, archived and deleted after, restored by a rollback."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql as psql
@@ -32,8 +33,9 @@ def refuse_too_many(api: Connection, media: MediaType, incoming: str, limit: int
     """
     live = [relations.need(api, LIVE, table.name) for table in media.tables]
     counts: dict[str, int] = {}
+    pending = set(_pending(api, media))
     for key in dependents.foreign_keys(api, live):
-        if not key.is_validated:
+        if not key.is_validated and (key.schema, key.table, key.name) not in pending:
             continue
         row = api.execute(_statement(sql.COUNT, key, incoming)).fetchone()
         number = int(row[0]) if row else 0
@@ -53,42 +55,83 @@ def refuse_too_many(api: Connection, media: MediaType, incoming: str, limit: int
     return total
 
 
-def settle(api: Connection, media: MediaType, suffix: str | None, *, restore: bool) -> Settled:
-    """After a swap: bring back archived rows whose partner is back (if told to), archive orphans, and validate the keys. Repeatable."""
+def settle(api: Connection, media: MediaType, suffix: str | None) -> Settled:
+    """After a swap: bring back archived rows whose partner is there again, archive orphans, and validate the keys. Repeatable.
+
+    Readers have the tables by then, so nothing of this fails the swap: a key that cannot be settled is told as a warning, and tried again
+    after the next swap. Raises only what ends the connection.
+    """
     live = [relations.need(api, LIVE, table.name) for table in media.tables]
     keys = {(key.schema, key.table, key.name): key for key in dependents.foreign_keys(api, live)}
-    names = [table.name for table in media.tables]
+    own = {(table.schema, table.name, key.name): table for table in live for key in dependents.outward_keys(api, table, live)}
     archived = restored = 0
     problems: list[Problem] = []
-    for schema, table, name in api.execute(sql.PENDING, {"tables": names}).fetchall():
-        key = keys.get((schema, table, name))
+    for schema, table, name in _pending(api, media):
+        key, of_ours = keys.get((schema, table, name)), own.get((schema, table, name))
         fault_point("catalog.swap.validate.before")
+        found = Settled()
         if key:
-            if restore:
-                restored += _restore(api, key)
-            third = _referenced_by(api, key, LIVE)
-            if third:
-                problems.append(_hang(key, third))
-            else:
-                archived += _archive(api, key, suffix)
-                problems += _validate(api, key)
-        api.execute(sql.VALIDATED, {"schema": schema, "table": table, "key": name})
+            found = _settle(api, key, suffix)
+        elif of_ours:
+            found = _validate(api, of_ours.identifier, f"{of_ours.shown}: {name}", name)
+        archived, restored = archived + found.archived, restored + found.restored
+        problems += found.problems
+        if not found.problems:
+            api.execute(sql.VALIDATED, {"schema": schema, "table": table, "key": name})
         fault_point("catalog.swap.validate.after")
     return Settled(archived, restored, tuple(problems))
 
 
-def _archive(api: Connection, key: ForeignKey, suffix: str | None) -> int:
-    parameters = {"table": key.shown, "key": key.name, "referenced": key.referenced, "suffix": suffix}
-    return api.execute(_statement(sql.ARCHIVE, key, LIVE), parameters).rowcount
+def _pending(api: Connection, media: MediaType) -> list[tuple[str, str, str]]:
+    return api.execute(sql.PENDING, {"tables": [table.name for table in media.tables]}).fetchall()
 
 
-def _validate(api: Connection, key: ForeignKey) -> list[Problem]:
+def _settle(api: Connection, key: ForeignKey, suffix: str | None) -> Settled:
+    """The rows and the validity of one key."""
+    place = f"{key.shown}: {key.name}"
+    restored = archived = 0
     try:
-        api.execute(psql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(key.holder, psql.Identifier(key.name)))
+        with _by_their_names(api):
+            restored = _restore(api, key)
+        if third := _referenced_by(api, key, LIVE):
+            return Settled(restored=restored, problems=(replace(_hang(key, third), severity="warning"),))
+        with _by_their_names(api):
+            parameters = {"table": key.shown, "key": key.name, "referenced": key.referenced, "suffix": suffix}
+            archived = api.execute(_statement(sql.ARCHIVE, key, LIVE), parameters).rowcount
+    except psycopg.Error as error:
+        return Settled(archived, restored, (_unsettled(api, place, error),))
+    return Settled(archived, restored, _validate(api, key.holder, place, key.name).problems)
+
+
+def _validate(api: Connection, holder: psql.Identifier, place: str, name: str) -> Settled:
+    try:
+        with _by_their_names(api):
+            api.execute(psql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(holder, psql.Identifier(name)))
     except psycopg.errors.IntegrityError:
-        message = "rows without a partner could not be deleted, so it holds for new rows only: look at the triggers of that table"
-        return [Problem("key_not_validated", f"{key.shown}: {key.name}", message, "warning")]
-    return []
+        message = "there are rows without a partner, so it holds for new rows only: look at the triggers of that table; it is tried again"
+        return Settled(problems=(Problem("key_not_validated", place, message, "warning"),))
+    except psycopg.Error as error:
+        return Settled(problems=(_unsettled(api, place, error),))
+    return Settled()
+
+
+@contextmanager
+def _by_their_names(api: Connection) -> Iterator[None]:
+    """A transaction in which triggers of others find what they name without a schema."""
+    with api.transaction():
+        api.execute("SET LOCAL search_path TO DEFAULT")
+        yield
+
+
+def _unsettled(api: Connection, place: str, error: psycopg.Error) -> Problem:
+    """What is told of a key that cannot be settled. Raises the error again if the connection has ended."""
+    if api.closed or api.broken:
+        raise error
+    message = (
+        f"the database refused to archive rows without a partner or to validate it (SQLSTATE {error.sqlstate}): it holds for new rows "
+        "only; look at the triggers and privileges of that table; the next promotion tries again"
+    )
+    return Problem("key_not_settled", place, message, "warning")
 
 
 def _restore(api: Connection, key: ForeignKey) -> int:

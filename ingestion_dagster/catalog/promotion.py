@@ -1,13 +1,28 @@
 """Promotion and rollback: tables and aliases change together, or neither does, whatever fails or is killed in between."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime
 
-from ingestion_dagster.catalog import copy_errors, dependents, journal, locks, moderation, orphans, refreshes, relations, staging, swap
+from ingestion_dagster.catalog import (
+    alongside,
+    copy_errors,
+    dependents,
+    journal,
+    locks,
+    moderation,
+    orphans,
+    refreshes,
+    relations,
+    staging,
+    swap,
+    swap_records,
+    swap_sql,
+)
 from ingestion_dagster.catalog.journal import Entry
-from ingestion_dagster.catalog.moderation import Reapplied
+from ingestion_dagster.catalog.moderation import CLOCK_MARGIN, Reapplied
 from ingestion_dagster.catalog.orphans import Settled
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
@@ -21,8 +36,10 @@ from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 
-CLOCK_MARGIN = timedelta(hours=1)
-"""How far the clock of the API's moderation may be off from ours."""
+_log = logging.getLogger(__name__)
+
+READY_SECONDS = 600.0
+"""How long an index may take to have its copies before an alias moves to it."""
 
 UNLABELLED = ""
 """Stands for the generation of tables that no refresh made."""
@@ -56,6 +73,8 @@ class _Work:
     ledger: Connection
     media: MediaType
     entry: Entry
+    holder: str
+    """As whom we may swap tables."""
 
     @property
     def indexes(self) -> tuple[str, ...]:
@@ -82,16 +101,15 @@ def promote(places: Places, engine: SearchEngine, ledger: Connection, media: Med
     Raises `Busy`; `Refused` before anything is changed (`not_staged`, `no_such_index`, `alias_is_index`, `too_many_orphans`,
     `cannot_follow`, …); `Transient` or `Refused` with everything put back.
     """
+    _await_copies(engine, ledger, refresh)
     with locks.model(ledger, media.name):
         _recover(places, engine, ledger, media)
         refresh = refreshes.get(ledger, media.name, refresh.suffix)
         if refresh.state not in ("filled", "promoting"):
             raise Refused(Problem("not_filled", f"{media.name}-{refresh.suffix}", f"it is {refresh.state}: fill its indexes first"))
-        after = {refresh.alias: index_name(media.name, refresh.suffix)}
-        if refresh.filtered:
-            after[filtered_name(refresh.alias, "")] = filtered_name(media.name, refresh.suffix)
+        after = _aliases(engine, ledger, refresh)
         before = _behind(engine, after)
-        for index in after.values():
+        for index in filter(None, after.values()):
             _demand_ours(engine, index, refresh.suffix)
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
@@ -103,7 +121,6 @@ def promote(places: Places, engine: SearchEngine, ledger: Connection, media: Med
             outgoing = relations.generation(api, LIVE, media.table.name)
             moderation.remember_outgoing(api, media, outgoing or UNLABELLED)
             drop_tables(api, media, RETIRED)
-        refreshes.advance(ledger, refresh, "promoting")
         return _swap(places, engine, ledger, media, run_id, "promote", refresh.suffix, outgoing, before, after)
 
 
@@ -146,7 +163,10 @@ def _recover(places: Places, engine: SearchEngine, ledger: Connection, media: Me
     entry = journal.open_entry(ledger, media.name)
     if entry is None:
         return None
-    work = _Work(places, engine, ledger, media, entry)
+    holder = _taken(places, media)
+    # Our session has the lock still, so whoever gets it after us takes over after us, too.
+    journal.demand_open(ledger, entry)
+    work = _Work(places, engine, ledger, media, entry, holder)
     what = f"{entry.kind} of {media.name} to {entry.incoming or 'the tables that no refresh made'}"
     if entry.table_state != "reverted" and _is_swapped(work) and all(engine.exists(index) for index in work.indexes):
         _complete(work)
@@ -169,14 +189,17 @@ def _swap(
 ) -> Promotion:
     started = time.monotonic()
     fault_point("catalog.swap.journal.before")
+    # Before the entry: whoever finds that one takes over from us.
+    holder = _taken(places, media)
     entry = journal.begin(ledger, media, kind, incoming, outgoing, before, after, run_id)
     fault_point("catalog.swap.journal.after")
-    work = _Work(places, engine, ledger, media, entry)
+    work = _Work(places, engine, ledger, media, entry, holder)
     try:
         swapped, moderated = _swap_tables(work)
         _move_aliases(work)
-    except (Refused, Transient, ConfigurationError):
-        _revert(work)
+    except (Refused, Transient, ConfigurationError) as error:
+        if not (isinstance(error, Transient) and error.code == "overtaken"):
+            _revert(work)
         raise
     settled, late = _complete(work)
     return _said(work, swapped, moderated.and_again(late), settled, time.monotonic() - started)
@@ -201,15 +224,16 @@ def _said(work: _Work, swapped: Swapped, moderated: Reapplied, settled: Settled,
 def _swap_tables(work: _Work) -> tuple[Swapped, Reapplied]:
     """With what was moderated meanwhile in it; again and again if somebody moderates just then."""
     moderated = Reapplied()
+    since: datetime | None = None
     deadline = time.monotonic() + work.places.settings.catalog_swap_seconds
     marks = journal.marks(work.ledger, work.media)
     while True:
         with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
-            generation = work.entry.incoming or UNLABELLED
-            once_more = moderation.reapply(api, work.engine, work.media, work.moves.incoming, generation, work.indexes)
-            moderated = moderated.and_again(once_more)
+            generation, begun_at = work.entry.incoming or UNLABELLED, moderation.now(api)
+            once_more = moderation.reapply(api, work.engine, work.media, work.moves.incoming, generation, work.indexes, since)
+            moderated, since = moderated.and_again(once_more), begun_at - CLOCK_MARGIN
         try:
-            swapped = swap.swap(work.places, work.media, work.moves, marks)
+            swapped = swap.swap(work.places, work.media, work.moves, marks, work.holder, since)
         except Outdated:
             if time.monotonic() < deadline:
                 continue
@@ -221,6 +245,7 @@ def _swap_tables(work: _Work) -> tuple[Swapped, Reapplied]:
 def _move_aliases(work: _Work) -> None:
     """All in one call; if its answer is lost, what is true counts."""
     fault_point("catalog.swap.alias.before")
+    journal.demand_open(work.ledger, work.entry)
     try:
         work.engine.switch([AliasMove(alias, index) for alias, index in work.entry.after.items()])
     except Transient:
@@ -233,33 +258,61 @@ def _move_aliases(work: _Work) -> None:
 
 
 def _complete(work: _Work) -> tuple[Settled, Reapplied]:
-    """What remains once the tables are swapped: aliases, what was moderated in between, foreign keys, and the states. Repeatable."""
+    """What remains once the tables are swapped: aliases, what was moderated in between, foreign keys, and the states. Repeatable.
+
+    Readers have the generation by then: what will never succeed of the rest is a warning, and does not keep the entry open.
+    """
     if not _leads(work, work.entry.after):
         _move_aliases(work)
     entry, media = work.entry, work.media
     with copy_errors.told(copy_errors.API, media.name), staging.plain_names(work.places) as api:
         since = entry.begun_at - CLOCK_MARGIN
-        late = moderation.follow_up(api, work.engine, media, entry.incoming or UNLABELLED, work.indexes, since)
-        settled = orphans.settle(api, media, entry.incoming, restore=entry.kind == "rollback")
+        generation = entry.incoming or UNLABELLED
+        late, problems = _at_best(work, lambda: moderation.follow_up(api, work.engine, media, generation, work.indexes, since))
+        settled = orphans.settle(api, media, entry.incoming)
+        api.execute(swap_sql.FORGET_GENERATIONS)
     fault_point("catalog.swap.done.before")
     journal.end(work.ledger, media, entry, "done")
     fault_point("catalog.swap.done.after")
-    return settled, late
+    return replace(settled, problems=(*settled.problems, *problems)), late
+
+
+def _at_best(work: _Work, moderate: Callable[[], Reapplied]) -> tuple[Reapplied, tuple[Problem, ...]]:
+    """What was moderated, and what was refused of it for good, as warnings."""
+    try:
+        with copy_errors.told(copy_errors.API, work.media.name):
+            return moderate(), ()
+    except Refused as error:
+        problems = tuple(replace(problem, severity="warning") for problem in error.problems)
+    except ConfigurationError as error:
+        problems = (Problem("moderation_not_followed", work.media.name, str(error), "warning"),)
+    for problem in problems:
+        _log.warning("%s: what was moderated meanwhile is not in %s: %s", work.media.name, problem.place, problem.code)
+    return Reapplied(), problems
 
 
 def _revert(work: _Work) -> None:
     """Put back what was there, tables first. Repeatable; what fails here stays open in the journal, for `recover`."""
     fault_point("catalog.swap.revert.before")
     if _is_swapped(work):
-        swap.swap(work.places, work.media, work.back, journal.marks(work.ledger, work.media))
+        swap.swap(work.places, work.media, work.back, journal.marks(work.ledger, work.media), work.holder)
     journal.tables(work.ledger, work.entry, "reverted")
     with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
-        orphans.settle(api, work.media, work.entry.outgoing, restore=False)
+        orphans.settle(api, work.media, work.entry.outgoing)
     if not _leads(work, work.entry.before):
         work.engine.switch([AliasMove(alias, index) for alias, index in work.entry.before.items()])
     journal.aliases(work.ledger, work.entry, "reverted")
+    _moderate_again(work)
     journal.end(work.ledger, work.media, work.entry, "reverted")
     fault_point("catalog.swap.revert.after")
+
+
+def _moderate_again(work: _Work) -> None:
+    """What was moderated while readers had the tables that came in is so in those that came back, and in their indexes."""
+    indexes = [index for index in work.entry.before.values() if index and work.engine.exists(index)]
+    generation, since = work.entry.outgoing or UNLABELLED, work.entry.begun_at - CLOCK_MARGIN
+    with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
+        _at_best(work, lambda: moderation.reapply(api, work.engine, work.media, LIVE, generation, indexes, since))
 
 
 def _is_swapped(work: _Work) -> bool:
@@ -285,10 +338,34 @@ def _behind(engine: SearchEngine, aliases: Mapping[str, str | None]) -> dict[str
     return found
 
 
+def _aliases(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> dict[str, str | None]:
+    """Where aliases are to lead once a refresh is promoted."""
+    after: dict[str, str | None] = {refresh.alias: index_name(refresh.model, refresh.suffix)}
+    if (filtered := alongside.filtered_index(engine, ledger, refresh)) is not None:
+        after[filtered_name(refresh.alias, "")] = filtered
+    return after
+
+
+def _await_copies(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> None:
+    """Readers are not sent to an index of which there is one copy yet. Raises `Transient` (`index_not_ready`) if that takes too long."""
+    for index in _aliases(engine, ledger, refresh).values():
+        if index and engine.exists(index) and not engine.wait_ready(index, READY_SECONDS):
+            message = f"{index} has not all its copies after {READY_SECONDS:g} s: see to the search cluster"
+            raise Transient("index_not_ready", message)
+
+
+def _taken(places: Places, media: MediaType) -> str:
+    """Take over the right to swap, from whomever has it; as whom we have it."""
+    with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
+        ensure(api)
+        return swap_records.take(api, media.name)
+
+
 def _demand_ours(engine: SearchEngine, index: str, suffix: str) -> None:
     if not engine.exists(index):
         raise Refused(Problem("no_such_index", index, "fill it first"))
-    if engine.label(index).get("refresh") != suffix:
+    label = engine.label(index)
+    if suffix not in (label.get("refresh"), label.get("origin")):
         raise Refused(Problem("not_of_this_refresh", index, f"refresh {suffix} has not made it"))
 
 
@@ -305,15 +382,19 @@ def _demand_previous(api: Connection, media: MediaType, last: Entry) -> tuple[Pr
     if problems:
         raise Refused(*problems)
     live, previous = [], []
+    ours: set[str] = set()
     for table in media.tables:
         found = relations.find(api, PREVIOUS, table.name)
         if found is None or relations.generation(api, PREVIOUS, table.name) != last.outgoing:
             raise Refused(Problem("no_previous", f"{PREVIOUS}.{table.name}", "the previous generation is gone: refresh instead"))
         live.append(relations.need(api, LIVE, table.name))
         previous.append(found)
+    for one in live:
+        # Only the live table has these: the swap gives them to it.
+        ours |= {f"{PREVIOUS}.{one.name}: {key.name}" for key in dependents.outward_keys(api, one, live)}
     return tuple(
         replace(problem, severity="warning")
         for one, other in zip(live, previous, strict=True)
         for problem in staging.compare(api, one, other, live, previous)
-        if problem.code != "missing_trigger"
+        if problem.code != "missing_trigger" and problem.place not in ours
     )

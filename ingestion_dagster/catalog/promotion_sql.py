@@ -30,6 +30,16 @@ SET state = %(state)s,
 WHERE model = %(model)s AND suffix = %(suffix)s
 """
 
+IS_OPEN = "SELECT 1 FROM catalog.promotions WHERE id = %(id)s AND ended_at IS NULL"
+
+PROMOTING = """
+UPDATE catalog.refreshes SET state = 'promoting' WHERE model = %(model)s AND suffix = %(suffix)s AND state = 'filled'
+"""
+
+FILLED_AGAIN = """
+UPDATE catalog.refreshes SET state = 'filled' WHERE model = %(model)s AND suffix = %(suffix)s AND state = 'promoting'
+"""
+
 PREVIOUS_TO_RETIRED = """
 UPDATE catalog.refreshes SET state = 'retired', ended_at = clock_timestamp()
 WHERE model = %(model)s AND state = 'previous' AND suffix <> %(suffix)s

@@ -182,16 +182,19 @@ def resumable(connection: Connection, model: str) -> Refresh | None:
 def advance(connection: Connection, refresh: Refresh, state: State, counts: Mapping[str, Any] | None = None) -> Refresh:
     """Note that a refresh has come to a state, with what was counted on the way, in the caller's transaction if it has one.
 
-    Going back (a discarded copy) is not meant: a refresh that is there already, or further, keeps its state.
+    Going back (a discarded copy) is not meant: a refresh that is there already, or further, keeps its state. Raises `Busy` if it is no
+    longer in the state that it was seen in: somebody else has it.
     """
     further = not refresh.reached(state) or state in ("discarded", "live", "previous")
     parameters = {
         "model": refresh.model,
         "suffix": refresh.suffix,
         "state": state if further else refresh.state,
+        "seen": refresh.state,
         "counts": orjson.dumps(dict(counts or {})).decode(),
     }
-    connection.execute(sql.ADVANCE, parameters)
+    if not connection.execute(sql.ADVANCE, parameters).rowcount:
+        raise Busy(refresh.model, f"refresh {refresh.suffix} is no longer {refresh.state}")
     return get(connection, refresh.model, refresh.suffix)
 
 

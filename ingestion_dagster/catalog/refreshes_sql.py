@@ -23,7 +23,7 @@ SET state = %(state)s,
     promoted_at = CASE WHEN %(state)s = 'live' AND promoted_at IS NULL THEN clock_timestamp() ELSE promoted_at END,
     snapshot_at = coalesce((%(counts)s::jsonb ->> 'snapshot_at')::timestamptz, snapshot_at),
     ended_at = CASE WHEN %(state)s IN ('retired', 'discarded') THEN clock_timestamp() ELSE ended_at END
-WHERE model = %(model)s AND suffix = %(suffix)s
+WHERE model = %(model)s AND suffix = %(suffix)s AND state = %(seen)s
 """
 
 NOTE = "UPDATE catalog.refreshes SET counts = counts || %(counts)s::jsonb WHERE model = %(model)s AND suffix = %(suffix)s"

@@ -40,7 +40,7 @@ class Index:
 
 @dataclass(slots=True)
 class Reindexer:
-    """Puts documents of live rows into indexes."""
+    """Puts documents of the rows of a schema's table into indexes."""
 
     places: Places
     engine: SearchEngine
@@ -49,12 +49,17 @@ class Reindexer:
     media: MediaType
     indexes: Sequence[Index]
     put: Put = field(default_factory=Put)
+    schema: str = LIVE
     _terms: object = None
 
-    def rows(self, ids: Sequence[int]) -> None:
-        """Bring the documents of these ids up to date: with their rows, with moderation, with the sensitive terms. Repeatable."""
-        relation = sql.Identifier(LIVE, self.media.table.name)
-        columns = documents.columns_of(self.api, LIVE, self.media.table.name)
+    def rows(self, ids: Sequence[int]) -> dict[str, frozenset[int]]:
+        """Bring the documents of these ids up to date: with their rows, with moderation, with the sensitive terms. Repeatable.
+
+        Returns which of them each index has now.
+        """
+        relation = sql.Identifier(self.schema, self.media.table.name)
+        columns = documents.columns_of(self.api, self.schema, self.media.table.name)
+        held = {}
         for number, index in enumerate(self.indexes):
             query = self.media.documents.query(
                 relation,
@@ -70,9 +75,10 @@ class Reindexer:
                 for number, source, text in self.media.documents.documents(rows)
                 if source is not None and not (index.is_filtered and self._is_sensitive(text))
             }
-            self._bring(index, wanted, [each for each in ids if each not in wanted], counted=number == 0)
+            held[index.name] = self._bring(index, wanted, [each for each in ids if each not in wanted], counted=number == 0)
+        return held
 
-    def _bring(self, index: Index, wanted: dict[int, bytes], unwanted: list[int], *, counted: bool) -> None:
+    def _bring(self, index: Index, wanted: dict[int, bytes], unwanted: list[int], *, counted: bool) -> frozenset[int]:
         deleted = self.engine.delete_documents(index.name, unwanted) if unwanted else 0
         rejected = self.engine.bulk(index.name, list(wanted.items())).rejected if wanted else ()
         self.ledger.execute(fill_sql.UNBURY, {"indexes": [index.name], "ids": [*wanted, *unwanted]})
@@ -81,6 +87,7 @@ class Reindexer:
             self.put.written += len(wanted) - len(rejected)
             self.put.deleted += deleted
             self.put.dead += len(rejected)
+        return frozenset(wanted) - {dead.id for dead in rejected}
 
     def _is_sensitive(self, text: str) -> bool:
         from ingestion_dagster.catalog import sensitive

@@ -104,8 +104,11 @@ def read_label(comment: str | None) -> dict[str, Any]:
 
 
 def generation(connection: Connection, schema: str, name: str) -> str | None:
-    """The suffix of the refresh that made a table; None if none did."""
+    """The suffix of the refresh that made a table; None if none did. If somebody has written over its comment, our own record counts."""
     found = label(connection, schema, name).get("refresh")
+    if found is None and connection.execute(sql.GENERATIONS_THERE).fetchone() == (True,):
+        row = connection.execute(sql.GENERATION, {"schema": schema, "name": name}).fetchone()
+        found = row[0] if row else None
     return str(found) if found is not None else None
 
 

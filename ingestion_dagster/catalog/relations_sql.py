@@ -16,7 +16,17 @@ SELECT obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN pg_namespace A
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p')
 """
 
+GENERATIONS_THERE = "SELECT to_regclass('catalog_previous.generations') IS NOT NULL"
+
+GENERATION = """
+SELECT g.suffix
+FROM catalog_previous.generations AS g JOIN pg_class AS c ON c.oid = g.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p')
+"""
+
 OWNER = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = %(oid)s"
+
+MAY_USE = "SELECT has_schema_privilege(%(role)s, %(schema)s, 'USAGE')"
 
 COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END

@@ -6,11 +6,11 @@ from typing import Any
 
 from psycopg import sql as psql
 
-from ingestion_dagster.catalog import copy_errors, journal, locks, moderation, refreshes, relations, staging, swap_records
+from ingestion_dagster.catalog import copy_errors, journal, locks, moderation, refreshes, relations, staging, swap_records, tasks
 from ingestion_dagster.catalog import retirement_sql as sql
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
-from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType
+from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType, filtered_name, index_name
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.catalog.swap_records import RETIRED
 from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
@@ -57,6 +57,7 @@ def retire(places: Places, engine: SearchEngine, ledger: Connection, media: Medi
             tables += _drop_staged(api, ledger, media)
             _forget(api, ledger, media)
         indexes += _drop_indexes(engine, ledger, media, seconds)
+        _forget_counts(ledger, media)
     return Retired(tables, indexes, tuple(given_up))
 
 
@@ -94,15 +95,20 @@ def drop_tables(api: Connection, media: MediaType, schema: str, *, only: str | N
 
 
 def _discard(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType, refresh: Refresh, run_id: str) -> Retired:
-    open_ranges = ledger.execute(sql.OPEN_RANGES, {"model": media.name, "suffix": refresh.suffix}).fetchall()
+    task = tasks.filling(ledger, media.name)
+    if task is not None and task.request.get("origin_index_suffix") == refresh.suffix:
+        raise Busy(media.name, f"task {task.id}, {task.action}")
+    # With what a task has made of its rows.
+    suffixes = [refresh.suffix, f"{refresh.suffix}-filtered"]
+    open_ranges = ledger.execute(sql.OPEN_RANGES, {"model": media.name, "suffixes": suffixes}).fetchall()
     if any(is_held for _, is_held in open_ranges):
         raise Busy(media.name, f"refresh {refresh.suffix} is being indexed")
     _end_load(places, ledger, refresh, run_id)
-    _end_ranges(ledger, [row[0] for row in open_ranges], refresh, run_id)
+    _end_ranges(ledger, [row[0] for row in open_ranges], _given_up(refresh), run_id)
     indexes = [
         index
         for index, label in _labelled(engine, media)
-        if label.get("refresh") == refresh.suffix and not engine.aliases_of(index) and _drop_index(engine, index)
+        if refresh.suffix in (label.get("refresh"), label.get("origin")) and not engine.aliases_of(index) and _drop_index(engine, index)
     ]
     with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
         swap_records.ensure(api)
@@ -123,7 +129,7 @@ def _end_load(places: Places, ledger: Connection, refresh: Refresh, run_id: str)
         refreshes.set_aside(ledger, load, _given_up(refresh), limits, run_id)
 
 
-def _end_ranges(ledger: Connection, ids: Sequence[int], refresh: Refresh, run_id: str) -> None:
+def _end_ranges(ledger: Connection, ids: Sequence[int], why: Problem, run_id: str) -> None:
     limits = Limits()
     scope = Scope(PIPELINE, ids=frozenset(ids), waiting=True, paused=True)
     engine_ledger.expire(ledger, PIPELINE, limits.max_attempts)
@@ -131,11 +137,15 @@ def _end_ranges(ledger: Connection, ids: Sequence[int], refresh: Refresh, run_id
         engine_ledger.retry(ledger, scope)
     while ids and (claimed := engine_ledger.claim(ledger, scope, run_id, count=100, size=_BYTES, lease_seconds=limits.lease_seconds)):
         for load in claimed:
-            refreshes.set_aside(ledger, load, _given_up(refresh), limits, run_id)
+            refreshes.set_aside(ledger, load, why, limits, run_id)
 
 
 def _given_up(refresh: Refresh) -> Problem:
     return Problem("discarded", f"{refresh.model}-{refresh.suffix}", "it was given up; ask for a new refresh", severity="warning")
+
+
+def _gone_stale(media: MediaType) -> Problem:
+    return Problem("discarded", f"indexes of {media.name}", "it was broken off, and nobody went on with it", severity="warning")
 
 
 def _drop_staged(api: Connection, ledger: Connection, media: MediaType) -> tuple[str, ...]:
@@ -151,14 +161,26 @@ def _drop_staged(api: Connection, ledger: Connection, media: MediaType) -> tuple
 def _drop_indexes(engine: SearchEngine, ledger: Connection, media: MediaType, seconds: float) -> tuple[str, ...]:
     states = {refresh.suffix: refresh.state for refresh in refreshes.of_model(ledger, media.name)}
     gone = {suffix for suffix, state in states.items() if state in ("retired", "discarded")}
-    gone |= {row[0] for row in ledger.execute(sql.ORPHANED, {"model": media.name, "seconds": seconds})}
+    orphaned = [row[0] for row in ledger.execute(sql.ORPHANED, {"model": media.name, "seconds": seconds})]
+    gone |= set(orphaned)
+    standing = {suffix for suffix, state in states.items() if state not in ("retired", "discarded")}
     last = journal.last_done(ledger, media.name)
     needed = {*last.before.values(), *last.after.values()} if last else set()
-    return tuple(
+    needed |= {filtered_name(media.name, suffix) for suffix in standing}
+    dropped = tuple(
         index
         for index, label in _labelled(engine, media)
         if label.get("refresh") in gone and index not in needed and not engine.aliases_of(index) and _drop_index(engine, index)
     )
+    _end_orphaned(ledger, media, orphaned)
+    return dropped
+
+
+def _end_orphaned(ledger: Connection, media: MediaType, suffixes: Sequence[str]) -> None:
+    """End the ranges of indexes that were broken off, and that nobody goes on with."""
+    left = ledger.execute(sql.OPEN_RANGES, {"model": media.name, "suffixes": list(suffixes)}).fetchall()
+    _end_ranges(ledger, [row[0] for row in left], _gone_stale(media), "retire")
+    ledger.execute(sql.FORGET_REBUILD, {"model": media.name, "suffixes": list(suffixes)})
 
 
 def _labelled(engine: SearchEngine, media: MediaType) -> list[tuple[str, Mapping[str, Any]]]:
@@ -172,6 +194,16 @@ def _drop_index(engine: SearchEngine, index: str) -> bool:
     done = engine.delete_index(index)
     fault_point("catalog.retire.index.after")
     return done
+
+
+def _forget_counts(ledger: Connection, media: MediaType) -> None:
+    """What the ledger's database has of refreshes that are gone, row by row; what they came to stays with their loads."""
+    gone = [refresh.suffix for refresh in refreshes.of_model(ledger, media.name) if refresh.state in ("retired", "discarded")]
+    indexes = [name for suffix in gone for name in (index_name(media.name, suffix), filtered_name(media.name, suffix))]
+    with ledger.transaction():
+        for statement in sql.FORGET_COUNTS:
+            ledger.execute(statement, {"model": media.name, "suffixes": gone})
+        ledger.execute(sql.FORGET_DEAD, {"indexes": indexes})
 
 
 def _forget(api: Connection, ledger: Connection, media: MediaType) -> None:

@@ -7,20 +7,24 @@ WHERE r.model = %(model)s AND r.state IN ('requested', 'copied', 'indexed', 'fil
   AND coalesce(l.finished_at, l.discovered_at) < clock_timestamp() - make_interval(secs => %(seconds)s)
 """
 
-# Suffixes of indexes that no refresh is known of, and that were filled so long ago that nobody will point an alias there.
+# Suffixes of indexes that no refresh is known of, filled or broken off, and that nobody has worked on for so long that nobody will.
 ORPHANED = """
 SELECT g.suffix
 FROM catalog.ranges AS g JOIN ledger.loads AS l ON l.id = g.load_id
 WHERE g.model = %(model)s AND NOT EXISTS (SELECT FROM catalog.refreshes AS r WHERE r.model = g.model AND r.suffix = g.suffix)
 GROUP BY g.suffix
-HAVING bool_and(l.status IN ('archived', 'errored'))
-   AND max(coalesce(l.finished_at, l.discovered_at)) < clock_timestamp() - make_interval(secs => %(seconds)s)
+HAVING max(greatest(l.finished_at, l.discovered_at, CASE WHEN l.status = 'ingesting' THEN l.lease_until END))
+       < clock_timestamp() - make_interval(secs => %(seconds)s)
+   AND NOT EXISTS (
+       SELECT FROM catalog.tasks AS t
+       WHERE t.model = %(model)s AND t.state IN ('queued', 'started') AND t.request ->> 'fills' = g.suffix
+   )
 """
 
 OPEN_RANGES = """
 SELECT g.load_id, l.status = 'ingesting' AND l.lease_until > clock_timestamp()
 FROM catalog.ranges AS g JOIN ledger.loads AS l ON l.id = g.load_id
-WHERE g.model = %(model)s AND g.suffix = %(suffix)s AND l.status <> 'archived'
+WHERE g.model = %(model)s AND g.suffix = ANY(%(suffixes)s) AND l.status <> 'archived'
 """
 
 STATUS = "SELECT status FROM ledger.loads WHERE id = %(id)s"
@@ -28,3 +32,13 @@ STATUS = "SELECT status FROM ledger.loads WHERE id = %(id)s"
 GENERATIONS_SEEN = """
 SELECT DISTINCT generation FROM catalog_previous.seen_flags WHERE table_name = ANY(%(tables)s) AND generation <> ALL(%(kept)s)
 """
+
+FORGET_REBUILD = "DELETE FROM catalog.rebuilds WHERE model = %(model)s AND suffix = ANY(%(suffixes)s)"
+
+FORGET_COUNTS = (
+    "DELETE FROM catalog.fixes WHERE model = %(model)s AND suffix = ANY(%(suffixes)s)",
+    "DELETE FROM catalog.ranges WHERE model = %(model)s AND suffix = ANY(%(suffixes)s)",
+    "DELETE FROM catalog.carried WHERE model = %(model)s AND suffix = ANY(%(suffixes)s)",
+)
+
+FORGET_DEAD = "DELETE FROM catalog.dead_letters WHERE index_name = ANY(%(indexes)s)"

@@ -5,6 +5,7 @@ import hmac
 import logging
 import unicodedata
 from collections.abc import Iterable, Sequence
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
@@ -73,11 +74,16 @@ def load(settings: Settings) -> Terms:
     Raises `ConfigurationError` for a URL of another kind, `Refused` (`no_sensitive_terms`, `sensitive_terms_unreadable`,
     `sensitive_terms_too_large`) for a list that cannot be used, `Transient` (`sensitive_terms_unavailable`) if it does not come.
     """
+    return loaded(settings)[0]
+
+
+def loaded(settings: Settings) -> tuple[Terms, str]:
+    """As `load`, with the fingerprint of just these terms: the list may be another the next time."""
     terms = listed(settings)
     made = Terms(terms)
     if wordless := sum(not _words(_folded(term)) for term in terms):
         log.warning("%d of the sensitive terms hold no word and match nothing", wordless)
-    return made
+    return made, fingerprint(terms, _key(settings))
 
 
 def listed(settings: Settings) -> tuple[str, ...]:
@@ -100,8 +106,11 @@ def fingerprint(terms: Sequence[str], key: str) -> str:
 
 def fingerprint_of(settings: Settings) -> str:
     """That of the list in the settings, by this installation's key, which is made if it is not there."""
-    key = own_key(settings.home_folder / "catalog-terms.key", "remove it: the filtered indexes are then made again")
-    return fingerprint(listed(settings), key)
+    return fingerprint(listed(settings), _key(settings))
+
+
+def _key(settings: Settings) -> str:
+    return own_key(settings.home_folder / "catalog-terms.key", "remove it: the filtered indexes are then made again")
 
 
 def _folded(text: str) -> str:
@@ -149,9 +158,22 @@ def _opener() -> OpenerDirector:
 def _fetch(url: str) -> bytes:
     try:
         with _opener().open(url, timeout=_SECONDS) as answer:
-            body: bytes = answer.read(LARGEST + 1)
-            return body
-    except (URLError, OSError, ValueError) as error:
+            return _whole(answer)
+    except (URLError, OSError, ValueError, HTTPException) as error:
+        # Nothing of what was answered is said: it may be a term.
         status = getattr(error, "code", None)
         said = f"the server answered {status}" if status else f"the list did not come ({type(error).__name__})"
         raise Transient("sensitive_terms_unavailable", said) from None
+
+
+def _whole(answer: HTTPResponse) -> bytes:
+    """The body of an answer, if it is all of it: a part of the list would let documents through that have a term of the rest."""
+    length = answer.length
+    if answer.status != 200:
+        raise Transient("sensitive_terms_unavailable", f"the server answered {answer.status}")
+    if length is None and not answer.chunked:
+        raise Refused(_problem("unreadable", "the server does not say how long the list is: have it send Content-Length"))
+    body = answer.read(LARGEST + 1)
+    if length is not None and len(body) < min(length, LARGEST + 1):
+        raise Transient("sensitive_terms_unavailable", f"the answer was cut off after {len(body)} of {length} bytes")
+    return body

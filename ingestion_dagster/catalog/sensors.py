@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,10 @@ from ingestion_dagster.settings import Settings, current
 _A_DAY = timedelta(days=1)
 _TERMS_SECONDS = 300
 
+# Hundreds of millions of rows take days; dagster.yaml would end such a run as one that hangs.
+_LONGEST_SECONDS = 7 * 24 * 3600
+_LONGEST_SECONDS = 7 * 86_400
+
 # The counters cost nothing to read, whatever the table's size; a reset of the statistics only makes a change go unnoticed until the next.
 _CHANGES = """
 SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)
@@ -38,7 +43,7 @@ def _job(name: str, selection: dg.AssetSelection, description: str) -> Any:
         name,
         selection=selection,
         description=description,
-        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: name},
+        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: name, "dagster/max_runtime": str(_LONGEST_SECONDS)},
         executor_def=dg.in_process_executor,
     )
 
@@ -226,21 +231,36 @@ def catalog_terms_sensor(context: dg.SensorEvaluationContext, ingestion: Ingesti
     from ingestion_dagster.catalog import filtered, sensitive
 
     settings = ingestion.settings()
+    places = Places.of(settings)
     try:
         now = sensitive.fingerprint_of(settings)
     except (Transient, ConfigurationError, Refused) as error:
         return dg.SkipReason(str(error))
     requests, says = [], []
-    with ingestion.database().connect() as connection:
+    with places.ledger.connect() as connection, closing(places.search()) as engine:
         for model, job in FILTER_JOBS.items():
-            known = filtered.remembered(connection, model)
+            live = refreshes.live(connection, model)
+            known = filtered.made_with(engine, live.alias) if live else None
             if known is None or known == now:
                 says.append(f"{model}: {'nothing is live yet' if known is None else 'the terms are those it was made with'}")
+            elif busy := _in_its_way(connection, model):
+                says.append(f"{model}: the terms have changed; {busy}")
             elif reason := not_now(context.instance, PIPELINE, job.name, 1, datetime.now(UTC)):
                 says.append(f"{model}: the terms have changed; {reason}")
             else:
                 requests.append(dg.RunRequest(job_name=job.name, tags=run_tags(PIPELINE, settings, job.name)))
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("; ".join(says))
+
+
+def _in_its_way(connection: Connection, model: str) -> str | None:
+    """What keeps the filtered index from being made anew now, in words."""
+    from ingestion_dagster.catalog import filtered
+
+    try:
+        filtered.refuse_beside_others(connection, model)
+    except Busy as error:
+        return str(error)
+    return admission.paused(connection, model)
 
 
 @dg.sensor(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from psycopg import sql as psql
 
-from ingestion_dagster.catalog import copy_errors, copy_sql, moderation, relations
+from ingestion_dagster.catalog import copy_errors, copy_sql, moderation, relations, swap_records
 from ingestion_dagster.catalog import relations_sql as sql
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.catalog.relations import Constraint, Index, Relation
-from ingestion_dagster.catalog.tables import LIVE, NEXT
+from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
@@ -52,6 +52,7 @@ def build(places: Places, media: MediaType, refresh: Refresh, run_id: str, progr
     in all. Raises `Refused` for rows that an index or constraint does not take, and `Transient`.
     """
     with copy_errors.told(copy_errors.API, media.name), plain_names(places) as connection:
+        swap_records.ensure(connection)
         pairs = [_pair(connection, refresh, table.name) for table in media.tables]
         for pair in pairs:
             # A server goes on building the index of a run that was killed, and then it has the name.
@@ -143,9 +144,15 @@ def _clear_wrong(connection: Connection, pair: _Pair) -> None:
 
 def _let_owner_in(connection: Connection, pair: _Pair) -> None:
     (owner, staged_by) = (connection.execute(sql.OWNER, {"oid": table.oid}).fetchone() for table in (pair.live, pair.staged))
-    if owner and owner != staged_by:
+    if not owner:
+        return
+    if owner != staged_by:
         schema = psql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(psql.Identifier(NEXT), psql.Identifier(owner[0]))
         connection.execute(schema)
+    # Foreign keys of a table are looked after as its owner, wherever it is.
+    for name in (PREVIOUS, swap_records.RETIRED):
+        if connection.execute(sql.MAY_USE, {"role": owner[0], "schema": name}).fetchone() == (False,):
+            connection.execute(psql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(psql.Identifier(name), psql.Identifier(owner[0])))
 
 
 def _build_indexes(places: Places, connection: Connection, pairs: list[_Pair], progress: Progress) -> Iterator[IndexBuilt]:

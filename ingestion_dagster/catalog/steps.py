@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ingestion_dagster.catalog import locks, refreshes
+from ingestion_dagster.catalog import locks, refreshes, tasks
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh, State
 from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name
@@ -97,11 +97,13 @@ def begin(
 ) -> Refresh:
     """Enter a refresh. One that failed, or that waits for a promotion nobody has asked for, gives way to it.
 
-    Raises `Busy` if another one of the media type is on its way.
+    Raises `Busy` if another one of the media type is on its way, or a task fills an index of it.
     """
     recover(places, connection, media, run_id)
     suffix = suffix or refreshes.new_suffix(datetime.now(UTC))
-    with _undisturbed(connection, media.name):
+    with undisturbed(connection, media.name):
+        if task := tasks.filling(connection, media.name):
+            raise Busy(media.name, f"task {task.id}, {task.action}")
         other = refreshes.at_work(connection, media.name)
         if other is not None:
             if is_going(connection, other):
@@ -126,9 +128,9 @@ def is_going(connection: Connection, refresh: Refresh) -> bool:
 
 
 @contextmanager
-def _undisturbed(connection: Connection, model: str) -> Iterator[None]:
+def undisturbed(connection: Connection, model: str, seconds: float = _SECONDS) -> Iterator[None]:
     """Nothing else changes what is live of a media type meanwhile. What takes seconds is waited for; else raises `Busy`."""
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + seconds
     with ExitStack() as stack:
         while True:
             try:
@@ -142,13 +144,24 @@ def _undisturbed(connection: Connection, model: str) -> Iterator[None]:
 
 
 def recover(places: Places, connection: Connection, media: MediaType, run_id: str) -> str | None:
-    """Complete or revert a promotion that was broken off; what was done, None if none was."""
+    """Complete or revert a promotion that was broken off, and tell the API; what was done, None if none was."""
     from ingestion_dagster.catalog import promotion
 
     if not promotion.is_open(connection, media.name):
         return None
     with closing(places.search()) as engine:
-        return promotion.recover(places, engine, connection, media, run_id)
+        done = promotion.recover(places, engine, connection, media, run_id)
+    if done:
+        _drop_caches(places, connection, media)
+    return done
+
+
+def _drop_caches(places: Places, connection: Connection, media: MediaType) -> str:
+    """Tell the API that readers have another generation; how that went."""
+    from ingestion_dagster.catalog import hooks
+
+    live = refreshes.live(connection, media.name)
+    return hooks.drop_caches(places.settings.catalog_cache_url, media.name, live.suffix if live else "")
 
 
 def copy(work: Work) -> Refresh:
@@ -163,6 +176,9 @@ def copy(work: Work) -> Refresh:
         if refresh.reached("copied"):
             return refresh
         work.tell("start")
+        # An update that gives new rows their ids ends first, and one that begins later leaves them to the copy.
+        with locks.model(work.connection, work.media.name, wait=True):
+            pass
         started = time.monotonic()
         copied = copying.copy_tables(
             work.places, work.connection, work.media, refresh, work.run_id, work.progress, hold=lambda: ledger.hold(work.connection, [load])
@@ -173,6 +189,7 @@ def copy(work: Work) -> Refresh:
         counts = {
             "tables": {table.table: _plain(table) for table in copied},
             "snapshot_at": copied[0].snapshot_at.isoformat(),
+            "complete_to": (copied[0].complete_to or copied[0].snapshot_at).isoformat(),
             "copy_seconds": round(time.monotonic() - started, 3),
         }
         return work.came_to(load, "copied", counts)
@@ -202,12 +219,30 @@ def fill(work: Work) -> Refresh:
     try:
         with work.in_hand() as (load, refresh):
             _demand(refresh, "indexed", "staged_indexes")
-            return work.came_to(load, "filled", {"fill": _plain(_fill(work, refresh))})
+            filled = _plain(_fill(work, refresh))
+            return work.came_to(load, "filled", {"fill": filled} | _carried(work, load, refresh))
     except Busy:
         if not refresh.reached("indexed"):
             raise
         _fill(work, refresh)
         return work.refresh
+
+
+def _carried(work: Work, load: Load, refresh: Refresh) -> dict[str, Any]:
+    """Carry in what has changed upstream since the copy or the last time: what is to be noted of it."""
+    from ingestion_dagster.catalog import carry
+
+    with closing(work.places.search()) as engine:
+        done = carry.carry(
+            work.places, engine, work.connection, work.media, refresh, hold=lambda: ledger.hold(work.connection, [load])
+        )
+    told: dict[str, Any] = {"carried": _plain(done)}
+    if done.complete_to is not None:
+        told["complete_to"] = done.complete_to.isoformat()
+    if done.has_changed:
+        # What the gates said was of something else.
+        told["gates"] = None
+    return told
 
 
 def _fill(work: Work, refresh: Refresh) -> "Filled":
@@ -227,7 +262,7 @@ def _fill(work: Work, refresh: Refresh) -> "Filled":
 
 def promote(work: Work) -> Refresh:
     """Let readers have the refresh: tables and aliases together, or neither; only if the gates let it."""
-    from ingestion_dagster.catalog import filtered, hooks, promotion
+    from ingestion_dagster.catalog import promotion
 
     recover(work.places, work.connection, work.media, work.run_id)
     (load,) = ledger.loads(work.connection, [work.refresh.load_id])
@@ -236,16 +271,26 @@ def promote(work: Work) -> Refresh:
     with work.in_hand() as (load, refresh):
         if not refresh.reached("live"):
             _demand(refresh, "filled", "search_index")
-            judge(work, refresh)
-            with closing(work.places.search()) as engine:
+            refreshes.note(work.connection, refresh, _carried(work, load, refresh))
+            judge(work, work.refresh)
+            # No update comes between: what users see in the live table is in the staged one.
+            with locks.model(work.connection, work.media.name), closing(work.places.search()) as engine:
+                refreshes.note(work.connection, refresh, _carried(work, load, work.refresh))
                 done = promotion.promote(work.places, engine, work.connection, work.media, refresh, work.run_id)
-            caches = hooks.drop_caches(work.places.settings.catalog_cache_url, refresh.model, refresh.suffix)
-            refreshes.note(work.connection, refresh, {"promotion": _plain(done), "caches": caches})
-            if refresh.filtered:
-                filtered.remember(work.connection, refresh.model, refresh.suffix, refresh.counts["fill"]["terms"])
-            work.tell("end")
+            refreshes.note(work.connection, refresh, {"promotion": _plain(done)})
+        _follow(work)
         _finish(work, load, refresh)
         return work.refresh
+
+
+def _follow(work: Work) -> None:
+    """What is done once readers have a refresh, by whoever finds it undone: the run that promoted it may have been killed before."""
+    refresh = work.refresh
+    if "caches" not in refresh.counts:
+        refreshes.note(work.connection, refresh, {"caches": _drop_caches(work.places, work.connection, work.media)})
+    if "told" not in refresh.counts:
+        work.tell("end")
+        refreshes.note(work.connection, refresh, {"told": True})
 
 
 def _finish(work: Work, load: Load, refresh: Refresh) -> None:
@@ -279,14 +324,13 @@ def judge(work: Work, refresh: Refresh) -> None:
 
 def roll_back(places: Places, connection: Connection, media: MediaType, run_id: str) -> Refresh | None:
     """Give readers back what they had before the last promotion; the refresh that this is, None if it was there before the first."""
-    from ingestion_dagster.catalog import hooks, promotion
+    from ingestion_dagster.catalog import promotion
 
     with closing(places.search()) as engine:
         promotion.recover(places, engine, connection, media, run_id)
         promotion.rollback(places, engine, connection, media, run_id)
-    live = refreshes.live(connection, media.name)
-    hooks.drop_caches(places.settings.catalog_cache_url, media.name, live.suffix if live else "")
-    return live
+    _drop_caches(places, connection, media)
+    return refreshes.live(connection, media.name)
 
 
 def retire(work: Work) -> dict[str, Any]:

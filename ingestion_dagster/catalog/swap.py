@@ -4,15 +4,17 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import orjson
 from psycopg import errors
 from psycopg import sql as psql
 
-from ingestion_dagster.catalog import copy_errors, dependents, moderation, relations, swap_sql
+from ingestion_dagster.catalog import copy_errors, dependents, moderation, relations, swap_records, swap_sql
 from ingestion_dagster.catalog import relations_sql as sql
-from ingestion_dagster.catalog.dependents import ForeignKey, View
+from ingestion_dagster.catalog.dependents import ForeignKey, OutwardKey, View
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.catalog.relations import Facet, Relation
@@ -23,6 +25,9 @@ from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 
 LONGEST_PAUSE_SECONDS = 1.0
+
+PAUSE_SECONDS = (0.002, 0.01)
+"""Between two looks for a moment in which nobody has the tables."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +75,7 @@ class _Table:
     statistics: dict[str, str]
     comment: str | None
     numbers: dict[str, int | None]
+    outward: list[OutwardKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +93,17 @@ class _Scene:
     @property
     def shape(self) -> tuple[object, ...]:
         """What must not change between looking and locking."""
-        return ([(table.live.oid, table.incoming.oid) for table in self.tables], self.views, self.keys)
+        return ([(table.live.oid, table.incoming.oid, table.outward) for table in self.tables], self.views, self.keys)
 
 
-def swap(places: Places, media: MediaType, moves: Moves, marks: dict[str, int]) -> Swapped:
+def swap(
+    places: Places, media: MediaType, moves: Moves, marks: dict[str, int], holder: str, moderated_since: datetime | None = None
+) -> Swapped:
     """Let the tables change places, trying again for so long as the settings say while somebody uses them.
 
-    `marks`: by table, the highest id ever given: what numbers new rows goes on above it. Raises `Outdated`, `Refused` for what cannot be
-    taken along, and `Transient` (`tables_in_use`, …); if it is `connection_lost`, the swap may have been made.
+    `marks`: by table, the highest id ever given: what numbers new rows goes on above it. `holder`: as whom we may (`swap_records.take`).
+    `moderated_since`: what was deleted by moderation before it is gone from the tables that come in. Raises `Outdated`, `Refused` for what
+    cannot be taken along, and `Transient` (`tables_in_use`, `overtaken`, …); if it is `connection_lost`, the swap may have been made.
     """
     deadline = time.monotonic() + places.settings.catalog_swap_seconds
     attempts = 0
@@ -102,7 +111,7 @@ def swap(places: Places, media: MediaType, moves: Moves, marks: dict[str, int]) 
         attempts += 1
         try:
             with copy_errors.told(copy_errors.API, media.name):
-                return Swapped(attempts, _attempt(places, media, moves, marks, attempts))
+                return Swapped(attempts, _attempt(places, media, moves, marks, attempts, holder, moderated_since))
         except Transient as error:
             if error.code not in ("lock_not_available", "database_conflict"):
                 raise
@@ -115,14 +124,17 @@ def swap(places: Places, media: MediaType, moves: Moves, marks: dict[str, int]) 
         time.sleep(pause)
 
 
-def _attempt(places: Places, media: MediaType, moves: Moves, marks: dict[str, int], number: int) -> float:
+def _attempt(
+    places: Places, media: MediaType, moves: Moves, marks: dict[str, int], number: int, holder: str, moderated_since: datetime | None
+) -> float:
     with places.api.connect() as connection, connection.transaction():
         connection.execute(swap_sql.SESSION)
         patience = _patience(connection, places.settings.catalog_lock_seconds)
         _wait_at_most(connection, places.settings.catalog_lock_seconds)
+        swap_records.demand(connection, media.name, holder)
         if moves.heeds_moderation:
             moderation.lock(connection, media)
-            if moderation.is_outdated(connection, media, moves.incoming):
+            if moderation.is_outdated(connection, media, moves.incoming, moderated_since):
                 raise Outdated
         seen = _look(connection, media, moves)
         since = _lock(connection, seen, patience, number)
@@ -147,12 +159,12 @@ def _wait_at_most(connection: Connection, seconds: float) -> None:
 
 
 def _look(connection: Connection, media: MediaType, moves: Moves) -> _Scene:
-    tables = [_table(connection, relations.need(connection, LIVE, spec.name), moves) for spec in media.tables]
-    live = [table.live for table in tables]
+    live = [relations.need(connection, LIVE, spec.name) for spec in media.tables]
+    tables = [_table(connection, table, live, moves) for table in live]
     return _Scene(tables, dependents.views(connection, live), dependents.foreign_keys(connection, live))
 
 
-def _table(connection: Connection, live: Relation, moves: Moves) -> _Table:
+def _table(connection: Connection, live: Relation, group: Sequence[Relation], moves: Moves) -> _Table:
     incoming = relations.need(connection, moves.incoming, live.name)
     if relations.columns(connection, live) != relations.columns(connection, incoming):
         raise Refused(Problem("columns_differ", live.shown, f"it was altered since {incoming.shown} was made: begin a new refresh"))
@@ -165,6 +177,7 @@ def _table(connection: Connection, live: Relation, moves: Moves) -> _Table:
         statistics={row[0]: row[1] for row in connection.execute(sql.STATISTICS, {"oid": live.oid})},
         comment=row[0] if row else None,
         numbers={row[2]: row[3] for row in connection.execute(swap_sql.NUMBERING_SEQUENCES, {"oid": live.oid})},
+        outward=dependents.outward_keys(connection, live, group),
     )
 
 
@@ -179,9 +192,12 @@ def _lock(connection: Connection, scene: _Scene, patience: float, number: int) -
     views = [psql.SQL(swap_sql.LOCK_VIEW).format(view.identifier, psql.Identifier(view.owner)) for view in scene.views]
     relations_in_use = [relation for table in scene.tables for relation in (table.live, table.incoming)]
     tables = [psql.SQL(swap_sql.LOCK_TABLE).format(relation.identifier) for relation in relations_in_use]
-    holders = [psql.SQL(swap_sql.LOCK_TABLE).format(psql.Identifier(*name)) for name in sorted({(k.schema, k.table) for k in scene.keys})]
+    others = {(key.schema, key.table) for key in scene.keys}
+    others |= {(key.schema, key.referenced) for table in scene.tables for key in table.outward if key.may_lock}
+    holders = [psql.SQL(swap_sql.LOCK_TABLE).format(psql.Identifier(*name)) for name in sorted(others)]
     if number % 3 == 1:
-        return _catch(connection, [*views, *tables, *holders], deadline)
+        names = [*((view.schema, view.name) for view in scene.views), *((it.schema, it.name) for it in relations_in_use), *others]
+        return _catch(connection, [*views, *tables, *holders], names, deadline)
     since = time.monotonic()
     for statement in views + holders + tables if number % 3 == 2 else views + tables + holders:
         _wait_at_most(connection, deadline - time.monotonic())
@@ -189,19 +205,24 @@ def _lock(connection: Connection, scene: _Scene, patience: float, number: int) -
     return since
 
 
-def _catch(connection: Connection, locks: Sequence[psql.Composed], deadline: float) -> float:
-    """Get all locks, in one call to the server, in a moment in which they are free; nobody queues behind us for longer than a blink."""
+def _catch(connection: Connection, locks: Sequence[psql.Composed], names: Sequence[tuple[str, str]], deadline: float) -> float:
+    """Get all locks, in one call to the server, in a moment in which they are free; nobody queues behind us for longer than a blink.
+
+    What is in use is looked for first: a lock that is taken and given back again is in the server's log, which standbys follow.
+    """
     _wait_at_most(connection, 0)
     at_once = psql.SQL("; ").join(locks)
+    schemas, tables = [name[0] for name in names], [name[1] for name in names]
     while True:
         since = time.monotonic()
-        try:
-            with connection.transaction():
+        if connection.execute(swap_sql.IN_USE, {"schemas": schemas, "tables": tables}).fetchone() != (True,):
+            since = time.monotonic()
+            with suppress(errors.LockNotAvailable), connection.transaction():
                 connection.execute(at_once)
-            return since
-        except errors.LockNotAvailable:
-            if time.monotonic() > deadline:
-                raise
+                return since
+        if time.monotonic() > deadline:
+            raise Transient("lock_not_available", "somebody had one of the tables in use whenever it was looked for")
+        time.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311
 
 
 def _exchange(connection: Connection, scene: _Scene, moves: Moves, marks: dict[str, int]) -> None:
@@ -221,6 +242,8 @@ def _exchange(connection: Connection, scene: _Scene, moves: Moves, marks: dict[s
     for table, new, old in zip(scene.tables, news, olds, strict=True):
         _hand_over(connection, table, new, old)
     _repoint(connection, scene, olds)
+    for table, new, old in zip(scene.tables, news, olds, strict=True):
+        _take_outward(connection, table, new, old, moves)
     for table, new in zip(scene.tables, news, strict=True):
         _number_on(connection, table, new, marks.get(new.name, 0))
     if moves.last:
@@ -255,6 +278,8 @@ def _hand_over(connection: Connection, table: _Table, new: Relation, old: Relati
         statement = psql.SQL(swap_sql.OWNED_BY).format(psql.Identifier(schema, sequence), psql.Identifier(LIVE, new.name, column))
         connection.execute(statement)
     label = relations.label(connection, LIVE, new.name)
+    if "refresh" in label:
+        connection.execute(swap_sql.GENERATION, {"oid": new.oid, "suffix": str(label["refresh"])})
     said = relations.read_label(table.comment)
     text = said.get("comment") if said else table.comment
     kept = {name: value for name, value in label.items() if name != "comment"} | ({"comment": text} if text else {})
@@ -280,9 +305,31 @@ def _repoint(connection: Connection, scene: _Scene, olds: Sequence[Relation]) ->
             connection.execute(swap_sql.PENDING, parameters)
 
 
+def _take_outward(connection: Connection, table: _Table, new: Relation, old: Relation, moves: Moves) -> None:
+    """Foreign keys to others are the live table's alone: rows that nobody reads must not keep others from being deleted."""
+    standing = {key.name for key in dependents.outward_keys(connection, new, [])}
+    for key in table.outward:
+        name = psql.Identifier(key.name)
+        # What goes back to be promoted later has all that it was made with.
+        if moves.outgoing != NEXT:
+            connection.execute(psql.SQL(swap_sql.DROP_CONSTRAINT).format(old.identifier, name))
+        if key.name in standing:
+            continue
+        definition = psql.SQL(key.definition.removesuffix(" NOT VALID"))
+        connection.execute(psql.SQL(swap_sql.ADD_CONSTRAINT).format(new.identifier, name, definition))
+        if key.comment:
+            connection.execute(psql.SQL(swap_sql.COMMENT_CONSTRAINT).format(name, new.identifier, psql.Literal(key.comment)))
+        if not key.definition.endswith(" NOT VALID"):
+            parameters = {"referenced": new.name, "schema": LIVE, "table": new.name, "key": key.name}
+            connection.execute(swap_sql.PENDING, parameters)
+
+
 def _number_on(connection: Connection, table: _Table, new: Relation, mark: int) -> None:
     """What numbers new rows goes on above every id there is, and was."""
     for schema, sequence, column, _ in connection.execute(swap_sql.NUMBERING_SEQUENCES, {"oid": new.oid}).fetchall():
-        statement = psql.SQL(swap_sql.NUMBER_ON).format(column=psql.Identifier(column), table=new.identifier)
-        last = max(table.numbers.get(column) or 0, mark)
+        # The index of `id` knows the highest one; for any other column all rows would be read, with readers waiting.
+        is_id = column == "id"
+        last = max(table.numbers.get(column) or 0, mark if is_id else 0)
+        highest = psql.SQL(swap_sql.HIGHEST_ID if is_id else "{}").format(new.identifier if is_id else psql.Literal(0))
+        statement = psql.SQL(swap_sql.NUMBER_ON).format(highest=highest)
         connection.execute(statement, {"schema": schema, "sequence": sequence, "last": last})

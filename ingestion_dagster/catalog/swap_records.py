@@ -1,12 +1,18 @@
-"""What a swap notes in the API's own database: rows archived, foreign keys still to be validated, flags that an index knows of."""
+"""What we note in the API's own database: rows archived, keys still to be validated, flags that an index knows of, who may swap."""
+
+import uuid
+
+from psycopg import errors
 
 from ingestion_dagster.catalog.tables import NEXT, PREVIOUS
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Connection
 
 RETIRED = "catalog_retired"
 """Schema of the generation before the previous one, until it is dropped."""
 
-_LOCK = 0x1A6CA7A1
+LOCK = 0x1A6CA7A1
+"""Number of the advisory lock under which schemas and tables of ours are made."""
 
 _MISSING = """
 SELECT name FROM unnest(%(names)s::text[]) AS name WHERE to_regnamespace(name) IS NULL
@@ -24,7 +30,7 @@ CREATE TABLE IF NOT EXISTS catalog_previous.archived_rows (
     row        jsonb NOT NULL,
     at         timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE catalog_previous.archived_rows IS 'rows of other tables that lost their partner at a promotion; they come back with it';
+COMMENT ON TABLE catalog_previous.archived_rows IS 'rows of others that lost their partner at a promotion, and come back with it';
 
 CREATE TABLE IF NOT EXISTS catalog_previous.pending_keys (
     referenced text NOT NULL,
@@ -43,17 +49,69 @@ CREATE TABLE IF NOT EXISTS catalog_previous.seen_flags (
     PRIMARY KEY (generation, table_name, identifier)
 );
 COMMENT ON TABLE catalog_previous.seen_flags IS 'rows of a moderation table that the index of a generation may know of';
+
+CREATE TABLE IF NOT EXISTS catalog_previous.generations (
+    oid    oid PRIMARY KEY,
+    suffix text NOT NULL
+);
+COMMENT ON TABLE catalog_previous.generations IS 'which refresh made a table, for when somebody writes over its comment';
+
+CREATE TABLE IF NOT EXISTS catalog_previous.swaps (
+    model    text PRIMARY KEY,
+    holder   text NOT NULL,
+    taken_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE catalog_previous.swaps IS 'who may swap the tables of a media type: whoever has taken it last';
 """
 
-_THERE = "SELECT to_regclass('catalog_previous.seen_flags') IS NOT NULL"
+_THERE = "SELECT to_regclass('catalog_previous.swaps') IS NOT NULL"
+
+_TAKE = """
+INSERT INTO catalog_previous.swaps (model, holder) VALUES (%(model)s, %(holder)s)
+ON CONFLICT (model) DO UPDATE SET holder = excluded.holder, taken_at = excluded.taken_at
+"""
+
+_HOLDER = "SELECT holder FROM catalog_previous.swaps WHERE model = %(model)s FOR UPDATE"
 
 
-def ensure(api: Connection) -> None:
-    """Make what is missing of our schemas and tables in the API's database. Repeatable, and safe to do twice at once."""
-    if not api.execute(_MISSING, {"names": list(_SCHEMAS)}).fetchall() and api.execute(_THERE).fetchone() == (True,):
-        return
-    with api.transaction():
-        api.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK})
-        for (name,) in api.execute(_MISSING, {"names": list(_SCHEMAS)}).fetchall():
-            api.execute(_SCHEMAS[name])
-        api.execute(_RECORDS)
+def ensure(api: Connection) -> tuple[str, ...]:
+    """Make what is missing of our schemas and tables in the API's database, and return the names of the schemas that were.
+
+    Repeatable, and safe to do twice at once. Raises `ConfigurationError` if the role may not.
+    """
+    if not _missing(api) and api.execute(_THERE).fetchone() == (True,):
+        return ()
+    try:
+        with api.transaction():
+            api.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK})
+            missing = _missing(api)
+            for name in missing:
+                api.execute(_SCHEMAS[name])
+            api.execute(_RECORDS)
+    except errors.InsufficientPrivilege:
+        raise ConfigurationError(
+            f"the role of INGESTION_CATALOG_API_DATABASE_URL may not make schemas {', '.join(_SCHEMAS)}, or tables in them: grant it "
+            "CREATE on the database, or make them for it, with it as their owner"
+        ) from None
+    return missing
+
+
+def take(api: Connection, model: str) -> str:
+    """Become the one who may swap the tables of a media type, in a transaction of its own; what `demand` knows us by.
+
+    Waits for a swap that is being made. Whoever had it before can swap nothing any more, even if it wakes up later.
+    """
+    holder = uuid.uuid4().hex
+    api.execute(_TAKE, {"model": model, "holder": holder})
+    return holder
+
+
+def demand(api: Connection, model: str, holder: str) -> None:
+    """In the caller's transaction, until it ends: nobody else may swap. Raises `Transient` (`overtaken`) if somebody else may already."""
+    row = api.execute(_HOLDER, {"model": model}).fetchone()
+    if row is None or row[0] != holder:
+        raise Transient("overtaken", f"another process has taken over the promotion of {model}, and this one may swap nothing any more")
+
+
+def _missing(api: Connection) -> tuple[str, ...]:
+    return tuple(row[0] for row in api.execute(_MISSING, {"names": list(_SCHEMAS)}))

@@ -14,6 +14,17 @@ LOCK_TABLE = "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE"
 # LOCK TABLE of a view would lock all that it reads; this changes nothing, and locks the view alone.
 LOCK_VIEW = "ALTER VIEW {} OWNER TO {}"
 
+# Somebody has, or waits for, one of these.
+IN_USE = """
+SELECT EXISTS (
+    SELECT FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS wanted (schema, name)
+    JOIN pg_namespace AS n ON n.nspname = wanted.schema
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name
+    JOIN pg_locks AS l ON l.locktype = 'relation' AND l.relation = c.oid
+    WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid <> pg_backend_pid()
+)
+"""
+
 DROP_CONSTRAINT = "ALTER TABLE {} DROP CONSTRAINT {}"
 
 ADD_CONSTRAINT = "ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID"
@@ -23,6 +34,15 @@ COMMENT_CONSTRAINT = "COMMENT ON CONSTRAINT {} ON {} IS {}"
 PENDING = """
 INSERT INTO catalog_previous.pending_keys (referenced, schema, table_name, key_name)
 VALUES (%(referenced)s, %(schema)s, %(table)s, %(key)s) ON CONFLICT DO NOTHING
+"""
+
+GENERATION = """
+INSERT INTO catalog_previous.generations (oid, suffix) VALUES (%(oid)s, %(suffix)s)
+ON CONFLICT (oid) DO UPDATE SET suffix = excluded.suffix
+"""
+
+FORGET_GENERATIONS = """
+DELETE FROM catalog_previous.generations AS g WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = g.oid)
 """
 
 SET_SCHEMA = "ALTER TABLE {} SET SCHEMA {}"
@@ -69,10 +89,12 @@ WHERE f.adrelid = %(oid)s AND a.attgenerated = '' AND a.atttypid IN ('int2'::reg
 ORDER BY 1, 2
 """
 
+HIGHEST_ID = "(SELECT max(id) FROM {})"
+
 NUMBER_ON = """
 SELECT setval(q.oid, wanted.value)
 FROM (SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
       WHERE n.nspname = %(schema)s AND c.relname = %(sequence)s) AS q,
-     (SELECT greatest((SELECT max({column}) FROM {table}), %(last)s::bigint) AS value) AS wanted
+     (SELECT greatest({highest}, %(last)s::bigint) AS value) AS wanted
 WHERE wanted.value > coalesce(pg_sequence_last_value(q.oid), 0)
 """

@@ -12,6 +12,7 @@ import psycopg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ingestion_dagster.catalog import refreshes, steps, tasks_sql
+from ingestion_dagster.catalog.alongside import is_unfinished
 from ingestion_dagster.catalog.refreshes import Busy, Refresh, check_suffix
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, filtered_name, index_name
 from ingestion_dagster.catalog.search import SearchEngine
@@ -162,6 +163,7 @@ def _reindex(standing: Standing, asked: TaskRequest, task_id: str) -> dict[str, 
     suffix = _new_suffix(asked.index_suffix, task_id)
     if _refresh(standing, asked.model, suffix) is not None:
         raise Declined("conflict", f"a refresh of {asked.model} has had the suffix {suffix}; take another")
+    _demand_no_refresh(standing, asked.model)
     _demand_new_or_unfinished(standing, asked.model, index_name(asked.model, suffix), suffix)
     return {"index_suffix": suffix, "fills": suffix}
 
@@ -236,9 +238,7 @@ def _filter(standing: Standing, asked: TaskRequest, task_id: str) -> dict[str, A
             raise Declined("not_found", f"no single index is behind the alias {asked.model}; name one by origin_index_suffix")
         origin = behind[0].removeprefix(f"{asked.model}-")
     _demand_finished(standing, asked.model, origin)
-    going = refreshes.at_work(standing.connection, asked.model)
-    if going is not None and going.suffix == origin and _is_held(standing.connection, going):
-        raise Busy(asked.model, f"refresh {going.suffix}")
+    _demand_no_refresh(standing, asked.model)
     destination = _new_suffix(asked.destination_index_suffix, task_id)
     fills = f"{destination}-filtered"
     _demand_new_or_unfinished(standing, asked.model, filtered_name(asked.model, destination), fills)
@@ -335,7 +335,7 @@ def _demand_no_index(standing: Standing, name: str) -> None:
 
 def _demand_new_or_unfinished(standing: Standing, model: str, name: str, fills: str) -> None:
     """Raises `Declined` for an index that is there, unless a task like this one has left it unfinished: that is gone on with."""
-    if standing.engine.exists(name) and not _is_unfinished(standing.connection, model, fills):
+    if standing.engine.exists(name) and not is_unfinished(standing.connection, model, fills):
         raise Declined("conflict", f"there is a {name} already; take another suffix")
 
 
@@ -343,7 +343,7 @@ def _demand_finished(standing: Standing, model: str, suffix: str) -> None:
     """Raises `Declined` for an index that does not hold yet what it should."""
     refresh = _refresh(standing, model, suffix.removesuffix("-filtered"))
     is_short = refresh is not None and refresh.is_at_work and not refresh.reached("filled")
-    if is_short or _is_unfinished(standing.connection, model, suffix):
+    if is_short or is_unfinished(standing.connection, model, suffix):
         raise Declined("conflict", f"{index_name(model, suffix)} is not complete: what fills it has not come to its end")
 
 
@@ -353,6 +353,8 @@ def _demand_no_promotion(standing: Standing, model: str) -> None:
         raise Busy(model, f"refresh {going.suffix} is being promoted")
 
 
-def _is_unfinished(connection: Connection, model: str, fills: str) -> bool:
-    row = connection.execute(tasks_sql.IS_UNFINISHED, {"model": model, "fills": fills}).fetchone()
-    return row is not None and bool(row[0])
+def _demand_no_refresh(standing: Standing, model: str) -> None:
+    """Raises `Busy` while a refresh is on its way; one that failed, or waits until somebody asks for its promotion, is in nobody's way."""
+    going = refreshes.at_work(standing.connection, model)
+    if going is not None and (steps.is_going(standing.connection, going) or _is_held(standing.connection, going)):
+        raise Busy(model, f"refresh {going.suffix}")

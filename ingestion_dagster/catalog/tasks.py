@@ -147,6 +147,11 @@ def open_of(connection: Connection, model: str) -> list[Task]:
     return [task for task in (Task(*row) for row in connection.execute(sql.OPEN_OF_MODEL, {"model": model})) if task.is_active]
 
 
+def filling(connection: Connection, model: str) -> Task | None:
+    """The task that fills an index of a media type, or is about to; None if there is none."""
+    return next((task for task in (Task(*row) for row in connection.execute(sql.FILLING, {"model": model})) if task.is_active), None)
+
+
 def take_turns(connection: Connection, model: str) -> None:
     """Wait until no other transaction enters a task of this media type, and keep others from it until the caller's transaction ends."""
     connection.execute(sql.MODEL_LOCK, {"model": model})

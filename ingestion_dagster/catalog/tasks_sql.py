@@ -32,6 +32,11 @@ BY_ID = SELECT + "WHERE t.id = %(id)s"
 BY_KEY = SELECT + "WHERE t.idempotency_key = %(key)s"
 ALL = SELECT + "ORDER BY t.finished_at NULLS FIRST, t.created_at, t.id"
 OPEN_OF_MODEL = SELECT + "WHERE t.model = %(model)s AND t.state IN ('queued', 'started') ORDER BY t.created_at"
+FILLING = (
+    SELECT
+    + """WHERE t.model = %(model)s AND t.state IN ('queued', 'started') AND t.action IN ('REINDEX', 'CREATE_AND_POPULATE_FILTERED_INDEX')
+ORDER BY t.created_at"""
+)
 STARTED = SELECT + "WHERE t.state = 'started' ORDER BY t.created_at"
 
 ENTER = """

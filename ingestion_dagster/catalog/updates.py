@@ -25,7 +25,8 @@ from ingestion_dagster.engine.postgres import Connection
 log = logging.getLogger(__name__)
 
 OVERLAP = timedelta(minutes=15)
-"""A row is dated when its transaction begins, and seen when that ends: one that took no longer than this is not missed."""
+"""A row is dated when its transaction begins, and seen when that ends. Transactions that our role may see in upstream's `pg_stat_activity`
+hold the watermark back for as long as they take; of one that it may not see, this is how long it may take without its rows being missed."""
 
 BATCH_ROWS = 2000
 
@@ -73,6 +74,8 @@ def update_live(
             engine.refresh(index.name)
         if since is None and not changes.deferred:
             fault_point("catalog.update.watermark.before")
+            # What took long upstream may have begun before.
+            watermark = max(watermark, behind)
             moved = {"model": media.name, "suffix": live.suffix, "updated_on": watermark}
             ledger.execute(updates_sql.MOVE_WATERMARK, moved)
             fault_point("catalog.update.watermark.after")
@@ -169,12 +172,18 @@ def _live_indexes(engine: SearchEngine, live: Refresh) -> list[Index]:
 
 def _watermark(ledger: Connection, live: Refresh) -> datetime:
     row = ledger.execute(updates_sql.WATERMARK, {"model": live.model, "suffix": live.suffix}).fetchone()
-    moment: datetime | None = row[0] if row else live.snapshot_at
+    moment: datetime | None = row[0] if row else complete_to(live)
     if moment is None:
         raise Refused(
             Problem("no_watermark", f"{live.model}-{live.suffix}", "it is not known of when its rows are; refresh it, or name a moment")
         )
     return moment
+
+
+def complete_to(refresh: Refresh) -> datetime | None:
+    """Up to which moment, by the clock of upstream, nothing is missing in a refresh, as far as its copy and what was carried into it go."""
+    noted = refresh.counts.get("complete_to")
+    return datetime.fromisoformat(noted) if noted else refresh.snapshot_at
 
 
 @contextmanager

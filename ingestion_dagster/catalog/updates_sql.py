@@ -8,8 +8,6 @@ VALUES (%(model)s, %(suffix)s, %(updated_on)s)
 ON CONFLICT (model) DO UPDATE SET suffix = excluded.suffix, updated_on = excluded.updated_on, moved_at = clock_timestamp()
 """
 
-NOW = "SELECT now()"
-
 CHANGES = """
 CREATE TEMP TABLE catalog_changes (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, new_id bigint, gone boolean DEFAULT false, {columns})
 """
@@ -40,7 +38,7 @@ LEAVE_OUT = "DELETE FROM catalog_changes WHERE new_id IS NULL"
 BATCH = "SELECT n, new_id, gone FROM catalog_changes WHERE n > %(behind)s ORDER BY n LIMIT %(limit)s"
 
 UPSERT = """
-INSERT INTO {live} AS live (id, {columns})
+INSERT INTO {live} AS live (id, {columns}) OVERRIDING SYSTEM VALUE
 SELECT new_id, {values} FROM catalog_changes WHERE n = ANY(%(numbers)s) AND NOT gone ORDER BY new_id
 ON CONFLICT (id) DO UPDATE SET {sets}
 WHERE ({current}) IS DISTINCT FROM ({excluded})

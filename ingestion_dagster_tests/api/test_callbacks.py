@@ -4,9 +4,10 @@ import http.server
 import json
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -187,20 +188,25 @@ def test_with_a_list_its_hosts_alone_are_called_back():
 
 
 @pytest.mark.parametrize(("host", "address", "may"), [
-    ("airflow.internal", "10.0.0.7", True), ("airflow.internal", "203.0.113.9", True), ("airflow.internal", "fd00::7", True),
+    ("airflow.internal", "10.0.0.7", False), ("airflow.internal", "8.8.8.8", True), ("airflow.internal", "fd00::7", False),
+    ("airflow.internal", "64:ff9b::a00:7", False), ("airflow.internal", "64:ff9b:1::7f00:1", False),
+    ("airflow.internal", "100.64.0.1", False),
+    ("airflow.internal", "2002:a00:7::", False), ("airflow.internal", "2001:4860:4860::8888", True), ("airflow.internal", "10.2.0.7", True),
+    ("airflow.internal", "::ffff:10.2.0.7", True), ("airflow.internal", "192.168.1.1", True), ("airflow.internal", "192.168.1.2", False),
+    ("192.168.1.1", "192.168.1.1", True),
     ("airflow.internal", "127.0.0.1", False), ("airflow.internal", "::1", False), ("airflow.internal", "::ffff:127.0.0.1", False),
     ("airflow.internal", "169.254.169.254", False), ("airflow.internal", "fe80::1%eth0", False), ("airflow.internal", "0.0.0.0", False),
     ("airflow.internal", "224.0.0.1", False), ("airflow.internal", "::ffff:169.254.169.254", False),
     ("localhost", "127.0.0.1", True), ("localhost", "::1", True), ("localhost", "10.0.0.7", False), ("127.0.0.1", "127.0.0.1", True),
 ])  # fmt: skip
 def test_an_address_has_to_go_with_its_host(host: str, address: str, may: bool):
-    assert may_be_at(host, address) is may
+    assert may_be_at(host, address, frozenset({"airflow.internal", "10.2.0.0/16", "192.168.1.1", "169.254.0.0/16", "127.0.0.0/8"})) is may
 
 
 def test_a_name_that_leads_elsewhere_is_not_followed(database: Database):
     with listening(200) as listener:
         url = f"http://airflow.internal:{listener.port}/"
-        several: list[list[str]] = [["127.0.0.1"], ["203.0.113.9", "127.0.0.1"], []]
+        several: list[list[str]] = [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["10.0.0.1"], []]
         answers = iter(several)
         for _ in several:
             calling, slept = caller("airflow.internal", resolve=lambda _host, _port: next(answers))
@@ -215,6 +221,32 @@ def test_the_address_that_was_looked_at_is_the_one_that_is_called(database: Data
         calling, _ = caller(resolve=lambda _host, _port: next(found))
         assert calling.send(listener.url, ended(database, listener.url)) == "delivered (200)"
         assert len(listener.got) == 1
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_answer_that_comes_in_drop_by_drop_is_not_waited_for(database: Database, monkeypatch: pytest.MonkeyPatch, tls: bool):
+    monkeypatch.setattr(callbacks, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(callbacks, "ATTEMPTS", 1)
+    over = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        asking, _ = listening.accept()
+        with asking, suppress(OSError):
+            # The head of an answer, or of a record of a handshake, of which more and more comes.
+            asking.sendall(b"\x16\x03\x03\x3f\x00\x02\x00\x3e\x00" if tls else b"HTTP/1.1 200 OK\r\nX: ")
+            while not over.wait(0.05):
+                asking.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        url = f"http{'s' if tls else ''}://127.0.0.1:{listening.getsockname()[1]}/"
+        begun = time.monotonic()
+        outcome = caller()[0].send(url, ended(database, url))
+        over.set()
+        thread.join(30)
+    assert outcome.startswith("failed")
+    assert time.monotonic() - begun < callbacks.SECONDS
 
 
 def test_the_key_is_the_settings_or_one_that_is_made_once(settings: Settings):

@@ -6,15 +6,18 @@ import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
 
+from ingestion_dagster import runs_catalog
 from ingestion_dagster.api import callbacks, catalog_desk
-from ingestion_dagster.catalog import refreshes
+from ingestion_dagster.catalog import locks, refreshes, steps
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, State
+from ingestion_dagster.catalog.registry import MEDIA_TYPES
+from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.postgres import Database
@@ -188,13 +191,48 @@ def test_one_task_of_a_media_type_at_a_time(asked: Asked, scene: Scene):
     asked.post("image", "INGEST_UPSTREAM", index_suffix="one")
     for fields in (
         {"action": "INGEST_UPSTREAM", "index_suffix": "two"}, {"action": "INGEST_UPSTREAM", "index_suffix": "one"},
-        {"action": "REINDEX"}, {"action": "UPDATE_INDEX", "index_suffix": "a", "since_date": SINCE},
-        {"action": "POINT_ALIAS", "index_suffix": "a", "alias": "image"},
+        {"action": "REINDEX"}, {"action": "CREATE_AND_POPULATE_FILTERED_INDEX", "origin_index_suffix": "a"}, {"action": "ROLLBACK"},
     ):  # fmt: skip
         refused = asked.ask("POST", "/task", {"model": "image"} | fields)
         assert (refused.status, set(refused.json)) == (409, {"message"}), fields
     assert asked.post("audio", "INGEST_UPSTREAM", index_suffix="one").status == 202
     assert asked.post("image", "LOAD_TEST_DATA").status == 202
+
+
+def test_what_is_about_one_index_waits_for_nothing_that_leaves_it_alone(asked: Asked, scene: Scene):
+    for name in ("image-a", "image-b", "image-c"):
+        scene.index(name)
+    scene.launcher.holds = True
+    assert asked.post("image", "CREATE_AND_POPULATE_FILTERED_INDEX", origin_index_suffix="a", destination_index_suffix="d").status == 202
+    scene.index("image-d-filtered")
+    for fields in (
+        {"action": "UPDATE_INDEX", "index_suffix": "a", "since_date": SINCE}, {"action": "DELETE_INDEX", "index_suffix": "a"},
+        {"action": "DELETE_INDEX", "index_suffix": "d-filtered"},
+    ):  # fmt: skip
+        assert asked.ask("POST", "/task", {"model": "image"} | fields).status == 409, fields
+    assert asked.post("image", "POINT_ALIAS", index_suffix="b", alias="image").status == 202
+    for fields in ({"index_suffix": "b", "alias": "image-main"}, {"index_suffix": "c", "alias": "image"}):
+        assert asked.post("image", "POINT_ALIAS", **fields).status == 409, fields
+    assert asked.post("image", "DELETE_INDEX", index_suffix="c").status == 202
+    assert asked.post("image", "ROLLBACK").status == 409
+
+
+def test_a_refresh_and_what_reads_rows_for_long_keep_away_from_each_other(
+    asked: Asked, scene: Scene, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(catalog_desk, "_TURN_SECONDS", 0)
+    scene.index("image-a", "image")
+    with scene.connect() as rebuilding, locks.model(rebuilding, "image"):
+        for fields in ({"action": "INGEST_UPSTREAM", "index_suffix": "one"}, {"action": "REINDEX"}):
+            assert asked.ask("POST", "/task", {"model": "image"} | fields).status == 409, fields
+    scene.refresh("image", "one", "copied")
+    for action in ("CREATE_AND_POPULATE_FILTERED_INDEX", "REINDEX"):
+        assert asked.post("image", action).status == 409, action
+    scene.execute("UPDATE ledger.loads SET status = 'errored'")
+    scene.launcher.holds = True
+    assert asked.post("image", "REINDEX").status == 202
+    with scene.connect() as connection, pytest.raises(Busy, match="REINDEX"):
+        steps.begin(cast(Places, None), connection, MEDIA_TYPES["image"], "run", asked_by="schedule")
 
 
 def test_a_refresh_that_nobody_asked_for_here_is_in_the_way_as_well(asked: Asked, scene: Scene):
@@ -240,7 +278,7 @@ def test_a_refresh_that_broke_off_is_gone_on_with_under_its_suffix(asked: Asked,
     assert scene.execute("SELECT suffix, asked_by FROM catalog.refreshes") == [("one", f"task {again.json['task_id']}")]
 
 
-def test_a_refresh_that_has_failed_gives_way(asked: Asked, scene: Scene, monkeypatch: pytest.MonkeyPatch):
+def test_a_refresh_that_has_failed_gives_way_when_the_task_is_done(asked: Asked, scene: Scene, monkeypatch: pytest.MonkeyPatch):
     discarded: list[str] = []
 
     def discard(_places: Any, _engine: Any, ledger: Any, refresh: refreshes.Refresh) -> None:
@@ -252,11 +290,15 @@ def test_a_refresh_that_has_failed_gives_way(asked: Asked, scene: Scene, monkeyp
     monkeypatch.setattr(retirement, "discard", discard)
     monkeypatch.setattr(Places, "of", classmethod(lambda _cls, _settings: scene))
     monkeypatch.setattr(Scene, "search", lambda self: self.engine, raising=False)
+    monkeypatch.setattr(Scene, "ledger", postgres.locate(scene.settings), raising=False)
     failed = scene.refresh("image", "one", "copied")
     scene.execute("UPDATE ledger.loads SET status = 'errored' WHERE id = %s", [failed.load_id])
     assert asked.post("image", "INGEST_UPSTREAM", index_suffix="one").status == 409
-    asked.ended(asked.post("image", "INGEST_UPSTREAM", index_suffix="two"))
-    assert discarded == ["one"]
+    scene.launcher.holds = True
+    accepted = asked.post("image", "INGEST_UPSTREAM", index_suffix="two")
+    assert (accepted.status, discarded) == (202, [])
+    begun = runs_catalog.ingested(scene.settings, scene.task(accepted.json["task_id"]))
+    assert (begun.suffix, begun.asked_by, discarded) == ("two", f"task {accepted.json['task_id']}", ["one"])
 
 
 @pytest.mark.parametrize(("state", "status"), [

@@ -18,10 +18,10 @@ import psycopg
 from psycopg import sql
 
 from ingestion_dagster.catalog import copy as copying
-from ingestion_dagster.catalog import filtered, promotion, refreshes, steps, tasks, updates
+from ingestion_dagster.catalog import filtered, promotion, refreshes, steps, updates
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
-from ingestion_dagster.catalog.search import Query, SearchEngine
+from ingestion_dagster.catalog.search import AliasMove, Query, SearchEngine
 from ingestion_dagster.catalog.steps import Work
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
@@ -107,12 +107,6 @@ def rollback(settings: Settings) -> None:
         steps.roll_back(places, connection, IMAGE, run_id())
 
 
-def end_task(settings: Settings) -> None:
-    """End the task `t`."""
-    with Places.of(settings).ledger.connect() as connection:
-        tasks.end(connection, "t")
-
-
 COMMANDS: dict[str, Callable[[Settings], Any]] = {
     "refresh": refresh,
     "copy": lambda settings: refresh(settings, todo=STEPS[:1]),
@@ -120,7 +114,6 @@ COMMANDS: dict[str, Callable[[Settings], Any]] = {
     "update": update,
     "rebuild": rebuild,
     "rollback": rollback,
-    "end_task": end_task,
 }
 
 
@@ -166,8 +159,8 @@ class World:
             try:
                 return refresh(self.settings)
             except refreshes.Busy as error:
-                assert "it is ready" not in str(error)
-                assert time.monotonic() < deadline
+                if "it is ready" in str(error) or time.monotonic() > deadline:
+                    raise
                 time.sleep(0.05)
 
     def recover(self) -> str | None:
@@ -188,6 +181,20 @@ class World:
             return of_table, index_generation(engine, "image"), index_generation(engine, "image-filtered")
 
 
+def seen_titles(world: World, alias: str) -> set[str]:
+    """The generations of the titles that readers of both aliases find."""
+    with closing(world.places.search()) as engine:
+        return {index_generation(engine, alias), index_generation(engine, f"{alias}-filtered")}
+
+
+def clean_cluster(world: World, own: str) -> None:
+    """Take away what a test has put into the cluster that all use."""
+    with closing(world.places.search()) as engine:
+        engine.switch([AliasMove(own, None), AliasMove(f"{own}-filtered", None)])
+        for index in engine.indexes(f"image-{own}"):
+            engine.delete_index(index)
+
+
 def titles_generation(titles: Iterable[str | None], where: str) -> str:
     """The one generation that all of some titles are of: their last word."""
     found = {(title or "").split()[-1] for title in titles}
@@ -195,15 +202,20 @@ def titles_generation(titles: Iterable[str | None], where: str) -> str:
     return found.pop()
 
 
+_ALL_TITLES = """
+SELECT 'table', title FROM public.image
+UNION ALL
+SELECT 'list', i.title FROM public.imagelist_images AS l JOIN public.image AS i ON i.id = l.image_id
+UNION ALL
+SELECT 'view', title FROM public.photos
+"""
+
+
 def table_generation(api: Connection) -> str:
-    """That of all rows of the live table, of what hangs on it, and of the view."""
-    rows = api.execute("SELECT title FROM public.image").fetchall()
-    joined = api.execute("SELECT i.title FROM public.imagelist_images AS l JOIN public.image AS i ON i.id = l.image_id").fetchall()
-    viewed = api.execute("SELECT title FROM public.photos").fetchall()
-    assert rows
-    assert joined
-    assert viewed
-    return titles_generation((row[0] for row in [*rows, *joined, *viewed]), "the table")
+    """That of all rows of the live table, of what hangs on it, and of the view, as one statement sees them."""
+    rows = api.execute(_ALL_TITLES).fetchall()
+    assert {row[0] for row in rows} == {"table", "list", "view"}
+    return titles_generation((row[1] for row in rows), "the table")
 
 
 def index_generation(engine: SearchEngine, alias: str) -> str:
@@ -268,19 +280,26 @@ def set_up(world: World, prefix: str = "", alias: str | None = None) -> None:
         scene.upstream_tables(upstream)
         scene.put_upstream(upstream, "image", [_row(number) for number in range(1, ROWS + 1)])
     for generation in ("first", "second"):
-        _entitle(world, generation)
+        entitle(world, generation)
         refresh(world.settings, prefix + generation, alias=alias)
         if generation == "first":
             world.query(world.places.api, HANGING)
             statement = "INSERT INTO public.imagelist_images (image_id, note) SELECT id, 'note ' || id FROM public.image WHERE id % 3 = 0"
             world.query(world.places.api, statement)
-    _entitle(world, "third")
+    entitle(world, "third")
     with world.places.upstream.connect() as upstream:
         scene.remove_upstream(upstream, "image", [6])
         scene.put_upstream(upstream, "image", [_row(number, "third") for number in (101, 102)])
     with world.places.api.connect() as api:
+        # As the API does: moderation keeps the identifier, and takes the row and its documents away.
         scene.moderate(api, IMAGE, "deleted", [9])
+        api.execute("DELETE FROM public.image WHERE identifier = %s", [scene.identifier(9)])
         scene.moderate(api, IMAGE, "mature", [4])
+    with closing(world.places.search()) as engine:
+        for index in (alias or "image", f"{alias or 'image'}-filtered"):
+            engine.delete_documents(index, [9])
+            engine.update_documents(index, [4], {"mature": True})
+            engine.refresh(index)
 
 
 def _row(number: int, generation: str = "first") -> scene.Row:
@@ -293,7 +312,8 @@ def _row(number: int, generation: str = "first") -> scene.Row:
     return row
 
 
-def _entitle(world: World, generation: str) -> None:
+def entitle(world: World, generation: str) -> None:
+    """Upstream, the last word of every title becomes this."""
     statement = "UPDATE image SET title = regexp_replace(title, '\\w+$', %s), updated_on = now()"
     world.query(world.places.upstream, statement, [generation])
 
@@ -309,7 +329,8 @@ def copied(server: EmbeddedServer, original: World, **more: Any) -> Iterator[Wor
 
 
 _LOADS = """
-SELECT landing_zone, partition, count(*), array_agg(DISTINCT status), array_agg(DISTINCT error_code), sum(rows_in), sum(rows_written), sum(rows_rejected)
+SELECT landing_zone, partition, count(*), array_agg(DISTINCT status), array_agg(DISTINCT error_code),
+       sum(rows_in), sum(rows_written), sum(rows_rejected)
 FROM ledger.loads GROUP BY 1, 2 ORDER BY 1, 2
 """
 
@@ -355,7 +376,7 @@ def picture(world: World) -> dict[str, Any]:
 
 
 def halves(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of a picture is in the database, and what in the search engine; whether a foreign key is validated yet is no reader's concern."""
+    """What of a picture is in the database, and what in the search engine; whether a key is validated yet concerns no reader."""
     shape = [[value for place, value in enumerate(row) if place != 5 or row[0] != "constraint"] for row in found["shape"]]
     shape = [[value.removesuffix(" NOT VALID") if isinstance(value, str) else value for value in row] for row in shape]
     tables = {name: value for name, value in found.items() if not name.startswith("image")}

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.catalog import copy, copy_errors, copy_plan, live_tables, refreshes, upstream_types
+from ingestion_dagster.catalog import copy, copy_errors, copy_plan, ids, live_tables, refreshes, upstream_types
 from ingestion_dagster.catalog.copy import Copied
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
@@ -148,6 +148,68 @@ def world(databases: tuple[Database, Database, Database], tmp_path: Path, monkey
     return World(Places(current(), ledger, upstream, api))
 
 
+def test_a_new_attempt_of_a_copy_gives_the_ids_of_the_lost_one_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.fill(1, 20)
+    refresh = world.begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(copy, "_label", lambda *_arguments: (_ for _ in ()).throw(Transient("unreachable", "away")))
+        for _ in range(3):
+            with pytest.raises(Transient):
+                world.copy(refresh=refresh)
+    world.copy(refresh=refresh)
+    assert sorted(world.ids().values()) == list(range(1, 21))
+    world.copy()
+    assert sorted(world.ids().values()) == list(range(21, 41))
+    with world.places.ledger.connect() as ledger:
+        first = ids.reserve(ledger, "image", 5, 0)
+        known = refreshes.at_work(ledger, "image")
+        assert known is not None
+    world.copy(refresh=known)
+    assert min(world.ids().values()) == first + 5
+
+
+def test_ids_that_the_column_cannot_hold_are_refused_by_name(world: World) -> None:
+    world.fill(1, 10)
+    with world.places.ledger.connect() as ledger:
+        ledger.execute("INSERT INTO catalog.id_marks VALUES ('image', %s)", [2**31 - 5])
+    with pytest.raises(Refused, match="ids_exhausted"):
+        world.copy()
+
+
+def test_an_id_that_the_sequence_has_given_is_not_given_again(world: World) -> None:
+    world.fill(1, 3)
+    with world.places.api.connect() as api:
+        live_tables.ensure(api, MEDIA_TYPES["image"])
+        for number in range(7):
+            insert = """
+            INSERT INTO image (identifier, created_on, updated_on, license, removed_from_source, url)
+            VALUES (gen_random_uuid(), now(), now(), 'by', false, %s)
+            """
+            api.execute(insert, [f"https://a.example/live/{number}"])
+        api.execute("DELETE FROM image WHERE id > 5")
+    world.copy()
+    assert sorted(world.ids().values()) == [8, 9, 10]
+
+
+def test_who_has_slept_past_its_lease_does_not_label_the_table_of_another(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.fill(1, 20)
+    refresh = world.begin()
+    label = copy._label
+
+    def begun_anew(*arguments: Any) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(copy, "_copy", lambda *_arguments: (_ for _ in ()).throw(Transient("unreachable", "away")))
+            with pytest.raises(Transient, match="away"):
+                world.copy(refresh=refresh)
+        label(*arguments)
+
+    monkeypatch.setattr(copy, "_label", begun_anew)
+    with pytest.raises(Transient, match="overtaken"):
+        world.copy(refresh=refresh)
+    ((said,),) = world.rows("SELECT obj_description('catalog_next.image'::regclass)")
+    assert json.loads(said)["state"] == "copying"
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 500])
 def test_every_row_arrives_once_whatever_the_ranges(world: World, count: int) -> None:
     world.fill(1, count)
@@ -249,16 +311,6 @@ def test_ids_outlive_refreshes_and_are_never_given_twice(world: World) -> None:
     given = [set(ids.items()) for ids in (first, second, third, world.ids())]
     everything = set[tuple[uuid.UUID, int]]().union(*given)
     assert len({number for _, number in everything}) == len({key for key, _ in everything}), "one identity, one id"
-
-
-def test_ids_that_a_lost_attempt_has_given_are_given_to_nobody_else(world: World) -> None:
-    world.fill(1, 5)
-    refresh = world.begin()
-    world.copy(refresh=refresh)
-    lost = set(world.ids().values())
-    (copied,) = world.copy(refresh=refresh)
-    assert not lost & set(world.ids().values())
-    assert copied.new_ids == 5
 
 
 def test_audio_sets_get_ids_and_times_and_keep_their_ids(world: World) -> None:

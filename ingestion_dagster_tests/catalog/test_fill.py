@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.catalog import fill, fill_worker
+from ingestion_dagster.catalog import fill, fill_worker, sensitive
 from ingestion_dagster.catalog.fill import Target
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
@@ -98,7 +99,8 @@ def test_both_indexes_are_filled_in_one_pass(small: tuple[FakePlaces, FakeSearch
     assert (filled.documents, filled.filtered, filled.dead) == (len(main) - 1, len(filtered - {1}), 0)
     assert (filled.expected, filled.rows_read, filled.ranges) == (len(main) - 1, 100, 4)
     assert engine.finished == {"image-one": 1, "image-one-filtered": 1}
-    assert engine.labels["image-one"] | {"mapping": 0} == {"refresh": "one", "run": "run", "model": "image", "kind": "main", "mapping": 0}
+    label = {"refresh": "one", "run": "run", "model": "image", "kind": "main", "mapping": 0, "origin": "one", "begun": 0}
+    assert engine.labels["image-one"] | {"mapping": 0, "begun": 0} == label
     assert engine.labels["image-one-filtered"]["terms"] == filled.terms
     assert told[-1] == (100, 100)
     with places.ledger.connect() as connection:
@@ -264,6 +266,68 @@ def test_a_run_whose_time_is_up_says_so(small: tuple[FakePlaces, FakeSearch]) ->
     places, _ = small
     with pytest.raises(Transient, match="run_time_is_up"):
         fill.fill(places, IMAGE, target(), "run", replace(LIMITS, run_seconds=0), 1)
+
+
+def test_a_fill_that_goes_on_is_not_ended_by_the_time_it_takes(small: tuple[FakePlaces, FakeSearch]) -> None:
+    places, engine = small
+    engine.fault = lambda name, _arguments: time.sleep(0.02) if name == "bulk.before" else None
+    filled = fill.fill(places, IMAGE, target(), "run", replace(LIMITS, run_seconds=0.1), 1)
+    assert filled.seconds > 0.2
+    assert (filled.ranges, filled.documents) == (4, len(documents_of(100)[0]))
+
+
+@pytest.fixture
+def terms(tmp_path: Path, small: tuple[FakePlaces, FakeSearch], monkeypatch: pytest.MonkeyPatch) -> tuple[FakePlaces, FakeSearch, Path]:
+    """The same, with a list of terms that a test can write to."""
+    places, engine = small
+    listed = tmp_path / "terms.txt"
+    listed.write_text("bird\nwater\n")
+    monkeypatch.setenv("INGESTION_CATALOG_SENSITIVE_TERMS_URL", listed.as_uri())
+    return replace(places, settings=current()), engine, listed
+
+
+def without(*words: str) -> set[int]:
+    return {number for number in documents_of(100)[0] if not any(word in TITLES[number % 5].lower().split() for word in words)}
+
+
+def test_a_list_that_is_another_for_a_moment_filters_nothing(terms: tuple[FakePlaces, FakeSearch, Path]) -> None:
+    places, engine, listed = terms
+
+    def fault(name: str, _arguments: tuple[Any, ...]) -> None:
+        if name == "create.after" and len(engine.documents) == 2:
+            listed.write_text("bird\n")
+
+    engine.fault = fault
+    with pytest.raises(Transient, match="terms_changed"):
+        fill.fill(places, IMAGE, target(), "run", LIMITS, 1)
+    assert engine.documents["image-one-filtered"] == {}
+    engine.fault = None
+    listed.write_text("bird\nwater\n")
+    filled = fill.fill(places, IMAGE, target(), "run", LIMITS, 1)
+    assert filled.terms == sensitive.fingerprint_of(places.settings)
+    assert set(engine.documents["image-one-filtered"]) == without("bird", "water")
+
+
+def test_a_list_that_has_changed_since_the_last_run_begins_the_filtered_index_anew(terms: tuple[FakePlaces, FakeSearch, Path]) -> None:
+    places, engine, listed = terms
+
+    def fault(name: str, _arguments: tuple[Any, ...]) -> None:
+        if name == "bulk.before" and engine.seen()["bulk"] > 12:
+            raise Transient("search_unavailable", "down")
+
+    engine.fault = fault
+    with pytest.raises(Transient, match="search_unavailable"):
+        fill.fill(places, IMAGE, target(), "run", LIMITS, 1)
+    with places.ledger.connect() as connection:
+        assert {status for status, _ in statuses(connection)} == {"archived", "ready"}
+    engine.fault = None
+    listed.write_text("bird\n")
+    filled = fill.fill(places, IMAGE, target(), "run 2", LIMITS, 1)
+    assert filled.terms == sensitive.fingerprint_of(places.settings)
+    assert set(engine.documents["image-one-filtered"]) == without("bird")
+    assert (filled.documents, filled.filtered, filled.rows_read) == (len(documents_of(100)[0]), len(without("bird")), 100)
+    with places.ledger.connect() as connection:
+        assert statuses(connection) == [("archived", 4)]
 
 
 def test_what_cannot_be_claimed_is_not_waited_for(small: tuple[FakePlaces, FakeSearch]) -> None:

@@ -52,7 +52,7 @@ def stage(places: Places) -> Iterator[Scene]:
         scene.put_live(api, IMAGE, rows)
         scene.stage(api, IMAGE, "one", rows)
         scene.fill(engine, IMAGE, "one", scene.documents(api, IMAGE), left_out=[1, 2])
-        refresh = scene.entered(ledger, IMAGE, "one", state="filled")
+        refresh = scene.entered(ledger, IMAGE, "one", state="filled", tables={"image": {"rows": 40}})
         scene.filled_range(ledger, refresh, 39, 37)
         yield Scene(places, engine, ledger, api, refresh)
 
@@ -100,6 +100,11 @@ def change_row(stage: Scene) -> None:
     stage.api.execute("UPDATE catalog_next.image SET creator = 'Somebody Else' WHERE id = 8")
 
 
+def lose_row(stage: Scene) -> None:
+    """One that has no document anyway: no other count says so."""
+    stage.api.execute("DELETE FROM catalog_next.image WHERE id = 4")
+
+
 def drop_index(stage: Scene) -> None:
     stage.api.execute("DROP INDEX catalog_next.image_category_idx")
 
@@ -139,6 +144,7 @@ def unreadable_title(stage: Scene) -> None:
         (lose_filtered, {"filtered_count", "sensitive_documents"}),
         (show_sensitive, {"sensitive_documents"}),
         (change_row, {"documents_differ"}),
+        (lose_row, {"staged_rows", "rows_fell"}),
         (drop_index, {"definitions_differ"}),
         (drop_constraint, {"definitions_differ"}),
         (null_provider, {"null_values"}),
@@ -149,6 +155,34 @@ def unreadable_title(stage: Scene) -> None:
 def test_a_defect_shuts_its_gates(stage: Scene, defect: Callable[[Scene], None], shut: set[str]) -> None:
     defect(stage)
     assert stage.shut() == shut
+
+
+def test_a_row_that_moderation_took_at_a_promotion_is_not_missed(stage: Scene) -> None:
+    scene.moderate(stage.api, IMAGE, "deleted", [7])
+    stage.api.execute("DELETE FROM catalog_next.image WHERE id = 7")
+    lose_document(stage)
+    stage.engine.delete_documents("image-one-filtered", [7])
+    stage.engine.refresh("image-one-filtered")
+    assert stage.shut() == {"staged_rows", "filtered_count", "rows_fell"}
+    stage.ledger.execute(
+        "INSERT INTO catalog.promotions (model, kind, suffix, ended_at, outcome) VALUES ('image', 'promote', 'one', now(), 'reverted')"
+    )
+    assert stage.shut() == {"rows_fell"}
+
+
+def test_a_few_rows_without_a_value_pass_where_the_live_table_has_as_many(stage: Scene) -> None:
+    null_provider(stage)
+    stage.api.execute("UPDATE public.image SET provider = NULL, source = NULL WHERE id = 6")
+    assert "null_values" not in stage.shut()
+    stage.api.execute("UPDATE catalog_next.image SET provider = NULL WHERE id = 5")
+    assert "null_values" in stage.shut()
+
+
+def test_rows_that_do_not_say_whether_they_were_removed_have_documents_and_are_expected(stage: Scene) -> None:
+    for schema in ("public", "catalog_next"):
+        stage.api.execute(f"ALTER TABLE {schema}.image ALTER removed_from_source DROP NOT NULL")
+    stage.api.execute("UPDATE catalog_next.image SET removed_from_source = NULL WHERE id = 8")
+    assert "document_count" not in stage.shut()
 
 
 def test_a_value_twice_where_no_index_forbids_it_is_counted(stage: Scene) -> None:
@@ -225,12 +259,19 @@ def test_a_copy_that_fell_is_stopped_before_anything_is_built(places: Places) ->
         by_provider: dict[str, int]
         live_by_provider: dict[str, int]
 
+    with places.api.connect() as api:
+        rows = scene.rows(range(1, 4))
+        scene.put_live(api, IMAGE, rows)
+        scene.stage(api, IMAGE, "one", rows)
     live = {"flickr": 20, "stocksnap": 20}
     problems = gates.falls(places, IMAGE, [Copied("image", {"flickr": 20, "stocksnap": 2}, live)])
     assert [problem.code for problem in problems] == ["rows_fell", "provider_fell"]
     assert "INGESTION_CATALOG_FALL_PERCENT (2)" in problems[0].message
     assert gates.falls(places, IMAGE, [Copied("image", {"flickr": 20, "stocksnap": 20}, live)]) == ()
     assert gates.falls(places, IMAGE, [Copied("image", {"flickr": 1}, {})]) == ()
+    with places.api.connect() as api:
+        api.execute("UPDATE catalog_next.image SET url = NULL WHERE id = 2")
+    assert [problem.code for problem in gates.falls(places, IMAGE, [Copied("image", {"flickr": 1}, {})])] == ["null_values"]
 
 
 def test_a_list_of_terms_that_has_changed_since_is_not_held_against_the_index(stage: Scene) -> None:
@@ -246,7 +287,7 @@ def test_a_refresh_without_filtered_index_is_not_asked_for_one(places: Places) -
         scene.stage(api, IMAGE, "one", scene.rows(range(1, 4)))
         scene.fill(engine, IMAGE, "one", scene.documents(api, IMAGE))
         engine.delete_index("image-one-filtered")
-        refresh = scene.entered(ledger, IMAGE, "one", state="filled")
+        refresh = scene.entered(ledger, IMAGE, "one", state="filled", tables={"image": {"rows": 3}})
         judged = gates.judged(places, engine, ledger, IMAGE, replace(refresh, filtered=False))
         assert [gate.name for gate in judged if not gate.passed] == []
 
@@ -257,7 +298,8 @@ def test_an_empty_table_and_one_of_one_row_are_judged(places: Places, numbers: l
         for media in (IMAGE, AUDIO):
             scene.stage(api, media, "one", scene.rows(numbers, media.name))
             scene.fill(engine, media, "one", scene.documents(api, media))
-            refresh = scene.entered(ledger, media, "one", state="filled")
+            tables = {table.name: {"rows": len(numbers) if table is media.table else 0} for table in media.tables}
+            refresh = scene.entered(ledger, media, "one", state="filled", tables=tables)
             scene.filled_range(ledger, refresh, len(numbers), len(numbers))
             assert [gate.name for gate in gates.judged(places, engine, ledger, media, refresh) if not gate.passed] == []
 

@@ -152,9 +152,10 @@ def test_what_has_lost_its_index_is_nothing_to_roll_back_to(shop: Shop):
     assert shop.engine.behind("image-filtered") == ("image-a-filtered",)
 
 
-def test_deletion_and_alias_keep_away_from_a_promotion(shop: Shop):
+def test_deletion_and_alias_keep_away_from_a_promotion(shop: Shop, monkeypatch: pytest.MonkeyPatch):
     from ingestion_dagster.catalog import locks
 
+    monkeypatch.setattr(index_operations, "TURN_SECONDS", 0)
     shop.index("image-a")
     with shop.places.ledger.connect() as promotion, locks.model(promotion, "image"):
         with pytest.raises(Busy):
@@ -175,7 +176,7 @@ def test_a_filtered_index_is_made_of_its_origins_rows(
     if states is not None:
         shop.refresh("a", *states)
     shop.do("CREATE_AND_POPULATE_FILTERED_INDEX", origin_index_suffix="a", destination_index_suffix="b", fills="b-filtered")
-    assert asked == [Target("image", "b-filtered", (schema, "image"), None, "image-b-filtered", ())]
+    assert asked == [Target("image", "b-filtered", (schema, "image"), None, "image-b-filtered", (), origin="a")]
 
 
 def test_rows_that_are_gone_make_no_filtered_index(shop: Shop):

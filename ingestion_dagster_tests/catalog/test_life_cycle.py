@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.api.asking import Answer, Client, answering
-from ingestion_dagster_tests.api.catalog_scene import InThreads, until
+from ingestion_dagster_tests.api.catalog_scene import InThreads
 from ingestion_dagster_tests.api.test_callbacks import Listener, listening
 
 ROWS = 5000
+PATIENCE = 120.0
 TERMS = ("zeppelin", "running water", "Crème brûlée", "rock & roll", "3.5")
 ADD = """
 INSERT INTO {model} (identifier, created_on, updated_on, provider, source, foreign_identifier, url, license, removed_from_source, title,
@@ -34,6 +36,15 @@ SELECT gen_random_uuid(), '2024-01-01', '2024-01-02', 'somebody', 'somebody', n:
                     ELSE '[{{"name": "water running"}}, {{"name": "zeppelins"}}]' END
 FROM generate_series(%(first)s::int, %(last)s::int) AS n
 """
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait until something is so, and return what it is."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 @dataclass
@@ -50,9 +61,9 @@ class Caller:
         accepted = self.post(model, action, callback_url=self.listener.url, **fields)
         assert accepted.status == 202, accepted
         task_id = accepted.json["task_id"]
-        done = until(lambda: (found := self.client.ask("GET", f"/task/{task_id}").json) and not found["active"] and found, "it ends")
+        done = until(lambda: (found := self.client.ask("GET", f"/task/{task_id}").json) and not found["active"] and found)
         assert (done["error"], done["progress"]) == (False, 100), done
-        heard = until(lambda: [body for _, _, body in self.listener.got if task_id.encode() in body], "it is called back")
+        heard = until(lambda: [body for _, _, body in self.listener.got if task_id.encode() in body])
         assert [json.loads(body)["status"] for body in heard] == ["succeeded"]
 
     def stat(self, name: str) -> Any:

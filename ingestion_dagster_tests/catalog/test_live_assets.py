@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import instance_for_test
 
 from ingestion_dagster.catalog import readers, refreshes
 from ingestion_dagster.catalog.pipeline import refresh_job
@@ -17,13 +18,20 @@ from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog import scene
-from ingestion_dagster_tests.catalog.test_assets import connection, instance, why
+from ingestion_dagster_tests.catalog.test_assets import connection, why
 
-__all__ = ["connection", "instance"]
+__all__ = ["connection"]
 
 IMAGE = MEDIA_TYPES["image"]
 
 Do = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """One that schedules can be evaluated with."""
+    with instance_for_test() as instance:
+        yield instance
 
 
 @pytest.fixture
@@ -46,7 +54,7 @@ def do(connection: Connection, instance: dg.DagsterInstance) -> Do:
 
 
 @pytest.fixture
-def evaluate(connection: Connection, instance: dg.DagsterInstance) -> Iterator[Callable[[dg.ScheduleDefinition], Any]]:
+def evaluate(connection: Connection, instance: dg.DagsterInstance) -> Callable[[dg.ScheduleDefinition], Any]:
     """One tick of a schedule."""
     repository = defs.get_repository_def()
 
@@ -56,7 +64,7 @@ def evaluate(connection: Connection, instance: dg.DagsterInstance) -> Iterator[C
                 dg.build_schedule_context(instance=instance, repository_def=repository, resources={"ingestion": INGESTION})
             )
 
-    yield tick
+    return tick
 
 
 def told(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
@@ -123,4 +131,6 @@ def test_an_update_beside_another_says_that_the_next_run_does_it(do: Do, places:
 def test_the_jobs_are_those_that_the_sensors_ask_for() -> None:
     for model in MEDIA_TYPES:
         for name in (refresh_job(model), *(f"catalog_{model}_{what}" for what in ("update", "filter", "operation"))):
-            assert defs.resolve_job_def(name).tags[PIPELINE_TAG] == "catalog"
+            tags = defs.resolve_job_def(name).tags
+            assert tags[PIPELINE_TAG] == "catalog"
+            assert int(tags["dagster/max_runtime"]) > 4 * 24 * 3600, "Dagster would end a large refresh as one that hangs"

@@ -15,7 +15,7 @@ IMAGE, AUDIO = MEDIA_TYPES["image"], MEDIA_TYPES["audio"]
 def test_what_is_missing_is_made_once(api: Database) -> None:
     with api.connect() as connection:
         made = live_tables.ensure(connection, IMAGE)
-        assert made == ("catalog_next", "catalog_previous", "image", "api_deletedimage", "api_matureimage")
+        assert made == ("catalog_next", "catalog_previous", "catalog_retired", "image", "api_deletedimage", "api_matureimage")
         assert live_tables.ensure(connection, IMAGE) == ()
         assert live_tables.ensure(connection, AUDIO) == ("audio", "api_deletedaudio", "api_matureaudio", "audioset")
 
@@ -60,3 +60,17 @@ def test_a_role_that_may_make_nothing_is_told_which_grant_it_needs(api: Database
             live_tables.ensure(connection, IMAGE)
         connection.execute("RESET ROLE")
         assert isinstance(connection, psycopg.Connection)
+
+
+def test_a_schema_that_is_missing_is_told_before_anything_is_copied(api: Database) -> None:
+    """Also that of the generation before the previous one, which is needed at the end only."""
+    with api.connect() as connection:
+        connection.execute("DO $$ BEGIN CREATE ROLE catalog_narrow; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$")
+        connection.execute(
+            "CREATE SCHEMA catalog_next AUTHORIZATION catalog_narrow; CREATE SCHEMA catalog_previous AUTHORIZATION catalog_narrow"
+        )
+        connection.execute("GRANT CREATE ON SCHEMA public TO catalog_narrow; SET ROLE catalog_narrow")
+        with pytest.raises(ConfigurationError, match="catalog_retired"):
+            live_tables.ensure(connection, IMAGE)
+        connection.execute("RESET ROLE; CREATE SCHEMA catalog_retired AUTHORIZATION catalog_narrow; SET ROLE catalog_narrow")
+        assert live_tables.ensure(connection, IMAGE) == ("image", "api_deletedimage", "api_matureimage")

@@ -295,7 +295,8 @@ def test_what_the_installation_is_set_up_with_is_not_shown(
     with_bot: Settings, chat: Slack, refresh: Refresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(
-        "INGESTION_CATALOG_UPSTREAM_URL", "postgresql://reader:tr0mbone@upstream.example/openledger"  # pragma: allowlist secret
+        "INGESTION_CATALOG_UPSTREAM_URL",
+        "postgresql://reader:tr0mbone@upstream.example/openledger",  # pragma: allowlist secret
     )  # pragma: allowlist secret
     settings = current()
     assert messages.failed(settings, refresh, "run-1", "tr0mbone was said, by tr0mbone", api_url=chat.api_url)

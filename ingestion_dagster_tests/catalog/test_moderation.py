@@ -7,6 +7,7 @@ import pytest
 
 from ingestion_dagster.catalog import moderation, staging
 from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, Scene, number
 
@@ -90,3 +91,61 @@ def test_what_is_mature_of_itself_stays_so(scene: Scene) -> None:
     with staging.plain_names(scene.places) as api:
         moderation.reapply(api, scene.engine, IMAGE, "catalog_next", "new", ("image-new",))
     assert scene.engine.sources("image-new")[5]["mature"] is True
+
+
+def test_what_was_deleted_while_a_swap_was_reverted_does_not_come_back(scene: Scene) -> None:
+    """The API has deleted the row in the new table, which then goes; the old one has it still."""
+    refresh = scene.stage("new", range(1, 8))
+
+    def fault(point: str, _arguments: Any) -> None:
+        if point == "switch.before":
+            scene.do(
+                "DELETE FROM public.imagelist_images WHERE image_id = 2; DELETE FROM public.image WHERE id = 2; "
+                f"INSERT INTO public.api_deletedimage VALUES ('{number(2)}') ON CONFLICT DO NOTHING"
+            )
+            raise Transient("search_unavailable", "a test")
+
+    scene.engine.fault = fault
+    with pytest.raises(Transient):
+        scene.promote(refresh)
+    assert scene.ids() == [1, 3, 4, 5]
+    assert (sorted(scene.engine.sources("image")), scene.behind()[0]) == ([1, 3, 4, 5], ("image-old",))
+    scene.engine.fault = None
+    scene.promote(refresh)
+    assert scene.ids() == [1, 3, 4, 5, 6, 7]
+
+
+def test_batches_without_a_row_are_passed_over_and_what_is_older_is_not_looked_at_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moderation, "BATCH", 2)
+    scene.stage("new", range(5, 8))
+    scene.do("INSERT INTO public.api_deletedimage VALUES " + ", ".join(f"('{number(one)}')" for one in (1, 2, 3, 4, 6)))
+    with staging.plain_names(scene.places) as api:
+        assert not moderation.is_outdated(api, IMAGE, "catalog_next", moderation.now(api))
+        assert moderation.is_outdated(api, IMAGE, "catalog_next")
+        assert moderation.reapply(api, scene.engine, IMAGE, "catalog_next", "new", ("image-new",)).deleted == 1
+        assert not moderation.is_outdated(api, IMAGE, "catalog_next")
+    assert (scene.ids("catalog_next.image"), sorted(scene.engine.sources("image-new"))) == ([5, 7], [5, 7])
+
+
+def test_what_moderation_has_deleted_is_looked_for_and_not_the_table_read(scene: Scene) -> None:
+    """Most of what was deleted was never copied: whoever looks for a first match reads all rows."""
+    scene.stage("new", range(1, 8))
+    scene.do(
+        "INSERT INTO catalog_next.image (id, identifier, url) SELECT n, gen_random_uuid(), n::text FROM generate_series(10, 30000) AS n"
+    )
+    scene.do("INSERT INTO public.api_deletedimage SELECT gen_random_uuid() FROM generate_series(1, 40)")
+    scene.do("ANALYZE")
+    with staging.plain_names(scene.places) as api:
+        read = "SELECT sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid)) FROM pg_class WHERE oid = ANY(%s)"
+        indexes = (
+            "SELECT indexrelid FROM pg_index WHERE indrelid = 'catalog_next.image'::regclass UNION SELECT 'catalog_next.image'::regclass"
+        )
+        oids = [row[0] for row in api.execute(indexes)]
+        with api.transaction():
+            assert not moderation.is_outdated(api, IMAGE, "catalog_next")
+            moderation.reapply(api, scene.engine, IMAGE, "catalog_next", "new", ())
+            row = api.execute(read, [oids]).fetchone()
+    assert row is not None
+    assert row[0] < 1000

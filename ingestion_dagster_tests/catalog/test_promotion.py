@@ -1,17 +1,21 @@
 """Promotion: tables and aliases change together, and nothing that hangs on a table is lost."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 
-from ingestion_dagster.catalog import refreshes
+from ingestion_dagster.catalog import hooks, refreshes, steps, swap
 from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster_tests.catalog.promotion_scene import Scene
+from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, Scene
+from ingestion_dagster_tests.catalog.scenes import FakePlaces
 
 
 @pytest.fixture
@@ -246,3 +250,135 @@ def test_privileges_given_during_the_refresh_are_taken_along(scene: Scene) -> No
     before = scene.shape()
     scene.promote(refresh)
     assert scene.shape() == before
+
+
+NOTED = """
+CREATE TABLE public.audit (n int);
+CREATE FUNCTION public.noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN OLD; END $$;
+CREATE TRIGGER noted AFTER DELETE ON public.imagelist_images FOR EACH ROW EXECUTE FUNCTION public.noted()
+"""
+
+
+def test_a_trigger_of_others_finds_its_own_names(scene: Scene) -> None:
+    scene.do(NOTED.format("INSERT INTO audit VALUES (1);"))
+    done = scene.promote(scene.stage("new", range(1, 5)))
+    assert (done.archived, done.warnings, scene.one("SELECT count(*) FROM public.audit")) == (1, (), 1)
+
+
+def test_a_key_that_cannot_be_settled_is_a_warning_and_is_settled_by_the_next_promotion(scene: Scene) -> None:
+    scene.do(NOTED.format("RAISE EXCEPTION 'no';"))
+    done = scene.promote(scene.stage("new", range(1, 5)))
+    assert [(problem.code, problem.severity) for problem in done.warnings] == [("key_not_settled", "warning")]
+    assert (scene.recover(), scene.behind()[0], len(scene.listed())) == (None, ("image-new",), 3)
+    validated = "SELECT convalidated FROM pg_constraint WHERE conname = 'imagelist_image_fk'"
+    assert scene.one(validated) is False
+    scene.do("DROP TRIGGER noted ON public.imagelist_images")
+    again = scene.promote(scene.stage("newer", range(1, 5)))
+    assert (again.archived, again.warnings, scene.one(validated)) == (1, (), True)
+
+
+def test_a_promotion_that_was_put_back_can_be_made_again_and_blocks_nothing(scene: Scene) -> None:
+    refresh = scene.stage("new", range(1, 8))
+
+    def fault(point: str, _arguments: object) -> None:
+        if point == "switch.before":
+            seen.append(refreshes.get(scene.ledger, "image", "new").state)
+            raise Transient("search_unavailable", "a test")
+
+    seen: list[str] = []
+    scene.engine.fault = fault
+    with pytest.raises(Transient):
+        scene.promote(refresh)
+    assert (seen, refreshes.get(scene.ledger, "image", "new").state) == (["promoting"], "filled")
+
+
+def test_readers_are_not_sent_to_an_index_without_its_copies(scene: Scene) -> None:
+    refresh = scene.stage("new", range(1, 8))
+    scene.engine.ready = False
+    with pytest.raises(Transient, match="index_not_ready"):
+        scene.promote(refresh)
+    assert (scene.ids(), scene.behind()[0]) == ([1, 2, 3, 4, 5], ("image-old",))
+    scene.engine.ready = True
+    scene.promote(refresh)
+
+
+def test_rows_that_nobody_reads_keep_no_others_from_being_deleted(scene: Scene) -> None:
+    scene.do(
+        "ALTER TABLE public.image DROP CONSTRAINT image_category_fkey; "
+        "ALTER TABLE public.image ADD CONSTRAINT image_category_fkey FOREIGN KEY (category) REFERENCES public.category; "
+        "INSERT INTO public.category VALUES ('print')"
+    )
+    before = scene.shape()
+    scene.promote(scene.stage("new", range(1, 8)))
+    assert scene.shape() == before
+    done = scene.rollback()
+    assert (scene.shape() == before, done.warnings) == (True, ())
+    scene.do("UPDATE public.image SET category = 'drawing'; DELETE FROM public.category WHERE name = 'photo'")
+
+
+def test_only_the_ids_are_looked_through_with_readers_waiting(scene: Scene) -> None:
+    scene.do("ALTER TABLE public.image ADD COLUMN place serial")
+    refresh = scene.stage("new", range(1, 8))
+    scene.do("UPDATE catalog_next.image SET place = 1000")
+    scene.promote(refresh)
+    assert scene.one("SELECT last_value FROM public.image_place_seq") < 1000
+    assert scene.one("SELECT last_value FROM public.image_id_seq") >= 7
+
+
+def test_what_is_in_use_is_not_locked_for_a_moment_again_and_again(scene: Scene, places: Places) -> None:
+    locked: list[str] = []
+
+    class Seen(psycopg.Connection[Any]):
+        def execute(self, query: Any, *arguments: Any, **more: Any) -> Any:
+            if "LOCK TABLE" in (query if isinstance(query, str) else query.as_string(self)):
+                locked.append("tried")
+            return super().execute(query, *arguments, **more)
+
+    scene.promote(scene.stage("new", range(1, 8)))
+    with Seen.connect(places.api.conninfo, autocommit=True) as ours, places.api.connect() as reader, reader.transaction():
+        reader.execute("SELECT count(*) FROM public.image")
+        ours.execute("SET search_path = ''")
+        found = swap._look(ours, IMAGE, swap.ROLL_BACK)
+        with ours.transaction(), pytest.raises(Transient, match="lock_not_available"):
+            swap._lock(ours, found, 0.2, 1)
+    assert locked == []
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_what_follows_a_promotion_is_done_by_whoever_finds_it_undone(
+    scene: Scene, places: Places, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """Killed after the swap had ended, or after all had been told."""
+    told: list[str] = []
+
+    def drop_caches(*_arguments: object) -> str:
+        told.append("caches")
+        return "told"
+
+    monkeypatch.setattr(hooks, "drop_caches", drop_caches)
+    monkeypatch.setattr(steps.Work, "tell", lambda _self, moment: told.append(moment))
+    faked = FakePlaces(places.settings, places.ledger, places.upstream, places.api, scene.engine)
+    refresh = scene.stage("new", range(1, 6))
+    counts = {"gates": {}, "fill": {"terms": "f"}, "tables": {"image": {"rows": 5, "deleted": 0, "bytes": 1}}}
+    refreshes.note(scene.ledger, refresh, counts | ({"caches": "told", "told": True} if is_told else {}))
+    scene.promote(refresh)
+    done = steps.promote(steps.Work(faked, scene.ledger, IMAGE, "new", "another", Limits()))
+    assert (told, done.counts["caches"]) == ([] if is_told else ["caches", "end"], "told")
+    steps.promote(steps.Work(faked, scene.ledger, IMAGE, "new", "third", Limits()))
+    assert len(told) == (0 if is_told else 2)
+
+
+def test_an_api_that_answers_no_http_fails_no_promotion() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(hooks.ATTEMPTS):
+                asked, _address = server.accept()
+                with asked:
+                    asked.recv(1000)
+                    asked.sendall(b"this is no HTTP\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert hooks.drop_caches(f"http://127.0.0.1:{server.getsockname()[1]}/", "image", "new", sleep=lambda _seconds: None) == "failed"
+        thread.join(10)

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,40 @@ def test_a_promotion_under_way_is_left_alone(places: Places, ledger: Connection)
         with pytest.raises(refreshes.Busy):
             scene.rollback()
     scene.promote(refresh)
+
+
+def test_who_has_lost_the_ledger_swaps_nothing_after_somebody_has_reverted_it(places: Places, ledger: Connection) -> None:
+    """The process lives, and waits for a reader; only its session of the ledger is gone, and the lock with it."""
+    scene = Scene(places, ledger, rich=False)
+    refresh = scene.stage("new", range(1, 8))
+    raised: list[Transient] = []
+    own = places.ledger.connect()
+
+    def run() -> None:
+        try:
+            promotion.promote(places, scene.engine, own, IMAGE, refresh, "sleeper")
+        except Transient as error:
+            raised.append(error)
+
+    sleeper = threading.Thread(target=run)
+    with places.api.connect() as reader, reader.transaction():
+        reader.execute("SELECT count(*) FROM public.image")
+        sleeper.start()
+        until(lambda: promotion.is_open(ledger, "image"))
+        ledger.execute("SELECT pg_terminate_backend(%s)", [own.info.backend_pid])
+        until(lambda: ledger.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [own.info.backend_pid]).fetchone() is None)
+        assert (recovered(scene) or "").startswith("reverted")
+    sleeper.join(60)
+    own.close()
+    assert [error.code for error in raised] == ["overtaken"]
+    assert (scene.ids(), scene.behind()) == ([1, 2, 3, 4, 5], (("image-old",), ("image-old-filtered",)))
+    assert refreshes.get(ledger, "image", "new").state == "filled"
+    scene.promote(refresh)
+    assert scene.ids() == list(range(1, 8))
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

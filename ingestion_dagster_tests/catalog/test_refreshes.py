@@ -25,6 +25,17 @@ def test_one_refresh_of_a_media_type_at_a_time(database: Database) -> None:
             refreshes.request(connection, "audio", "one", asked_by="test")
 
 
+def test_who_has_seen_a_refresh_in_another_state_does_not_bring_it_back(database: Database) -> None:
+    with database.connect() as connection:
+        seen = refreshes.request(connection, "image", "one", asked_by="test")
+        refreshes.advance(connection, seen, "discarded")
+        refreshes.request(connection, "image", "two", asked_by="test")
+        with pytest.raises(Busy, match="no longer requested"):
+            refreshes.advance(connection, seen, "copied", {"tables": {}})
+        found = refreshes.get(connection, "image", "one")
+    assert (found.state, found.counts) == ("discarded", {})
+
+
 @pytest.mark.parametrize("suffix", ["", "A", "a b", "a/b", "-a", "x" * 81, "a-filtered", "a,b"])
 def test_a_suffix_that_cannot_name_an_index_is_refused(suffix: str) -> None:
     with pytest.raises(ConfigurationError):

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from ingestion_dagster.catalog import copy_range, fill, fill_worker, host_probe, messages, retirement, slack, steps, updates
 from ingestion_dagster.catalog.fill import Target
+from ingestion_dagster.catalog.opensearch import OpenSearch
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
@@ -25,13 +27,16 @@ from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.catalog import faulty_proxy
 from ingestion_dagster_tests.catalog import scene as rows_of
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
+from ingestion_dagster_tests.catalog.faulty_proxy import Exchange
 from ingestion_dagster_tests.catalog.promotion_scene import Scene
 from ingestion_dagster_tests.catalog.scenes import FakePlaces, live_table, row, with_fake
 from ingestion_dagster_tests.catalog.slack_server import slack_server
 from ingestion_dagster_tests.catalog.test_copy import PAGE, World, databases, world
 from ingestion_dagster_tests.catalog.test_documents import fast, plain
+from ingestion_dagster_tests.catalog.test_opensearch import VirtualTime
 
 __all__ = ["databases", "world"]
 
@@ -427,3 +432,27 @@ def test_a_message_says_the_default_environment(settings: Settings, monkeypatch:
         assert through is not None
         through.post(Message("x"))
         assert chat.calls[0][1]["username"].endswith("| LOCAL")
+
+
+def test_an_outage_of_200_seconds_ends_the_run_and_the_next_one_goes_on(places: Places, opensearch: str) -> None:
+    """With the patience that is set by default, in virtual time."""
+    index, clock = f"outage-{uuid.uuid4().hex[:10]}", VirtualTime()
+    documents = [(number, b"{}") for number in range(5)]
+    with faulty_proxy.faulty_proxy(opensearch) as proxy:
+        engine = OpenSearch.at(proxy.url, waiting=clock.waiting(places.settings.catalog_search_patience_seconds))
+        with closing(engine):
+            engine.create(index, MEDIA_TYPES["audio"].mapping.definition({}))
+
+            def away(exchange: Exchange) -> bool:
+                if clock.now < 200:
+                    exchange.drop()
+                return clock.now < 200
+
+            proxy.before = away
+            with pytest.raises(Transient, match="search_unavailable"):
+                engine.bulk(index, documents)
+            assert clock.now < 200
+            clock.sleep(200 - clock.now)
+            assert engine.bulk(index, documents).accepted == 5
+            engine.refresh(index)
+            assert engine.count(index) == 5

@@ -57,6 +57,25 @@ def test_what_a_rollback_needs_stays_and_what_is_older_goes(scene: Scene) -> Non
     assert retire(scene) == Retired()
 
 
+def test_what_was_noted_row_by_row_goes_with_its_refresh(scene: Scene) -> None:
+    for suffix in ("one", "two", "three"):
+        scene.promote(scene.stage(suffix, range(1, 7)))
+        names = [suffix, f"image-{suffix}"]
+        scene.ledger.execute("INSERT INTO catalog.fixes VALUES ('image', %s, gen_random_uuid(), 'url', 'a', 'b', 'scheme')", names[:1])
+        scene.ledger.execute(
+            "INSERT INTO catalog.dead_letters (model, index_name, document_id, code, reason) VALUES ('image', %s, 1, 'x', 'y')", names[1:]
+        )
+        scene.ledger.execute("INSERT INTO catalog.carried VALUES ('image', %s, 1, true, true, true, true, true, true)", names[:1])
+        scene.ledger.execute(
+            "INSERT INTO catalog.ranges (load_id, model, suffix, first_id, last_id) SELECT load_id, model, suffix, 1, 6 FROM catalog.refreshes WHERE suffix = %s",
+            names[:1],
+        )
+    retire(scene)
+    for table in ("fixes", "carried", "ranges"):
+        assert sorted(row[0] for row in scene.ledger.execute(f"SELECT suffix FROM catalog.{table}")) == ["three", "two"]
+    assert sorted(row[0] for row in scene.ledger.execute("SELECT index_name FROM catalog.dead_letters")) == ["image-three", "image-two"]
+
+
 def test_nothing_that_an_alias_leads_to_goes(scene: Scene) -> None:
     for suffix in ("one", "two", "three"):
         scene.promote(scene.stage(suffix, range(1, 7)))

@@ -105,3 +105,22 @@ def test_what_was_moderated_since_does_not_come_back(scene: Scene) -> None:
     assert 4 not in scene.engine.sources("image")
     assert scene.engine.sources("image")[3]["mature"] is True
     assert scene.engine.sources("image-filtered")[3]["mature"] is True
+
+
+def test_rows_come_back_with_their_partner_at_whatever_swap_brings_it(scene: Scene) -> None:
+    scene.promote(scene.stage("one", range(2, 8)))
+    assert [row[0] for row in scene.listed()] == [2, 5]
+    done = scene.promote(scene.stage("two", range(1, 8)))
+    assert (done.restored, sorted(row[0] for row in scene.listed())) == (1, [1, 2, 5])
+    assert scene.one("SELECT count(*) FROM catalog_previous.archived_rows") == 0
+
+
+def test_a_generation_is_known_though_somebody_has_written_over_its_comment(scene: Scene) -> None:
+    scene.promote(scene.stage("one", range(1, 7)))
+    scene.promote(scene.stage("two", range(1, 8)))
+    scene.do("COMMENT ON TABLE catalog_previous.image IS 'by hand'; COMMENT ON TABLE public.image IS 'by a migration'")
+    done = scene.rollback()
+    assert (done.suffix, done.previous, scene.ids()) == ("one", "two", list(range(1, 7)))
+    assert states(scene) == {"one": "live", "two": "previous"}
+    scene.rollback()
+    assert states(scene) == {"one": "previous", "two": "live"}

@@ -2,11 +2,12 @@
 
 import logging
 import pickle
+import socket
 import stat
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def server_of(status: int, body: bytes, location: str | None = None) -> Iterator
             self.send_response(status)
             if location:
                 self.send_header("Location", location)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -149,6 +151,53 @@ def test_a_list_is_fetched_and_no_redirect_is_followed(settings: Settings, monke
         with pytest.raises(Transient, match="500") as caught:
             sensitive.listed(current())
     assert "topsecret" not in "".join(traceback.format_exception(caught.value))
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that sends just this, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    asking, _ = listening.accept()
+                    with asking:
+                        asking.recv(10_000)
+                        asking.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/terms"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(("answer", "refused"), [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\nmarzipan\nnougat\n", Transient),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nmarzipan\n\r\n", Transient),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nmarzipan\n", Transient),
+    (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 9\r\n\r\nmarzipan\n", Transient),
+    (b"HTTP/1.0 200 OK\r\n\r\nmarzipan\n", Refused),
+    (b"marzipan\nnougat\n", Transient),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: marzipan\r\n\r\nmarzipan\n", Refused),
+])  # fmt: skip
+def test_a_part_of_a_list_is_not_taken_for_the_list_and_nothing_of_it_is_said(
+    answer: bytes, refused: type[Exception], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(answer) as url:
+        monkeypatch.setenv("INGESTION_CATALOG_SENSITIVE_TERMS_URL", url)
+        with pytest.raises(refused) as caught:
+            sensitive.load(current())
+    assert "marzipan" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_list_in_chunks_is_taken_when_its_end_has_come(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nmarzipan\n\r\n0\r\n\r\n") as url:
+        monkeypatch.setenv("INGESTION_CATALOG_SENSITIVE_TERMS_URL", url)
+        assert sensitive.listed(current()) == ("marzipan",)
 
 
 def test_nobody_gets_to_see_the_list(

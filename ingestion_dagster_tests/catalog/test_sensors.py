@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import instance_for_test
 
-from ingestion_dagster.catalog import filtered, refreshes, samples, sensitive, steps
+from ingestion_dagster.catalog import refreshes, samples, sensitive, steps
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
+from ingestion_dagster.catalog.search import AliasMove
 from ingestion_dagster.catalog.sensors import WEEKLY, catalog_sweep_sensor, catalog_terms_sensor, catalog_upstream_sensor
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import ledger
@@ -167,16 +169,29 @@ def test_a_refused_refresh_does_not_keep_the_next_from_coming(places: Places, co
 
 
 def test_new_terms_have_the_filtered_index_made_anew(
-    tick: Tick, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tick: Tick, places: Places, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "nothing is live yet" in tick(catalog_terms_sensor).skip_message
-    filtered.remember(connection, "image", "one", sensitive.fingerprint_of(current()))
+    refreshes.advance(connection, refreshes.request(connection, "image", "one", asked_by="test"), "live")
+    with closing(places.search()) as engine:
+        for index, terms in (("image-one-filtered", sensitive.fingerprint_of(current())), ("image-older-filtered", "an older list")):
+            engine.create(index, IMAGE.mapping.definition({"refresh": "one", "kind": "filtered", "terms": terms}))
+        engine.switch([AliasMove("image-filtered", "image-one-filtered")])
     assert "image: the terms are those" in tick(catalog_terms_sensor).skip_message
-    terms = tmp_path / "terms.txt"
-    terms.write_text("zeppelin\n")
-    monkeypatch.setenv("INGESTION_CATALOG_SENSITIVE_TERMS_URL", terms.as_uri())
+    # A rollback brings back an index that was made with another list, and leaves the list as it is.
+    with closing(places.search()) as engine:
+        engine.switch([AliasMove("image-filtered", "image-older-filtered")])
     [request] = tick(catalog_terms_sensor).run_requests
     assert request.job_name == "catalog_image_filter"
+    with closing(places.search()) as engine:
+        engine.switch([AliasMove("image-filtered", "image-one-filtered")])
+    listed = tmp_path / "terms.txt"
+    listed.write_text("zeppelin\n")
+    monkeypatch.setenv("INGESTION_CATALOG_SENSITIVE_TERMS_URL", listed.as_uri())
+    [request] = tick(catalog_terms_sensor).run_requests
+    assert request.job_name == "catalog_image_filter"
+    refreshes.request(connection, "image", "two", asked_by="test")
+    assert "image is being worked on: refresh two" in tick(catalog_terms_sensor).skip_message
 
 
 def test_a_list_of_terms_that_cannot_be_had_is_said(tick: Tick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ingestion_dagster.catalog import locks, refreshes, samples, updates
@@ -16,7 +17,8 @@ from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.catalog.tables import LIVE
-from ingestion_dagster.engine.errors import Refused, Transient
+from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import current
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
@@ -156,13 +158,56 @@ def test_new_rows_wait_for_a_copy_to_give_them_their_ids(scene: tuple[FakePlaces
         insert(upstream, ("public", "image"), [upstream_row(11, NEW)])
     with places.ledger.connect() as ledger:
         copying = refreshes.request(ledger, "image", "two", asked_by="test")
-        done = update(places, engine)
+        with places.api.connect() as api:
+            api.execute("CREATE TABLE catalog_next.image (LIKE image)")
+            insert(api, ("catalog_next", "image"), [row("image", 99) | {"identifier": identifier(11)}])
+        with refreshes.held(places.ledger, ledger, copying, "copying run", Limits()):
+            done = update(places, engine)
         assert (done.deferred, done.upserted, done.watermark) == (1, 1, SNAPSHOT)
         assert ledger.execute("SELECT count(*) FROM catalog.watermarks").fetchone() == (0,)
         assert 11 not in engine.documents["image-one"]
         refreshes.advance(ledger, copying, "copied")
         assert update(places, engine).deferred == 0
-    assert 11 in engine.documents["image-one"]
+    assert set(engine.documents["image-one"]) == {*range(1, 11), 99}
+
+
+def test_new_rows_do_not_wait_for_a_copy_that_was_refused(scene: tuple[FakePlaces, FakeSearch]) -> None:
+    places, engine = scene
+    with places.upstream.connect() as upstream:
+        insert(upstream, ("public", "image"), [upstream_row(11, NEW)])
+    with places.ledger.connect() as ledger:
+        copying = refreshes.request(ledger, "image", "two", asked_by="test")
+        with refreshes.held(places.ledger, ledger, copying, "run", Limits()) as load:
+            refreshes.refuse(ledger, load, (Problem("rows_fell", "image", "look upstream"),), Limits(), "run")
+        done = update(places, engine)
+    assert (done.deferred, done.upserted) == (0, 1)
+    assert done.watermark > datetime.now(UTC) - timedelta(minutes=5)
+
+
+def test_rows_get_ids_of_a_table_that_always_gives_them_itself(scene: tuple[FakePlaces, FakeSearch]) -> None:
+    places, engine = scene
+    with places.api.connect() as api:
+        api.execute("ALTER TABLE image ALTER id DROP DEFAULT; ALTER TABLE image ALTER id ADD GENERATED ALWAYS AS IDENTITY (START 20)")
+    with places.upstream.connect() as upstream:
+        insert(upstream, ("public", "image"), [upstream_row(number, NEW) for number in (11, 12)])
+    assert update(places, engine).upserted == 2
+    with places.api.connect() as api:
+        rows = {name: value for name, value in row("image", 13).items() if name != "id"}
+        insert(api, (LIVE, "image"), [rows | {"foreign_identifier": "13"}])
+        found = api.execute("SELECT foreign_identifier, id FROM image WHERE id > 10 ORDER BY id").fetchall()
+    assert found == [("11", 20), ("12", 21), ("13", 22)]
+
+
+def test_the_watermark_waits_for_transactions_that_may_add_older_rows(scene: tuple[FakePlaces, FakeSearch]) -> None:
+    places, engine = scene
+    with psycopg.connect(places.upstream.conninfo, application_name="a provider") as provider:
+        ((begun,),) = provider.execute("SELECT now()").fetchall()
+        made = upstream_row(11, NEW) | {"updated_on": begun}
+        insert(provider, ("public", "image"), [made])
+        done = update(places, engine)
+        assert done.watermark == begun
+        provider.commit()
+        assert update(places, engine).upserted == 1
 
 
 def test_a_row_that_the_table_refuses_does_not_hold_up_the_others(scene: tuple[FakePlaces, FakeSearch]) -> None:

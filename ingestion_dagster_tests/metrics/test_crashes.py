@@ -19,6 +19,7 @@ from ingestion_dagster.engine.ledger import LEGAL_MOVES
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.catalog import test_crashes as test_catalog_crashes
 from ingestion_dagster_tests.cubic import test_adoption as test_cubic_adoption
 from ingestion_dagster_tests.cubic import test_catalogue, test_consume, test_current, test_fetch, test_reconciliation
 from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
@@ -198,6 +199,8 @@ def test_no_fault_point_is_without_a_crash() -> None:
         *test_residents_crashes.CRASHES,
         *test_life_events_crashes.CRASHES,
         *(point for points in test_life_events_crashes.ELSEWHERE.values() for point in points),
+        *test_catalog_crashes.CRASHES,
+        *(point for points in test_catalog_crashes.ELSEWHERE.values() for point in points),
     ]
     killed_at = {case.point for case in CRASHES} | {fault.partition(":")[0] for fault in elsewhere}
     points = fault_points_of_the_package()

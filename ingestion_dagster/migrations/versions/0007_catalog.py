@@ -109,10 +109,27 @@ CREATE TABLE catalog.hosts (
 COMMENT ON TABLE catalog.hosts IS 'hosts that were asked whether they speak TLS';
 
 CREATE TABLE catalog.id_marks (
-    table_name text PRIMARY KEY,
-    last_id    bigint NOT NULL
+    table_name     text PRIMARY KEY,
+    last_id        bigint NOT NULL,
+    attempt        text,
+    before_attempt bigint
 );
 COMMENT ON TABLE catalog.id_marks IS 'the highest id ever given in a table of the API: none is given twice';
+COMMENT ON COLUMN catalog.id_marks.attempt IS 'the copy that all ids above before_attempt were given to; a new attempt of it gives them again';
+
+CREATE TABLE catalog.carried (
+    model           text NOT NULL,
+    suffix          text NOT NULL,
+    id              bigint NOT NULL,
+    staged_before   boolean NOT NULL,
+    main_before     boolean NOT NULL,
+    filtered_before boolean NOT NULL,
+    staged          boolean,
+    main            boolean,
+    filtered        boolean,
+    PRIMARY KEY (model, suffix, id)
+);
+COMMENT ON TABLE catalog.carried IS 'rows that have changed upstream since the copy of a refresh at work: where they were before, and are now';
 
 CREATE TABLE catalog.watermarks (
     model      text PRIMARY KEY,
@@ -122,13 +139,14 @@ CREATE TABLE catalog.watermarks (
 );
 COMMENT ON TABLE catalog.watermarks IS 'up to which change upstream the live generation has been kept up';
 
-CREATE TABLE catalog.terms (
-    model       text PRIMARY KEY,
-    suffix      text NOT NULL,
-    fingerprint text NOT NULL,
-    built_at    timestamptz NOT NULL DEFAULT now()
+CREATE TABLE catalog.rebuilds (
+    model    text PRIMARY KEY,
+    suffix   text NOT NULL,
+    origin   text NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE catalog.terms IS 'keyed hash of the list of sensitive terms that the live filtered index was made with';
+COMMENT ON TABLE catalog.rebuilds IS 'filtered indexes that are being made anew from the live table; one that was broken off is gone on with';
+COMMENT ON COLUMN catalog.rebuilds.origin IS 'the refresh that was live when it was begun';
 
 CREATE TABLE catalog.messages (
     model     text NOT NULL,

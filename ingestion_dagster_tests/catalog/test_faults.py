@@ -1,0 +1,290 @@
+"""Whatever fails under a refresh, statement by statement, call by call: readers keep what they had, and it goes on to its end."""
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ingestion_dagster.catalog import places as places_module
+from ingestion_dagster.catalog.places import search_engine
+from ingestion_dagster.catalog.refreshes import Busy
+from ingestion_dagster.catalog.search import SearchEngine
+from ingestion_dagster.engine import embedded_postgres, postgres
+from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster_tests.catalog import driver
+from ingestion_dagster_tests.catalog.driver import World
+from ingestion_dagster_tests.catalog.faulty_proxy import faulty_proxy, passes, status
+from ingestion_dagster_tests.catalog.test_crashes import old, one, undisturbed
+from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
+
+__all__ = ["old", "one", "undisturbed"]
+
+
+class Cuts:
+    """Where a run is to fail: at the first statement or call that none has failed at yet. One failure a run."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+        self.hit: str | None = None
+        self.is_armed = False
+        self._lock = threading.Lock()
+
+    def falls(self, what: str) -> bool:
+        """Whether it is this one's turn."""
+        with self._lock:
+            if not self.is_armed or self.hit is not None or what in self.done:
+                return False
+            self.done.add(what)
+            self.hit = what
+            return True
+
+
+def _named(connection: psycopg.Connection[Any], statement: str) -> str:
+    """A statement without names, numbers and values, and which database it goes to."""
+    plain = re.sub(r'"[^"]*"|\'[^\']*\'|\d+', "?", " ".join(statement.split()))
+    plain = re.sub(r"\b(INDEX|CONSTRAINT) \w+", r"\1 ?", plain)
+    return f"{connection.info.dbname.split('_')[0]}: {plain[:300]}"
+
+
+def _only_reads(statement: str) -> bool:
+    words = statement.split()
+    return bool(words) and words[0] in ("SELECT", "WITH") and not re.search(r"UPDATE|INSERT|DELETE|nextval|setval|lock", statement)
+
+
+def cutting(cuts: Cuts) -> type[psycopg.Connection[Any]]:
+    """Connections that fail where they are to: before a statement, or after it was done."""
+
+    class CutCursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *arguments: Any, **more: Any) -> Any:
+            text = query if isinstance(query, str) else query.decode() if isinstance(query, bytes) else query.as_string(self)
+            name = _named(self.connection, text)
+            if cuts.falls(name):
+                self.connection.close()
+                raise psycopg.OperationalError("cut by a test")
+            done = super().execute(query, *arguments, **more)
+            if not _only_reads(text) and cuts.falls(f"{name} (done)"):
+                self.connection.close()
+                raise psycopg.OperationalError("cut by a test")
+            return done
+
+        def copy(self, statement: Any, *arguments: Any, **more: Any) -> Any:
+            text = statement if isinstance(statement, str) else statement.as_string(self)
+            if cuts.falls(_named(self.connection, text)):
+                self.connection.close()
+                raise psycopg.OperationalError("cut by a test")
+            return super().copy(statement, *arguments, **more)
+
+    class CutConnection(psycopg.Connection[Any]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self.cursor_factory = CutCursor
+
+        def _exec_command(self, command: Any, *arguments: Any) -> Any:
+            is_commit = b"COMMIT" in (command if isinstance(command, bytes) else b"")
+            for when in ("before", "after"):
+                if is_commit and cuts.falls(f"{self.info.dbname.split('_')[0]}: {when} COMMIT in {_step()}"):
+                    self.close()
+                    raise psycopg.OperationalError("cut by a test")
+                if when == "before":
+                    yield from super()._exec_command(command, *arguments)
+
+    return CutConnection
+
+
+def _step() -> str:
+    """The module of ours whose transaction this is."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("ingestion_dagster."):
+            return f"{name}.{frame.f_code.co_name}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+class CutSearch:
+    """A search engine whose calls fail where they are to: before they are made, or after, when the answer is lost."""
+
+    def __init__(self, engine: SearchEngine, cuts: Cuts) -> None:
+        self._engine = engine
+        self._cuts = cuts
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._engine, name)
+        if name == "close":
+            return method
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            if self._cuts.falls(f"search: {name}"):
+                raise Transient("search_unavailable", "cut by a test")
+            answer = method(*arguments, **more)
+            if self._cuts.falls(f"search: {name} (done)"):
+                raise Transient("search_unavailable", "cut by a test")
+            return answer
+
+        return call
+
+
+@pytest.fixture
+def cuts(monkeypatch: pytest.MonkeyPatch) -> Cuts:
+    """Every connection and every search engine of this process fails where it says."""
+    made = Cuts()
+    kind = cutting(made)
+    monkeypatch.setattr(postgres.psycopg, "connect", kind.connect)
+    monkeypatch.setattr(places_module, "search_engine", lambda settings: CutSearch(search_engine(settings), made))
+    return made
+
+
+def swept(world: World, cuts: Cuts, name: str) -> list[str]:
+    """A command again and again until nothing is left for it to fail at; where it failed, in order."""
+    where = []
+    deadline = time.monotonic() + 250
+    while True:
+        cuts.hit, cuts.is_armed = None, True
+        try:
+            driver.COMMANDS[name](world.settings)
+        except (psycopg.Error, Transient, ConfigurationError):
+            if cuts.hit is None:
+                raise
+        except Busy:
+            # The server has not noticed yet that a connection which held a lock is gone.
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        cuts.is_armed = False
+        if cuts.hit is None:
+            if is_through(world, name):
+                return where
+            continue
+        where.append(cuts.hit)
+        assert time.monotonic() < deadline, f"{len(where)} failures, the last at {where[-1]}"
+        world.let_leases_run_out()
+        if changes(cuts.hit):
+            seen = world.generations()
+            assert set(seen) <= {"second", "third"}, cuts.hit
+            if len(set(seen)) > 1:
+                world.recover()
+                assert len(set(world.generations())) == 1, cuts.hit
+
+
+def changes(what: str) -> bool:
+    """Whether what failed may have changed what readers see."""
+    return what.startswith(("api", "search: switch")) and not what.startswith("api: SELECT")
+
+
+def is_through(world: World, name: str) -> bool:
+    if name != "refresh":
+        return True
+    return world.query(world.places.ledger, "SELECT state FROM catalog.refreshes WHERE suffix = 'third'") == [("live",)]
+
+
+@pytest.mark.timeout(300)
+def test_a_refresh_may_fail_at_every_statement_and_every_call(
+    server: EmbeddedServer, one: World, undisturbed: dict[str, Any], cuts: Cuts
+) -> None:
+    with driver.copied(server, one, max_attempts=10_000) as world:
+        where = swept(world, cuts, "refresh")
+        assert differences(driver.left_behind(world), undisturbed) == []
+        assert_history_is_legal(world.settings)
+    assert len(where) > 100
+    assert {each.partition(":")[0] for each in where} == {"ledger", "upstream", "api", "search"}
+    assert {"search: switch", "search: switch (done)", "search: bulk", "search: bulk (done)", "search: create (done)"} <= {*where}
+
+
+def test_readers_of_a_killed_server_find_it_as_it_was_and_the_refresh_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, undisturbed: dict[str, Any]
+) -> None:
+    """The server dies in the midst of the copy, of the building of indexes, and of the swap; nothing that was said to be done is lost."""
+    home = tmp_path_factory.mktemp("killed")
+    own = embedded_postgres.start(home)
+    try:
+        embedded_postgres.ensure_database(own, "migrated")
+        postgres.upgrade(Database.at(own.url("migrated")))
+        with driver.prepared(own) as world:
+            for point in ("catalog.copy.range.before:2", "catalog.stage.index.after:4", "catalog.swap.tables.before:1"):
+                run = driver.start(world.settings, fault=f"{point}:SIGSTOP")
+                run.await_sleep()
+                kill_server(own)
+                run.send(signal.SIGCONT)
+                assert run.end(60)[0] == 1
+                embedded_postgres.start(home)
+                assert world.generations() == ("second", "second", "second")
+                world.let_leases_run_out()
+            world.finish()
+            assert differences(driver.left_behind(world), undisturbed) == []
+            assert_history_is_legal(world.settings)
+    finally:
+        embedded_postgres.stop(home)
+
+
+def kill_server(server: EmbeddedServer) -> None:
+    """At once, as a machine that loses its power."""
+    pid = int((server.data / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGQUIT)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+FULL = """
+CREATE FUNCTION public.no_room() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'catalog_next') THEN
+        RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
+    END IF;
+END $$
+"""
+"""A server whose disk is full when something is made in the staged schema: it answers with SQLSTATE 53100."""
+
+
+@pytest.mark.parametrize("command", ["CREATE TABLE", "CREATE INDEX"])
+def test_a_full_disk_fails_the_run_and_the_refresh_goes_on_once_there_is_room(
+    command: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
+) -> None:
+    with driver.copied(server, one) as world:
+        api = world.places.api
+        world.query(api, FULL)
+        world.query(api, f"CREATE EVENT TRIGGER full_disk ON ddl_command_end WHEN TAG IN ('{command}') EXECUTE FUNCTION public.no_room()")
+        with pytest.raises(Transient, match="disk_full"):
+            driver.refresh(world.settings)
+        assert world.generations() == ("second", "second", "second")
+        world.query(api, "DROP EVENT TRIGGER full_disk; DROP FUNCTION public.no_room()")
+        world.finish()
+        assert differences(driver.left_behind(world), undisturbed) == []
+
+
+TROUBLE = {
+    "away": lambda exchange: exchange.drop(),
+    "storm": status(429),
+    "full": status(429, "cluster_block_exception"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_search_cluster_in_trouble_fails_the_run_in_time_and_the_refresh_goes_on_after_it(
+    trouble: str, server: EmbeddedServer, opensearch: str
+) -> None:
+    own = f"q{uuid.uuid4().hex[:8]}"
+    databases = driver.databases_of(server)
+    with driver.processes.quick_folder() as home, faulty_proxy(opensearch) as proxy:
+        more = {"catalog_search_patience_seconds": 1, "catalog_index_workers": 1}
+        world = World(driver.settings_for(databases, home, catalog_search_url=proxy.url, **more))
+        driver.set_up(world, own, alias=own)
+        proxy.otherwise = TROUBLE[trouble]
+        with pytest.raises(Transient):
+            driver.refresh(world.settings, f"{own}third", alias=own)
+        assert driver.seen_titles(world, own) == {"second"}
+        proxy.otherwise = passes
+        driver.refresh(world.settings, f"{own}third", alias=own)
+        assert driver.seen_titles(world, own) == {"third"}
+        driver.clean_cluster(world, own)
