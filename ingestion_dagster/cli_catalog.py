@@ -19,6 +19,8 @@ from ingestion_dagster.settings import current
 
 catalog_commands = typer.Typer(no_args_is_help=True, help="What only catalog has: search, count, rollback, update, filter, discard.")
 
+SOME_REFUSED = 2
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="image or audio")]
 
 
@@ -98,6 +100,9 @@ def update(model: Model) -> None:
         done = updates.update_live(places, engine, connection, media, _run_id("update"), None)
     until = f"{done.watermark:%Y-%m-%d %H:%M:%S} UTC"
     print(f"{media.name}: {done.upserted} rows written, {done.deleted} documents deleted; as upstream was at {until}")
+    if done.skipped:
+        err.print(f"{done.skipped} rows did not fit into the live table; the log says why", markup=False)
+        raise typer.Exit(SOME_REFUSED)
 
 
 @catalog_commands.command("filter", epilog="Example: ingestion catalog filter image")

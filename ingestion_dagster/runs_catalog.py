@@ -12,7 +12,7 @@ from ingestion_dagster.catalog.tasks import Task
 from ingestion_dagster.engine.pipeline import KeyedRun
 from ingestion_dagster.settings import Settings
 
-_COPIED_AND_FILLED = ("upstream_snapshot", "staged_table", "staged_indexes", "search_index", "filtered_index")
+_COPIED_AND_FILLED = ("upstream_snapshot", "staged_table", "fixes", "staged_indexes", "search_index", "filtered_index")
 _PROMOTED = ("promoted", "retired")
 
 
@@ -57,6 +57,8 @@ def _asker(task: Task) -> str:
 
 
 def _keyed(settings: Settings, refresh: Refresh, names: Sequence[str], tags: dict[str, str]) -> None:
-    assets = [(PIPELINE, refresh.model, name) for name in names if refresh.filtered or name != "filtered_index"]
+    left_out = {"filtered_index"} if not refresh.filtered else set()
+    left_out |= {"fixes"} if not media_type(refresh.model).table.cleaned else set()
+    assets = [(PIPELINE, refresh.model, name) for name in names if name not in left_out]
     wanted = KeyedRun(refresh_job(refresh.model), refresh.suffix, refreshes.definition(refresh.model), refresh.load_id)
     runs.run_keyed(PIPELINE, settings, wanted, assets, tags)

@@ -22,7 +22,7 @@ from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, status_table
 from ingestion_dagster.engine.errors import ConfigurationError, Refused
 
-UPSTREAM_SNAPSHOT, STAGED_TABLE, STAGED_INDEXES = "upstream_snapshot", "staged_table", "staged_indexes"
+UPSTREAM_SNAPSHOT, STAGED_TABLE, FIXES, STAGED_INDEXES = "upstream_snapshot", "staged_table", "fixes", "staged_indexes"
 SEARCH_INDEX, FILTERED_INDEX, PROMOTED, RETIRED = "search_index", "filtered_index", "promoted", "retired"
 
 
@@ -42,6 +42,15 @@ def _spec(model: str, name: str, after: list[dg.AssetKey], kinds: set[str], desc
         metadata=metadata,
         skippable=False,
     )
+
+
+def _fixes_spec(media: MediaType) -> list[dg.AssetSpec]:
+    """What cleaning changed, as an asset of a media type that is cleaned."""
+    if not media.table.cleaned:
+        return []
+    told = "Every value that cleaning changed, before and after, with its rule: for upstream to correct, so that it is not changed again."
+    after = [asset_key(media.name, UPSTREAM_SNAPSHOT)]
+    return [_spec(media.name, FIXES, after, {"postgres", "table"}, told, **{"dagster/table_name": "catalog.fixes"})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,7 @@ def chain(media: MediaType) -> Chain:
                 "These rows, cleaned, with the ids they have always had, in a schema that no reader looks into.",
                 **{"dagster/table_name": f"{NEXT}.{media.table.name}"},
             ),
+            *_fixes_spec(media),
         ],
         partitions_def=partitions,
         retry_policy=RETRY_STEP,
@@ -146,7 +156,8 @@ def chain(media: MediaType) -> Chain:
         with _work(context, ingestion, media, begins=True) as work:
             _refuse_ended(work)
             refresh = steps.copy(work)
-            for name, told in ((UPSTREAM_SNAPSHOT, _snapshot_metadata), (STAGED_TABLE, _staged_metadata)):
+            parts = ((UPSTREAM_SNAPSHOT, _snapshot_metadata), (STAGED_TABLE, _staged_metadata), (FIXES, _fixes_metadata))
+            for name, told in parts:
                 if asset_key(model, name) in context.selected_asset_keys:
                     yield _materialized(work, refresh, name, told(media, refresh))
 
@@ -323,6 +334,17 @@ def _staged_metadata(media: MediaType, refresh: Refresh) -> dict[str, Any]:
         "fixes": table(("rule", "values"), sorted(own["fixes"].items())),
         "ids_kept": own["kept_ids"],
         "ids_new": own["new_ids"],
+    }
+
+
+def _fixes_metadata(media: MediaType, refresh: Refresh) -> dict[str, Any]:
+    own = _tables(refresh)[media.table.name]
+    return {
+        "rows": sum(own["fixes"].values()),
+        "rows_in": own["upstream_rows"],
+        "cleaned_rows": own["cleaned"],
+        "seconds": refresh.counts.get("copy_seconds", 0.0),
+        "by_rule": table(("rule", "values"), sorted(own["fixes"].items())),
     }
 
 

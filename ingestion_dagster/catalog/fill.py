@@ -152,9 +152,7 @@ def prepare(engine: SearchEngine, connection: Connection, places: Places, media:
         raise Refused(Problem("index_lost", made[0], "it was deleted while it was being filled: discard this refresh and ask for another"))
 
 
-def _begin_anew(
-    engine: SearchEngine, connection: Connection, target: Target, index: str, definition: IndexDefinition, run_id: str
-) -> None:
+def _begin_anew(engine: SearchEngine, connection: Connection, target: Target, index: str, definition: IndexDefinition, run_id: str) -> None:
     """Make a filtered index again, empty, and put all ranges back: a part of it would be without other terms than the rest.
 
     Nobody claims a range meanwhile.

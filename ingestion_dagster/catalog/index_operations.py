@@ -144,9 +144,7 @@ def _schema(origin: Refresh | None) -> str:
     raise Refused(Problem("rows_gone", f"{origin.model}-{origin.suffix}", f"it is {origin.state}: its rows are not there any more"))
 
 
-def _fill(
-    at: _Operation, relation: tuple[str, str], suffix: str, origin: str | None, *, index: str | None, filtered: str | None
-) -> Told:
+def _fill(at: _Operation, relation: tuple[str, str], suffix: str, origin: str | None, *, index: str | None, filtered: str | None) -> Told:
     from ingestion_dagster.catalog import fill
 
     target = fill.Target(

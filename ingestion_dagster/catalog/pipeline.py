@@ -7,6 +7,7 @@ from ingestion_dagster.catalog import admission, refreshes
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
 from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Problem
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Again, Scope
@@ -66,6 +67,7 @@ def _keyed(connection: Connection, settings: Settings, dataset: str | None, part
     if partition is not None:
         return [_run_of(each) for each in _named(connection, models, partition)]
     places = Places.of(settings)
+    refreshes.sweep(connection, Limits.of(settings))
     wanted, hindered = [], []
     for model in models:
         if paused := admission.paused(connection, model):
@@ -76,7 +78,7 @@ def _keyed(connection: Connection, settings: Settings, dataset: str | None, part
                 places, connection, MEDIA_TYPES[model], "cli", asked_by="by hand"
             )
         except refreshes.Busy as error:
-            hindered.append(f"{error}; wait for its end, or 'ingestion catalog discard {model}'")
+            hindered.append(f"{error}; wait for its end (of its lease, if it was killed), or 'ingestion catalog discard {model}'")
         else:
             wanted.append(_run_of(refresh))
     if not wanted:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 
 UPSTREAM_DATABASE, API_DATABASE = "catalog_upstream", "catalog_api"
@@ -39,7 +39,7 @@ class Places:
 def upstream(settings: Settings) -> Database:
     """The database that is copied from. The embedded one is made, with sample rows, if it is not there."""
     if settings.catalog_upstream_url:
-        return _at(settings.catalog_upstream_url, "INGESTION_CATALOG_UPSTREAM_URL")
+        return Database.at(settings.catalog_upstream_url, "INGESTION_CATALOG_UPSTREAM_URL")
     database = _embedded(settings, UPSTREAM_DATABASE, "INGESTION_CATALOG_UPSTREAM_URL")
     from ingestion_dagster.catalog import samples
 
@@ -50,7 +50,7 @@ def upstream(settings: Settings) -> Database:
 def api_database(settings: Settings) -> Database:
     """The database of the API."""
     if settings.catalog_api_database_url:
-        return _at(settings.catalog_api_database_url, "INGESTION_CATALOG_API_DATABASE_URL")
+        return Database.at(settings.catalog_api_database_url, "INGESTION_CATALOG_API_DATABASE_URL")
     return _embedded(settings, API_DATABASE, "INGESTION_CATALOG_API_DATABASE_URL")
 
 
@@ -96,31 +96,6 @@ def record_limit(settings: Settings) -> int | None:
     return None if settings.environment == "production" else 100_000
 
 
-def _at(url: str, variable: str) -> Database:
-    try:
-        return _named(Database.at(url), variable)
-    except ConfigurationError as error:
-        raise ConfigurationError(str(error).replace("INGESTION_DATABASE_URL", variable)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Named(Database):
-    """A database that another variable names than the ledger's."""
-
-    variable: str = "INGESTION_DATABASE_URL"
-
-    def connect(self) -> Connection:
-        """As `Database`; an error names the variable."""
-        try:
-            return Database.connect(self)
-        except ConfigurationError as error:
-            raise ConfigurationError(str(error).replace("INGESTION_DATABASE_URL", self.variable)) from None
-
-
-def _named(database: Database, variable: str) -> Database:
-    return _Named(database.conninfo, database.sqlalchemy_url, database.is_embedded, variable)
-
-
 def _embedded(settings: Settings, name: str, variable: str) -> Database:
     if settings.environment == "production":
         raise ConfigurationError(f"production needs a database of its own: set {variable}")
@@ -128,4 +103,4 @@ def _embedded(settings: Settings, name: str, variable: str) -> Database:
 
     server = embedded_postgres.start(settings.home_folder)
     embedded_postgres.ensure_database(server, name)
-    return _named(Database.at(server.url(name)), variable)
+    return Database.at(server.url(name), variable)

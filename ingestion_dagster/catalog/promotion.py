@@ -134,11 +134,12 @@ def rollback(places: Places, engine: SearchEngine, ledger: Connection, media: Me
         last = journal.last_done(ledger, media.name)
         if last is None:
             raise Refused(Problem("no_previous", media.name, "nothing has been promoted yet"))
+        _demand_generation(ledger, media, last)
         after = dict(last.before)
         before = _behind(engine, after)
         for index in after.values():
-            if index is not None and not engine.exists(index):
-                raise Refused(Problem("no_such_index", index, "the index of the previous generation is gone: refresh instead"))
+            if (index is None and last.outgoing is not None) or (index is not None and not engine.exists(index)):
+                raise Refused(Problem("no_such_index", index or media.name, "the index of the generation before is gone: refresh"))
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
             warnings = _demand_previous(api, media, last)
@@ -374,6 +375,12 @@ def _demand_staged(api: Connection, media: MediaType, suffix: str) -> None:
         label = relations.label(api, NEXT, table.name)
         if label.get("refresh") != suffix or label.get("state") != "copied":
             raise Refused(Problem("not_staged", f"{NEXT}.{table.name}", f"it is no finished copy of refresh {suffix}"))
+
+
+def _demand_generation(ledger: Connection, media: MediaType, last: Entry) -> None:
+    """Raises `Refused` if the generation before is a refresh that was given up since, such as by deleting its index."""
+    if last.outgoing is not None and refreshes.get(ledger, media.name, last.outgoing).state != "previous":
+        raise Refused(Problem("no_previous", f"{media.name}-{last.outgoing}", "it was given up since: refresh instead"))
 
 
 def _demand_previous(api: Connection, media: MediaType, last: Entry) -> tuple[Problem, ...]:

@@ -34,7 +34,8 @@ HOLDER = "SELECT run_id FROM ledger.loads WHERE id = %(id)s"
 GIVEN_BACK_BY_US = "UPDATE ledger.loads SET run_id = NULL WHERE id = %(id)s AND status = 'ready' AND run_id = %(run_id)s"
 
 FORGIVE = """
-UPDATE ledger.loads SET attempts = 0, alone = false WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting' AND (attempts > 0 OR alone)
+UPDATE ledger.loads SET attempts = 0, alone = false
+WHERE id = %(id)s AND claim = %(claim)s AND status = 'ingesting' AND (attempts > 0 OR alone)
 """
 
 IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)"

@@ -233,9 +233,7 @@ def _carried(work: Work, load: Load, refresh: Refresh) -> dict[str, Any]:
     from ingestion_dagster.catalog import carry
 
     with closing(work.places.search()) as engine:
-        done = carry.carry(
-            work.places, engine, work.connection, work.media, refresh, hold=lambda: ledger.hold(work.connection, [load])
-        )
+        done = carry.carry(work.places, engine, work.connection, work.media, refresh, hold=lambda: ledger.hold(work.connection, [load]))
     told: dict[str, Any] = {"carried": _plain(done)}
     if done.complete_to is not None:
         told["complete_to"] = done.complete_to.isoformat()
@@ -294,12 +292,10 @@ def _follow(work: Work) -> None:
 
 
 def _finish(work: Work, load: Load, refresh: Refresh) -> None:
-    """End the load of a refresh that readers have: rows in, and those of them that moderation keeps from readers."""
+    """End the load of a refresh that readers have. What moderation keeps from them came in, and is not written; nobody refused it."""
     tables = refresh.counts["tables"].values()
     rows, deleted, size = (sum(table[name] for table in tables) for name in ("rows", "deleted", "bytes"))
-    refreshes.finish(
-        work.connection, load, work.limits, work.run_id, rows_in=rows + deleted, rows_written=rows, rejected=deleted, size=size
-    )
+    refreshes.finish(work.connection, load, work.limits, work.run_id, rows_in=rows + deleted, rows_written=rows, rejected=0, size=size)
 
 
 def note_gates(work: Work, shut: Mapping[str, str]) -> None:

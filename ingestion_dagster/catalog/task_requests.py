@@ -289,6 +289,8 @@ def _alias(standing: Standing, asked: TaskRequest) -> str:
         raise Declined("unprocessable", f"'{alias[:80]}' cannot be an alias: small letters, digits, - and _, 200 at most")
     if any(alias == other or alias.startswith(f"{other}-") for other in MEDIA_TYPES if other != asked.model):
         raise Declined("unprocessable", f"{alias} is an alias of another media type than {asked.model}")
+    if alias.endswith("-filtered") != (asked.index_suffix or "").endswith("-filtered"):
+        raise Declined("unprocessable", f"{alias}: an alias that ends in -filtered leads to a filtered index, and no other does")
     if not standing.engine.behind(alias) and standing.engine.exists(alias):
         raise Declined("unprocessable", f"{alias} is an index, and cannot be an alias")
     return alias

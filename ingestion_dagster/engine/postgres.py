@@ -31,24 +31,26 @@ class Database:
     conninfo: str
     sqlalchemy_url: str
     is_embedded: bool = False
+    variable: str = "INGESTION_DATABASE_URL"
+    """Which setting names it."""
 
     @classmethod
-    def at(cls, url: str) -> "Database":
+    def at(cls, url: str, variable: str = "INGESTION_DATABASE_URL") -> "Database":
         """The database behind a SQLAlchemy or libpq URL. Raises `ConfigurationError` for anything else."""
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError):
-            raise ConfigurationError("INGESTION_DATABASE_URL is no database URL; it reads postgresql://user@host:5432/database") from None
+            raise ConfigurationError(f"{variable} is no database URL; it reads postgresql://user@host:5432/database") from None
         if parsed.get_backend_name() not in ("postgresql", "postgres"):
-            raise ConfigurationError(f"INGESTION_DATABASE_URL names '{parsed.get_backend_name()}'; only postgresql:// is supported")
+            raise ConfigurationError(f"{variable} names '{parsed.get_backend_name()}'; only postgresql:// is supported")
         parsed = parsed.set(drivername="postgresql+psycopg")
         try:
             # Not the URL itself: libpq reads no space and no `+` as SQLAlchemy writes them.
             _, options = parsed.get_dialect()().create_connect_args(parsed)
             conninfo = make_conninfo("", **options)
         except (ArgumentError, ValueError, TypeError, psycopg.ProgrammingError):
-            raise ConfigurationError("INGESTION_DATABASE_URL has something after the '?' that Postgres does not understand") from None
-        return cls(conninfo, parsed.render_as_string(hide_password=False))
+            raise ConfigurationError(f"{variable} has something after the '?' that Postgres does not understand") from None
+        return cls(conninfo, parsed.render_as_string(hide_password=False), variable=variable)
 
     def connect(self) -> Connection:
         """A new connection: UTC, autocommit (several statements that belong together stand in a `transaction()` block).
@@ -60,7 +62,7 @@ class Database:
                 self.conninfo, autocommit=True, application_name="ingestion", connect_timeout=10, options="-c timezone=UTC"
             )
         except psycopg.OperationalError as error:
-            raise ConfigurationError(f"the database cannot be reached (INGESTION_DATABASE_URL): {_first_line(error)}") from None
+            raise ConfigurationError(f"the database cannot be reached ({self.variable}): {_first_line(error)}") from None
 
 
 def locate(settings: Settings) -> Database:

@@ -72,7 +72,7 @@ def run(connection: Connection, instance: dg.DagsterInstance) -> Run:
 
 def told(result: dg.ExecuteInProcessResult) -> dict[str, Mapping[str, Any]]:
     """Metadata values by asset."""
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for event in result.get_asset_materialization_events():
         materialization = event.materialization
         assert materialization.partition == result.dagster_run.tags["dagster/partition"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ingestion_dagster import runs
-from ingestion_dagster.catalog import carry, changes, gates, ids, locks, samples, steps, updates
+from ingestion_dagster.catalog import carry, changes, gates, ids, locks, reindex, samples, steps, updates
 from ingestion_dagster.catalog.gates import Gate
 from ingestion_dagster.catalog.pipeline import CATALOG
 from ingestion_dagster.catalog.places import Places
@@ -128,7 +128,7 @@ def test_carrying_that_was_broken_off_is_counted_once(
     work = staged(places, ledger)
     change(places, ADD, id=NEW, title="A lighthouse")
     change(places, ADD, id=SENSITIVE, title="Running water")
-    for module, name in ((changes.Changes, "upsert"), (carry.Reindexer, "rows")):
+    for module, name in ((changes.Changes, "upsert"), (reindex.Reindexer, "rows")):
         with monkeypatch.context() as patched:
             original = getattr(module, name)
 

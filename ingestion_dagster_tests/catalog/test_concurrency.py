@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ingestion_dagster.catalog import refreshes, steps
+from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster_tests.catalog import driver
 from ingestion_dagster_tests.catalog.driver import World
@@ -80,7 +81,7 @@ def test_a_copier_that_wakes_up_while_its_successor_copies_changes_nothing_of_it
             assert code == 0, complaint
         finally:
             for process in (sleeper, successor):
-                if process:
+                if process is not None:
                     driver.kill_quietly(process)
         assert differences(driver.left_behind(world), undisturbed) == []
 
@@ -292,7 +293,7 @@ def test_a_sweep_beside_a_run_that_lives_takes_nothing_from_it(server: EmbeddedS
         run = driver.start(world.settings)
         with world.places.ledger.connect() as connection:
             while run.poll() is None:
-                refreshes.sweep(connection, driver.Limits.of(world.settings), "sweeper")
+                refreshes.sweep(connection, Limits.of(world.settings), "sweeper")
         assert run.end() == (0, "")
         assert differences(driver.left_behind(world), undisturbed) == []
 

@@ -476,7 +476,7 @@ def test_all_tables_are_of_one_moment(world: World, monkeypatch: pytest.MonkeyPa
     original: Callable[..., int] = copy._prepare
 
     def prepare(*arguments: Any) -> int:
-        world.fill(100 + arguments[2].name.count("set"), 100 + arguments[2].name.count("set"), "audio")
+        world.fill(100 + arguments[2].table.name.count("set"), 100 + arguments[2].table.name.count("set"), "audio")
         world.change("UPDATE audio SET audio_set = jsonb_build_object('foreign_identifier', foreign_identifier)")
         return original(*arguments)
 

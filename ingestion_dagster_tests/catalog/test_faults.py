@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psycopg
@@ -25,6 +26,7 @@ from ingestion_dagster_tests.catalog import driver
 from ingestion_dagster_tests.catalog.driver import World
 from ingestion_dagster_tests.catalog.faulty_proxy import faulty_proxy, passes, status
 from ingestion_dagster_tests.catalog.test_crashes import old, one, undisturbed
+from ingestion_dagster_tests.engine.processes import quick_folder
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 
 __all__ = ["old", "one", "undisturbed"]
@@ -38,6 +40,10 @@ class Cuts:
         self.hit: str | None = None
         self.is_armed = False
         self._lock = threading.Lock()
+
+    def arm(self) -> None:
+        """The next run fails once."""
+        self.hit, self.is_armed = None, True
 
     def falls(self, what: str) -> bool:
         """Whether it is this one's turn."""
@@ -103,12 +109,12 @@ def cutting(cuts: Cuts) -> type[psycopg.Connection[Any]]:
 
 def _step() -> str:
     """The module of ours whose transaction this is."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name.startswith("ingestion_dagster."):
             return f"{name}.{frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 
@@ -140,17 +146,17 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> Cuts:
     """Every connection and every search engine of this process fails where it says."""
     made = Cuts()
     kind = cutting(made)
-    monkeypatch.setattr(postgres.psycopg, "connect", kind.connect)
+    monkeypatch.setattr(psycopg, "connect", kind.connect)
     monkeypatch.setattr(places_module, "search_engine", lambda settings: CutSearch(search_engine(settings), made))
     return made
 
 
 def swept(world: World, cuts: Cuts, name: str) -> list[str]:
     """A command again and again until nothing is left for it to fail at; where it failed, in order."""
-    where = []
+    where: list[str] = []
     deadline = time.monotonic() + 250
     while True:
-        cuts.hit, cuts.is_armed = None, True
+        cuts.arm()
         try:
             driver.COMMANDS[name](world.settings)
         except (psycopg.Error, Transient, ConfigurationError):
@@ -201,7 +207,7 @@ def test_a_refresh_may_fail_at_every_statement_and_every_call(
 
 
 def test_readers_of_a_killed_server_find_it_as_it_was_and_the_refresh_goes_on(
-    tmp_path_factory: pytest.TempPathFactory, undisturbed: dict[str, Any]
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The server dies in the midst of the copy, of the building of indexes, and of the swap; nothing that was said to be done is lost."""
     home = tmp_path_factory.mktemp("killed")
@@ -209,7 +215,9 @@ def test_readers_of_a_killed_server_find_it_as_it_was_and_the_refresh_goes_on(
     try:
         embedded_postgres.ensure_database(own, "migrated")
         postgres.upgrade(Database.at(own.url("migrated")))
-        with driver.prepared(own) as world:
+        with driver.prepared(own) as world, driver.copied(own, world) as other:
+            driver.refresh(other.settings)
+            undisturbed = driver.left_behind(other)
             for point in ("catalog.copy.range.before:2", "catalog.stage.index.after:4", "catalog.swap.tables.before:1"):
                 run = driver.start(world.settings, fault=f"{point}:SIGSTOP")
                 run.await_sleep()
@@ -276,10 +284,10 @@ def test_a_search_cluster_in_trouble_fails_the_run_in_time_and_the_refresh_goes_
 ) -> None:
     own = f"q{uuid.uuid4().hex[:8]}"
     databases = driver.databases_of(server)
-    with driver.processes.quick_folder() as home, faulty_proxy(opensearch) as proxy:
-        more = {"catalog_search_patience_seconds": 1, "catalog_index_workers": 1}
-        world = World(driver.settings_for(databases, home, catalog_search_url=proxy.url, **more))
+    with quick_folder() as home, faulty_proxy(opensearch) as proxy:
+        world = World(driver.settings_for(databases, home, catalog_search_url=opensearch))
         driver.set_up(world, own, alias=own)
+        world = World(world.settings.model_copy(update={"catalog_search_url": proxy.url, "catalog_search_patience_seconds": 5}))
         proxy.otherwise = TROUBLE[trouble]
         with pytest.raises(Transient):
             driver.refresh(world.settings, f"{own}third", alias=own)

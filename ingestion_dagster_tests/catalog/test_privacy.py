@@ -12,6 +12,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from psycopg import sql
 
 from ingestion_dagster import cli
 from ingestion_dagster.api.app import create_app
+from ingestion_dagster.catalog import sensitive
+from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.api.asking import answering
@@ -144,9 +147,9 @@ def call(secretive: pytest.MonkeyPatch) -> Call:
 
 def everything(settings: Settings, database: Database, api: Database) -> dict[str, bytes | str]:
     """Every place where a run leaves something."""
-    where = {f"ledger: {name}": rows for name, rows in tables(database, ("ledger", "catalog"))}
+    where: dict[str, bytes | str] = {f"ledger: {name}": rows for name, rows in tables(database, ("ledger", "catalog"))}
     where |= {f"api: {name}": rows for name, rows in tables(api, ("catalog_next", "catalog_previous"))}
-    where |= dict(stored(settings.home_folder))
+    where.update(stored(settings.home_folder))
     assert any(place.endswith(".db as text") for place in where), "Dagster has stored something"
     assert where["ledger: ledger.loads"]
     return where
@@ -160,78 +163,84 @@ def test_the_search_finds_what_it_looks_for_and_nothing_else() -> None:
     assert not found_in("zqx, harbour lantern 7, https://live.flickr.example/7.jpg")
 
 
-def test_no_secret_and_no_term_is_told_by_refreshes_that_succeed_or_fail(
+def test_no_secret_and_no_term_is_told_by_a_refresh(
     secretive: pytest.MonkeyPatch,
     call: Call,
     database: Database,
-    upstream: Database,
     api: Database,
     opensearch: str,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    address = opensearch.removeprefix("http://")
     with slack_server() as slack:
         secretive.setenv("INGESTION_SLACK_WEBHOOK_URL", f"{slack.url}/services/{SECRETS['hook']}")
-        secretive.setenv("INGESTION_CATALOG_SEARCH_URL", f"http://ingestion:{SECRETS['search']}@{address}")
+        secretive.setenv("INGESTION_CATALOG_SEARCH_URL", opensearch.replace("://", f"://ingestion:{SECRETS['search']}@"))
         assert call("run", "catalog", "--dataset", "image") == 0
-        assert call("catalog", "count", "image") == 0
-        said = capfd.readouterr()
-        assert "table image" in said.out, said.err
-
-        # Nothing answers, or nothing as it should.
-        run, search, rebuild = (
-            ("run", "catalog", "--dataset", "image"),
-            ("catalog", "search", "image", "lantern"),
-            ("catalog", "filter", "image"),
-        )
-        for command, variable, url in (
-            (run, "INGESTION_CATALOG_UPSTREAM_URL", f"postgresql://ingestion:{SECRETS['upstream']}@127.0.0.1:9/nowhere"),
-            (run, "INGESTION_CATALOG_API_DATABASE_URL", f"mysql://ingestion:{SECRETS['apidb']}@127.0.0.1/a"),
-            (run, "INGESTION_CATALOG_UPSTREAM_URL", f"postgresql://ingestion:{SECRETS['upstream']}@127.0.0.1:port/a"),
-            (run, "INGESTION_CATALOG_UPSTREAM_URL", f"postgresql://ingestion:{SECRETS['upstream']}@127.0.0.1/a?{SECRETS['upstream']}=1"),
-            (run, "INGESTION_DATABASE_URL", f"postgresql://ingestion:{SECRETS['ledger']}@127.0.0.1:9/nowhere"),
-            (run, "INGESTION_CATALOG_SEARCH_URL", f"http://ingestion:{SECRETS['search']}@127.0.0.1:9"),
-            (("catalog", "count", "image"), "INGESTION_CATALOG_API_DATABASE_URL", f"postgresql://a:{SECRETS['apidb']}@127.0.0.1:9/nowhere"),
-            (search, "INGESTION_CATALOG_SEARCH_URL", f"http://ingestion:{SECRETS['search']}@127.0.0.1:9"),
-            (search, "INGESTION_CATALOG_SEARCH_URL", f"ftp://ingestion:{SECRETS['search']}@127.0.0.1"),
-            (rebuild, "INGESTION_CATALOG_SENSITIVE_TERMS_URL", f"ftp://ingestion:{SECRETS['token']}@127.0.0.1/{TERM}"),
-            (rebuild, "INGESTION_CATALOG_SENSITIVE_TERMS_URL", f"http://ingestion:{SECRETS['token']}@127.0.0.1:9/{TERM}"),
-        ):
-            with pytest.MonkeyPatch.context() as away:
-                away.setenv(variable, url)
-                away.setenv("INGESTION_CATALOG_SEARCH_PATIENCE_SECONDS", "0.2")
-                code = call(*command)
-            failed = capfd.readouterr()
-            assert code == 1, (command, variable)
-            assert len(failed.err.splitlines()) == 1, failed.err
-            assert found_in(failed.err) == [], variable
-            said = type(said)(said.out + failed.out, said.err + failed.err)
-        assert call("catalog", "discard", "image") == 0
-
-        # Rows that the API's table does not take, and types.
-        with upstream.connect() as connection:
-            connection.execute("ALTER TABLE image DROP CONSTRAINT IF EXISTS image_url_key")
-            connection.execute("UPDATE image SET url = %s WHERE foreign_identifier IN ('work-1', 'work-2')", [f"https://a.example/{VALUE}"])
-        assert call("run", "catalog", "--dataset", "image") == 2
-        err = capfd.readouterr().err
-        assert "duplicate_value" in err
-        with upstream.connect() as connection:
-            connection.execute(sql.SQL("ALTER TABLE image ALTER COLUMN width TYPE text USING {}").format(sql.Literal(VALUE)))
-        assert call("run", "catalog", "--dataset", "image") == 2
-        err += capfd.readouterr().err
-        assert "type_mismatch" in err
-        call("status", "catalog")
-        call("catalog", "rollback", "image")
-        after = capfd.readouterr()
+        assert call("status", "catalog", "--loads") == 0
         assert slack.calls, "people were told"
-        where: dict[str, bytes | str] = {"slack": json.dumps([content for _, content in slack.calls]), "log": caplog.text}
+        where: dict[str, bytes | str] = {"slack": json.dumps([content for _, content in slack.calls])}
     for what in ("_mapping", "_settings", "_alias"):
         with urlopen(f"{opensearch}/image*/{what}") as answer:
             where[what] = answer.read()
-    where |= {"commands": said.out + said.err + err + after.out + after.err} | everything(current(), database, api)
+    where |= {"commands": str(capfd.readouterr()), "log": caplog.text} | everything(current(), database, api)
     assert leaks(where) == {}
+
+
+def test_what_does_not_answer_is_told_without_its_password_in_one_line(
+    secretive: pytest.MonkeyPatch,
+    call: Call,
+    database: Database,
+    api: Database,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    run, search = ("run", "catalog", "--dataset", "image"), ("catalog", "search", "image", "lantern")
+    upstream, password = "INGESTION_CATALOG_UPSTREAM_URL", SECRETS["upstream"]
+    secretive.setenv("INGESTION_CATALOG_SEARCH_PATIENCE_SECONDS", "0.2")
+    commands = ""
+    for command, variable, url in (
+        (run, upstream, f"postgresql://ingestion:{password}@127.0.0.1:9/nowhere"),
+        (run, upstream, f"postgresql://ingestion:{password}@127.0.0.1:port/a"),
+        (run, upstream, f"postgresql://ingestion:{password}@127.0.0.1/a?{password}=1"),
+        (run, "INGESTION_CATALOG_API_DATABASE_URL", f"mysql://ingestion:{SECRETS['apidb']}@127.0.0.1/a"),
+        (run, "INGESTION_DATABASE_URL", f"postgresql://ingestion:{SECRETS['ledger']}@127.0.0.1:9/nowhere"),
+        (run, "INGESTION_CATALOG_SEARCH_URL", f"http://ingestion:{SECRETS['search']}@127.0.0.1:9"),
+        (("catalog", "count", "image"), "INGESTION_CATALOG_API_DATABASE_URL", f"postgresql://a:{SECRETS['apidb']}@127.0.0.1:9/nowhere"),
+        (search, "INGESTION_CATALOG_SEARCH_URL", f"http://ingestion:{SECRETS['search']}@127.0.0.1:9"),
+        (search, "INGESTION_CATALOG_SEARCH_URL", f"ftp://ingestion:{SECRETS['search']}@127.0.0.1"),
+    ):
+        with pytest.MonkeyPatch.context() as away:
+            away.setenv(variable, url)
+            code = call(*command)
+        failed = capfd.readouterr()
+        assert code == 1, (command, variable)
+        assert len(failed.err.splitlines()) == 1, failed.err
+        commands += failed.out + failed.err
+    for url in (f"ftp://ingestion:{SECRETS['token']}@127.0.0.1/{TERM}", f"http://ingestion:{SECRETS['token']}@127.0.0.1:9/{TERM}"):
+        secretive.setenv("INGESTION_CATALOG_SENSITIVE_TERMS_URL", url)
+        with pytest.raises((ConfigurationError, Transient)) as raised:
+            sensitive.fingerprint_of(current())
+        commands += "".join(traceback.format_exception(raised.value))
+    assert leaks({"commands": commands, "log": caplog.text} | everything(current(), database, api)) == {}
+
+
+def test_a_row_that_is_refused_is_not_quoted(
+    call: Call, database: Database, upstream: Database, api: Database, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with upstream.connect() as connection:
+        connection.execute("ALTER TABLE image DROP CONSTRAINT IF EXISTS image_url_key")
+        connection.execute("UPDATE image SET url = %s WHERE foreign_identifier IN ('work-1', 'work-2')", [f"https://a.example/{VALUE}"])
+    assert call("run", "catalog", "--dataset", "image") == 2
+    with upstream.connect() as connection:
+        connection.execute(sql.SQL("ALTER TABLE image ALTER COLUMN width TYPE text USING {}").format(sql.Literal(VALUE)))
+    assert call("run", "catalog", "--dataset", "image") == 2
+    commands = str(capfd.readouterr())
+    assert "duplicate_value" in commands
+    assert "type_mismatch" in commands
+    assert leaks({"commands": commands, "log": caplog.text} | everything(current(), database, api)) == {}
 
 
 def test_no_secret_is_told_by_the_api_nor_to_whom_it_calls_back(

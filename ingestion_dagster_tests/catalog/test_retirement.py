@@ -67,7 +67,8 @@ def test_what_was_noted_row_by_row_goes_with_its_refresh(scene: Scene) -> None:
         )
         scene.ledger.execute("INSERT INTO catalog.carried VALUES ('image', %s, 1, true, true, true, true, true, true)", names[:1])
         scene.ledger.execute(
-            "INSERT INTO catalog.ranges (load_id, model, suffix, first_id, last_id) SELECT load_id, model, suffix, 1, 6 FROM catalog.refreshes WHERE suffix = %s",
+            "INSERT INTO catalog.ranges (load_id, model, suffix, first_id, last_id) "
+            "SELECT load_id, model, suffix, 1, 6 FROM catalog.refreshes WHERE suffix = %s",
             names[:1],
         )
     retire(scene)

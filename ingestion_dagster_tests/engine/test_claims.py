@@ -164,7 +164,7 @@ def lose_the_network(connection: Connection) -> None:
 
 @pytest.mark.parametrize("fault", [refuse, hang_up, read_only, lose_the_network])
 def test_renewal_survives_a_database_that_hiccups(scene: Scene, fault: Callable[[Connection], object]) -> None:
-    database = Hiccups(scene.database.conninfo, scene.database.sqlalchemy_url, False, [fault, fault])
+    database = Hiccups(scene.database.conninfo, scene.database.sqlalchemy_url, faults=[fault, fault])
     scene.enter(seen("a"))
     with claims_of(scene, Limits(lease_seconds=0.6), database) as claims:
         for batch in claims.batches(scene.connection):

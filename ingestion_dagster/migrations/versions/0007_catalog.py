@@ -115,7 +115,8 @@ CREATE TABLE catalog.id_marks (
     before_attempt bigint
 );
 COMMENT ON TABLE catalog.id_marks IS 'the highest id ever given in a table of the API: none is given twice';
-COMMENT ON COLUMN catalog.id_marks.attempt IS 'the copy that all ids above before_attempt were given to; a new attempt of it gives them again';
+COMMENT ON COLUMN catalog.id_marks.attempt IS
+    'the copy that all ids above before_attempt were given to; a new attempt of it gives them again';
 
 CREATE TABLE catalog.carried (
     model           text NOT NULL,
@@ -129,7 +130,8 @@ CREATE TABLE catalog.carried (
     filtered        boolean,
     PRIMARY KEY (model, suffix, id)
 );
-COMMENT ON TABLE catalog.carried IS 'rows that have changed upstream since the copy of a refresh at work: where they were before, and are now';
+COMMENT ON TABLE catalog.carried IS
+    'rows that have changed upstream since the copy of a refresh at work: where they were before, and are now';
 
 CREATE TABLE catalog.watermarks (
     model      text PRIMARY KEY,
@@ -145,7 +147,8 @@ CREATE TABLE catalog.rebuilds (
     origin   text NOT NULL,
     begun_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE catalog.rebuilds IS 'filtered indexes that are being made anew from the live table; one that was broken off is gone on with';
+COMMENT ON TABLE catalog.rebuilds IS
+    'filtered indexes that are being made anew from the live table; one that was broken off is gone on with';
 COMMENT ON COLUMN catalog.rebuilds.origin IS 'the refresh that was live when it was begun';
 
 CREATE TABLE catalog.messages (
