@@ -263,26 +263,35 @@ def name_of(database: Database) -> str:
 
 
 @contextmanager
-def prepared(server: EmbeddedServer) -> Iterator["World"]:
-    """A world in which readers have refresh `second`, and upstream holds what `third` will show."""
+def prepared(server: EmbeddedServer, *, is_durable: bool = False) -> Iterator["World"]:
+    """A world in which readers have refresh `second`, and upstream holds what `third` will show.
+
+    Where no server is killed nothing need be durable.
+    """
     databases = databases_of(server)
     with processes.quick_folder() as home:
         world = World(settings_for(databases, home))
+        if not is_durable:
+            hurry(world)
         set_up(world)
         yield world
 
 
-def set_up(world: World, prefix: str = "", alias: str | None = None) -> None:
-    """Play the story up to the refresh that matters."""
+def hurry(world: World) -> None:
+    """Commits do not wait for the disk; a copy of a database has lost that setting."""
     for database in world.databases:
         world.query(database, QUICKLY)
+
+
+def set_up(world: World, prefix: str = "", alias: str | None = None, generations: Sequence[str] = ("first", "second")) -> None:
+    """Play the story up to the refresh that matters."""
     with world.places.upstream.connect() as upstream:
         scene.upstream_tables(upstream)
         scene.put_upstream(upstream, "image", [_row(number) for number in range(1, ROWS + 1)])
-    for generation in ("first", "second"):
+    for generation in generations:
         entitle(world, generation)
         refresh(world.settings, prefix + generation, alias=alias)
-        if generation == "first":
+        if generation == generations[0]:
             world.query(world.places.api, HANGING)
             statement = "INSERT INTO public.imagelist_images (image_id, note) SELECT id, 'note ' || id FROM public.image WHERE id % 3 = 0"
             world.query(world.places.api, statement)
@@ -325,7 +334,9 @@ def copied(server: EmbeddedServer, original: World, **more: Any) -> Iterator[Wor
     databases = databases_of(server, template)
     with processes.quick_folder() as home:
         shutil.copytree(original.settings.home_folder / "search", home / "search")
-        yield World(settings_for(databases, home, **more))
+        world = World(settings_for(databases, home, **more))
+        hurry(world)
+        yield world
 
 
 _LOADS = """

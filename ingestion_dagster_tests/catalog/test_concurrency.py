@@ -274,7 +274,7 @@ def test_a_change_of_what_is_live_beside_a_promotion_waits_or_is_refused(
 def test_a_refresh_does_not_begin_beside_a_filtered_index_that_is_made_anew(
     server: EmbeddedServer, one: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "_SECONDS", 0.2)
+    monkeypatch.setattr(steps.undisturbed.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     with driver.copied(server, one) as world:
         making = driver.start(world.settings, "rebuild", fault="catalog.filtered.alias.before:1:SIGSTOP")
         try:

@@ -197,7 +197,7 @@ def test_what_does_not_answer_is_told_without_its_password_in_one_line(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     run, search = ("run", "catalog", "--dataset", "image"), ("catalog", "search", "image", "lantern")
-    upstream, password = "INGESTION_CATALOG_UPSTREAM_URL", SECRETS["upstream"]
+    upstream, password = "INGESTION_CATALOG_UPSTREAM_URL", SECRETS["upstream"]  # pragma: allowlist secret
     secretive.setenv("INGESTION_CATALOG_SEARCH_PATIENCE_SECONDS", "0.2")
     commands = ""
     for command, variable, url in (
