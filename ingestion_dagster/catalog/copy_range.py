@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from psycopg import Copy, OperationalError, adapters, pq, sql
+from psycopg import Copy, OperationalError, pq, sql
 from psycopg.adapt import Dumper
 from psycopg.errors import error_from_result
 
@@ -32,7 +32,7 @@ class _Array(bytes):
     """A Postgres array in its binary form."""
 
 
-def _array_type(array_oid: int) -> type[_Array]:
+def _array_type(array_oid: int) -> tuple[type[_Array], type[Dumper]]:
     kind = type(f"Array{array_oid}", (_Array,), {})
 
     class ArrayDumper(Dumper):
@@ -42,13 +42,13 @@ def _array_type(array_oid: int) -> type[_Array]:
         def dump(self, obj: bytes) -> bytes:
             return obj
 
-    adapters.register_dumper(kind, ArrayDumper)
-    return kind
+    return kind, ArrayDumper
 
 
 _TEXT = 25
 _ELEMENTS = {"uuid": 2950, "integer": 23, "bigint": 20, "smallint": 21}
 _ARRAYS = {element: _array_type(array) for element, array in ((2950, 2951), (23, 1007), (20, 1016), (21, 1005), (_TEXT, 1009))}
+"""For each type of element, the class of its arrays, and what hands them to a connection that is told of it, and to no other."""
 _ID = {"smallint": struct.Struct(">hih"), "integer": struct.Struct(">hii"), "bigint": struct.Struct(">hiq")}
 
 
@@ -121,6 +121,8 @@ class Writer:
         self._look_up = _statement(plan) if plan.known or plan.table.deleted else None
         self._elements = [_ELEMENTS.get(column.type, _TEXT) for column in plan.columns[: len(plan.table.key)]]
         self._id = _ID[plan.id_type]
+        for kind, dumper in _ARRAYS.values():
+            self._lookup.adapters.register_dumper(kind, dumper)
 
     def copy(self, source: sql.Composed, rules: Rules) -> Moved:
         """Copy a range, in a transaction of its own. Raises `Transient`, `ConfigurationError`, `Refused`."""
@@ -193,7 +195,7 @@ class Writer:
         parameters: dict[str, _Array] = {}
         for number, element in enumerate(self._elements):
             elements = [key[number] for key in keys] if keys else [row_stream.heads(row, 1)[0] for row in rows]
-            parameters[f"key{number}"] = _ARRAYS[element](row_stream.encoded_array(element, elements))
+            parameters[f"key{number}"] = _ARRAYS[element][0](row_stream.encoded_array(element, elements))
         with told(API, self._plan.table.name):
             row = self._lookup.execute(self._look_up, parameters, binary=True).fetchone()
         assert row is not None

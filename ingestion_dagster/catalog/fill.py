@@ -123,6 +123,8 @@ def prepare(engine: SearchEngine, connection: Connection, places: Places, media:
     somebody else, `index_lost` for one that was deleted while it was being filled; `Transient` (`terms_changed`) while others fill it.
     """
     made = []
+    # Looked at first: whoever is told that an index is there, while we still wait for its shards, may have filled some of it by then.
+    was_filled = _planned(connection, target)[1] > 0
     begun = {"origin": target.origin or target.suffix, "begun": ledger.now(connection).isoformat()}
     if target.relation[0] == LIVE and (row := connection.execute(fill_sql.LIVE_SINCE, {"model": target.model}).fetchone()) and row[0]:
         begun["since"] = row[0].isoformat()
@@ -146,7 +148,7 @@ def prepare(engine: SearchEngine, connection: Connection, places: Places, media:
             if found.get("terms") != definition.label.get("terms"):
                 _begin_anew(engine, connection, target, index, definition, run_id)
         fault_point("catalog.fill.create.after")
-    if made and _planned(connection, target)[1]:
+    if made and was_filled:
         for index in made:
             engine.delete_index(index)
         raise Refused(Problem("index_lost", made[0], "it was deleted while it was being filled: discard this refresh and ask for another"))

@@ -20,7 +20,7 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.catalog import scene
 
 IMAGE = MEDIA_TYPES["image"]
-STEPS = ("upstream_snapshot", "staged_table", "staged_indexes", "search_index", "filtered_index", "promoted", "retired")
+STEPS = ("upstream_snapshot", "staged_table", "fixes", "staged_indexes", "search_index", "filtered_index", "promoted", "retired")
 COMMON = {
     "dagster/row_count", "dagster/partition_row_count", "loads_archived", "loads_errored", "rows_in", "rows_written", "rows_rejected",
     "bytes", "seconds", "refresh_state", "load_statuses",
@@ -29,6 +29,7 @@ INDEX = COMMON | {"dagster/uri", "documents_per_second", "retries"}
 TOLD = {
     "upstream_snapshot": COMMON | {"snapshot_at", "tables", "by_provider"},
     "staged_table": COMMON | {"cleaned_rows", "fixes", "ids_kept", "ids_new"},
+    "fixes": COMMON | {"cleaned_rows", "by_rule"},
     "staged_indexes": COMMON | {"indexes"},
     "search_index": INDEX,
     "filtered_index": INDEX,
@@ -109,7 +110,8 @@ def test_a_partition_that_a_person_adds_becomes_a_refresh_and_each_asset_tells_i
     assert {*found} == {*STEPS}
     for name, expected in TOLD.items():
         assert expected <= {*found[name]}, name
-        assert (found[name]["dagster/row_count"], found[name]["rows_in"], found[name]["rows_rejected"]) == (30, 30, 0), name
+        rows = 0 if name == "fixes" else 30  # none of them is dirty
+        assert (found[name]["dagster/row_count"], found[name]["rows_in"], found[name]["rows_rejected"]) == (rows, 30, 0), name
     assert next(iter(found["promoted"])) == "report", "it is what a person looks for"
     assert "Refresh `autumn` of `image`" in found["promoted"]["report"]
     assert (found["promoted"]["refresh_state"], found["promoted"]["alias"], found["promoted"]["loads_archived"]) == ("live", "image", 1)
@@ -129,7 +131,7 @@ def test_a_partition_that_a_person_adds_becomes_a_refresh_and_each_asset_tells_i
 
 
 def test_a_red_gate_keeps_the_promotion_from_running_and_a_retry_judges_again(run: Run, places: Places, connection: Connection) -> None:
-    assert run("first", *STEPS[:5]).success
+    assert run("first", *STEPS[:6]).success
     index = index_name("image", "first")
     with closing(places.search()) as engine, places.api.connect() as api:
         documents = scene.documents(api, IMAGE, NEXT)
@@ -137,7 +139,7 @@ def test_a_red_gate_keeps_the_promotion_from_running_and_a_retry_judges_again(ru
         engine.refresh(index)
     refused = run("first")
     assert not refused.success
-    assert {*told(refused)} == {*STEPS[:5]}
+    assert {*told(refused)} == {*STEPS[:6]}
     assert {name for name, each in judged(refused).items() if not each.passed} >= {"document_count"}
     assert state(connection, "first") == ("filled", "errored")
     alone = run("first", "promoted")
@@ -155,7 +157,7 @@ def test_a_red_gate_keeps_the_promotion_from_running_and_a_retry_judges_again(ru
 
 
 def test_one_asset_that_cannot_be_made_alone_says_what_to_do(run: Run, places: Places, connection: Connection) -> None:
-    for name in STEPS[2:]:
+    for name in STEPS[3:]:
         assert "no refresh unknown of image: materialize upstream_snapshot" in why(run("unknown", name)), name
     assert "cannot end the name of an index" in why(run("Autumn!", *STEPS[:2]))
     assert run("one", *STEPS[:2]).success

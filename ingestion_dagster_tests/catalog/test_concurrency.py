@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.catalog import refreshes, steps
+from ingestion_dagster.catalog import fill, refreshes, steps
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster_tests.catalog import driver
 from ingestion_dagster_tests.catalog.driver import World
+from ingestion_dagster_tests.catalog.fake_search import FakeSearch
+from ingestion_dagster_tests.catalog.scenes import FakePlaces
 from ingestion_dagster_tests.catalog.test_crashes import old, one, undisturbed
+from ingestion_dagster_tests.catalog.test_fill import small, target
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 
-__all__ = ["old", "one", "undisturbed"]
+__all__ = ["old", "one", "small", "undisturbed"]
 
 ASLEEP = [
     "catalog.copy.prepare.before:1",
     "catalog.copy.fixes.before:1",
     "catalog.copy.range.before:2",
-    "catalog.copy.range.after:2",
     "catalog.copy.done.before:1",
-    "catalog.copy.done.after:1",
     "catalog.stage.index.before:3",
-    "catalog.stage.index.after:3",
     "catalog.fill.create.before:1",
     "catalog.fill.commit.before:2",
     "catalog.fill.settle.before:1",
@@ -331,3 +331,20 @@ def test_a_label_that_somebody_has_written_over_does_not_stop_the_next_promotion
         assert world.generations() == ("third", "third", "third")
         states = world.query(world.places.ledger, "SELECT suffix, state FROM catalog.refreshes ORDER BY 1")
         assert states == [("first", "retired"), ("second", "previous"), ("third", "live")]
+
+
+def test_an_index_that_another_fills_before_its_maker_hears_that_it_is_made_is_not_taken_for_a_lost_one(
+    small: tuple[FakePlaces, FakeSearch],
+) -> None:
+    """A cluster shows an index to others while its maker still waits for the shards."""
+    places, engine = small
+
+    def filled_by_another(name: str, arguments: tuple[Any, ...]) -> None:
+        if name == "create.after" and str(arguments[0]).endswith("-filtered"):
+            engine.fault = None
+            fill.fill(places, driver.IMAGE, target(), "another", Limits(), 1)
+
+    engine.fault = filled_by_another
+    filled = fill.fill(places, driver.IMAGE, target(), "its maker", Limits(), 1)
+    assert filled.documents + filled.dead == filled.expected
+    assert {*engine.documents} == {*target().indexes.values()}

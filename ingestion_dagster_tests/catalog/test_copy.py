@@ -577,3 +577,11 @@ def test_a_copy_that_was_killed_begins_anew(world: World, point: str) -> None:
     assert (copied.rows, copied.cleaned, len(world.ids())) == (200, 20, 200)
     with world.places.ledger.connect() as connection:
         assert connection.execute("SELECT count(*) FROM catalog.fixes").fetchone() == (20,)
+
+
+def test_what_the_copy_teaches_its_connection_no_other_connection_knows(database: Database, world: World) -> None:
+    """Told to all of psycopg, it would take the place of how lists are written, in this process, for every pipeline."""
+    world.fill(1, 3)
+    world.copy("image")
+    with database.connect() as connection:
+        assert connection.execute("SELECT %b::text[]", [["a", "b"]]).fetchone() == (["a", "b"],)
