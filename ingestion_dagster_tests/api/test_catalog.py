@@ -217,9 +217,7 @@ def test_what_is_about_one_index_waits_for_nothing_that_leaves_it_alone(asked: A
     assert asked.post("image", "ROLLBACK").status == 409
 
 
-def test_a_refresh_and_what_reads_rows_for_long_keep_away_from_each_other(
-    asked: Asked, scene: Scene, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_refresh_and_what_reads_rows_for_long_keep_away_from_each_other(asked: Asked, scene: Scene, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(catalog_desk, "_TURN_SECONDS", 0)
     scene.index("image-a", "image")
     with scene.connect() as rebuilding, locks.model(rebuilding, "image"):

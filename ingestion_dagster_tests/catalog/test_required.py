@@ -371,7 +371,9 @@ def test_an_alias_that_could_not_be_moved_does_not_hold_up_updates(refreshed: Re
         refreshed.through(work)
     refreshed.engine.fault = None
     with refreshed.places.upstream.connect() as upstream:
-        upstream.execute("UPDATE image SET updated_on = clock_timestamp() WHERE ctid IN (SELECT ctid FROM image ORDER BY ctid DESC LIMIT 10)")
+        upstream.execute(
+            "UPDATE image SET updated_on = clock_timestamp() WHERE ctid IN (SELECT ctid FROM image ORDER BY ctid DESC LIMIT 10)"
+        )
     done = updates.update_live(refreshed.places, refreshed.engine, refreshed.ledger, IMAGE, "run", None)
     assert done.upserted == 10
 
