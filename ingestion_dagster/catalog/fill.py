@@ -148,7 +148,7 @@ def prepare(engine: SearchEngine, connection: Connection, places: Places, media:
             if found.get("terms") != definition.label.get("terms"):
                 _begin_anew(engine, connection, target, index, definition, run_id)
         fault_point("catalog.fill.create.after")
-    if made and _planned(connection, target)[1]:
+    if made and was_filled:
         for index in made:
             engine.delete_index(index)
         raise Refused(Problem("index_lost", made[0], "it was deleted while it was being filled: discard this refresh and ask for another"))
