@@ -339,12 +339,13 @@ def test_an_index_that_another_fills_before_its_maker_hears_that_it_is_made_is_n
     """A cluster shows an index to others while its maker still waits for the shards."""
     places, engine = small
 
-    def filled_by_another(name: str, arguments: tuple[Any, ...]) -> None:
-        if name == "create.after" and str(arguments[0]).endswith("-filtered"):
-            engine.fault = None
-            fill.fill(places, driver.IMAGE, target(), "another", Limits(), 1)
+    with places.ledger.connect() as connection:
 
-    engine.fault = filled_by_another
-    filled = fill.fill(places, driver.IMAGE, target(), "its maker", Limits(), 1)
-    assert filled.documents + filled.dead == filled.expected
+        def filled_by_another(name: str, arguments: tuple[Any, ...]) -> None:
+            if name == "create.after" and str(arguments[0]).endswith("-filtered"):
+                fill.plan(connection, places, driver.IMAGE, target(), 100)
+                connection.execute("UPDATE catalog.ranges SET committed_id = first_id")
+
+        engine.fault = filled_by_another
+        fill.prepare(engine, connection, places, driver.IMAGE, target(), "its maker")
     assert {*engine.documents} == {*target().indexes.values()}
