@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from psycopg import sql
 
 from ingestion_dagster.engine import embedded_postgres, postgres
@@ -27,6 +28,13 @@ def dagster_home_of_its_own() -> Iterator[None]:
         os.environ.pop("DAGSTER_HOME", None)
     else:
         os.environ["DAGSTER_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def no_dagster_instance_left() -> Iterator[None]:
+    """A Dagster instance that is entered twice stays the one that definitions ask while they load, though its folder is gone."""
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture(scope="session")
