@@ -14,7 +14,7 @@ from dotenv import load_dotenv
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ingestion_dagster import runs
+from ingestion_dagster import arrivals, runs
 from ingestion_dagster.cli_catalog import catalog_commands
 from ingestion_dagster.cli_cubic import cubic_commands
 from ingestion_dagster.cli_life_events import life_events_commands
@@ -28,6 +28,7 @@ from ingestion_dagster.engine.local_files import local_files, read_file
 from ingestion_dagster.engine.object_store import is_key
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.whereabouts import RunSummary
+from ingestion_dagster.in_process import RunFailed
 from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings, current
 
@@ -235,7 +236,7 @@ def adopt(
 ) -> None:
     """The first day on a living system: take over its tables, mark the files that are there as done. Loads nothing."""
     found = _pipeline(pipeline)
-    adopted = runs.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
+    adopted = arrivals.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
     nothing = ("no tables of another system are here",) if found.tables or found.takes_over_loads else ()
     for line in adopted.told or nothing:
         print(line)
@@ -347,7 +348,7 @@ def stop() -> None:
 
 def _land(pipeline: Pipeline, settings: Settings, paths: list[Path], dataset: str | None) -> bool:
     """Land and tell; whether there were files whose names cannot be keys."""
-    landed = runs.land(pipeline, settings, paths, dataset)
+    landed = arrivals.land(pipeline, settings, paths, dataset)
     for name in landed.unusable:
         err.print(f"not landed, its name cannot be a key: {name!r}", markup=False)
     err.print(f"{len(landed.objects)} files landed in {pipeline.zone(settings).landing.url}", markup=False)
@@ -483,7 +484,7 @@ def main() -> None:
     except ConfigurationError as error:
         err.print(f"ingestion: {error}", markup=False)
         sys.exit(RUN_FAILED)
-    except (Transient, runs.RunFailed) as error:
+    except (Transient, RunFailed) as error:
         err.print(f"ingestion: {error}", markup=False)
         sys.exit(RUN_FAILED)
     except ValidationError as error:

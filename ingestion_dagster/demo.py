@@ -6,7 +6,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from ingestion_dagster import runs
+from ingestion_dagster import arrivals, runs
 from ingestion_dagster.engine import postgres, stand_ins, whereabouts
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Delivery, Pipeline
@@ -140,7 +140,7 @@ def _deliver(pipeline: Pipeline, settings: Settings, delivery: Delivery) -> list
             print(f"{pipeline.name}: {delivery.name} has been landed before")
             return delivery.surprises(connection) if delivery.surprises else []
     print(f"{pipeline.name}: landing {delivery.name}")
-    landed = runs.land(pipeline, settings, [delivery.folder])
+    landed = arrivals.land(pipeline, settings, [delivery.folder])
     summary = runs.run(pipeline, settings, runs.Request(as_of=delivery.as_of))
     print(
         f"{pipeline.name}: {len(landed.objects)} files landed, {summary.loads - summary.errored} loaded ({summary.duplicates} of them "

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ingestion_dagster import runs
+from ingestion_dagster import in_process
 from ingestion_dagster.catalog import admission, refreshes, steps, tasks
 from ingestion_dagster.catalog.pipeline import CATALOG, refresh_job
 from ingestion_dagster.catalog.places import Places
@@ -10,6 +10,7 @@ from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import PIPELINE, media_type
 from ingestion_dagster.catalog.tasks import Task
 from ingestion_dagster.engine.pipeline import KeyedRun
+from ingestion_dagster.in_process import Job
 from ingestion_dagster.settings import Settings
 
 _COPIED_AND_FILLED = ("upstream_snapshot", "staged_table", "fixes", "staged_indexes", "search_index", "filtered_index")
@@ -29,7 +30,7 @@ def run_task(settings: Settings, task: Task) -> None:
             _keyed(settings, to_promote(settings, task), _PROMOTED, tags)
         case _:
             job = f"catalog_{task.model}_operation"
-            runs.run_job(PIPELINE, settings, job, {"task_id": task.id}, tags)
+            in_process.execute(settings, Job(PIPELINE, job, config={"task_id": task.id}, tags=tags))
 
 
 def ingested(settings: Settings, task: Task) -> Refresh:
@@ -61,4 +62,4 @@ def _keyed(settings: Settings, refresh: Refresh, names: Sequence[str], tags: dic
     left_out |= {"fixes"} if not media_type(refresh.model).table.cleaned else set()
     assets = [(PIPELINE, refresh.model, name) for name in names if name not in left_out]
     wanted = KeyedRun(refresh_job(refresh.model), refresh.suffix, refreshes.definition(refresh.model), refresh.load_id)
-    runs.run_keyed(PIPELINE, settings, wanted, assets, tags)
+    in_process.run_keyed(PIPELINE, settings, wanted, assets, tags)

@@ -109,7 +109,7 @@ def work(settings: Settings, task_id: str, execute: Execute) -> bool:
 
 def _outcome(settings: Settings, task: Task, execute: Execute) -> tuple[str | None, bool]:
     """Why a task failed (None: it did not), and whether what was asked for was the reason."""
-    from ingestion_dagster.runs import RunFailed
+    from ingestion_dagster.in_process import RunFailed
 
     try:
         execute(settings, task)

@@ -1,56 +1,166 @@
 """The assets of a refresh, a chain for each media type: copied, indexed, filled, checked, promoted, retired."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.catalog import admission, failures, refreshes, standing, steps
+from ingestion_dagster.catalog import admission, asset_metadata, failures, refreshes, standing, steps
+from ingestion_dagster.catalog.asset_metadata import asset_key
 from ingestion_dagster.catalog.checks import GATE_SPECS, gate_results
 from ingestion_dagster.catalog.partitions import REFRESHES
-from ingestion_dagster.catalog.places import Places, search_url, shown
-from ingestion_dagster.catalog.refreshes import Refresh
-from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType, filtered_name, index_name
+from ingestion_dagster.catalog.places import Places
+from ingestion_dagster.catalog.registry import MEDIA_TYPES, PIPELINE, MediaType
 from ingestion_dagster.catalog.steps import Work
-from ingestion_dagster.catalog.tables import LIVE, NEXT
-from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.catalog.tables import LIVE, NEXT, TableSpec
+from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
-from ingestion_dagster.engine.checks import failed_names, table
+from ingestion_dagster.engine.checks import failed_names
 from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, status_table
+from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion
 from ingestion_dagster.engine.errors import ConfigurationError, Refused
 
 UPSTREAM_SNAPSHOT, STAGED_TABLE, FIXES, STAGED_INDEXES = "upstream_snapshot", "staged_table", "fixes", "staged_indexes"
 SEARCH_INDEX, FILTERED_INDEX, PROMOTED, RETIRED = "search_index", "filtered_index", "promoted", "retired"
 
 
-def asset_key(model: str, name: str) -> dg.AssetKey:
-    """The key of an asset of a media type."""
-    return dg.AssetKey([PIPELINE, model, name])
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """What a step makes: after which assets, of what kinds, and what is told of it, given what the step returned."""
+
+    name: str
+    description: str
+    after: tuple[str, ...]
+    kinds: frozenset[str]
+    told: Callable[[Work, Any], dict[str, Any]]
+    table: Callable[[MediaType], str] | None = None
+    only_cleaned: bool = False
+    """Media types whose rows are not cleaned have none."""
+
+    def spec(self, media: MediaType) -> dg.AssetSpec:
+        after = [asset_key(media.name, name) for name in self.after] or [_upstream_key(each) for each in media.tables]
+        return dg.AssetSpec(
+            key=asset_key(media.name, self.name),
+            deps=after,
+            description=self.description,
+            group_name=PIPELINE,
+            kinds=set(self.kinds),
+            owners=OWNERS,
+            metadata={"dagster/table_name": self.table(media)} if self.table else {},
+            skippable=False,
+        )
 
 
-def _spec(model: str, name: str, after: list[dg.AssetKey], kinds: set[str], description: str, **metadata: Any) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key=asset_key(model, name),
-        deps=after,
-        description=description,
-        group_name=PIPELINE,
-        kinds=kinds,
-        owners=OWNERS,
-        metadata=metadata,
-        skippable=False,
-    )
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step of every refresh. `begins`: a partition that is no refresh yet becomes one. `of_any`: also of a refresh that has ended."""
+
+    name: str
+    do: Callable[[Work], Any]
+    makes: tuple[_Asset, ...]
+    begins: bool = False
+    of_any: bool = False
 
 
-def _fixes_spec(media: MediaType) -> list[dg.AssetSpec]:
-    """What cleaning changed, as an asset of a media type that is cleaned."""
-    if not media.table.cleaned:
-        return []
-    told = "Every value that cleaning changed, before and after, with its rule: for upstream to correct, so that it is not changed again."
-    after = [asset_key(media.name, UPSTREAM_SNAPSHOT)]
-    return [_spec(media.name, FIXES, after, {"postgres", "table"}, told, **{"dagster/table_name": "catalog.fixes"})]
+_POSTGRES, _TABLE, _SEARCH = frozenset({"postgres"}), frozenset({"postgres", "table"}), frozenset({"opensearch"})
+
+_COPY = _Step(
+    "copy",
+    steps.copy,
+    (
+        _Asset(
+            UPSTREAM_SNAPSHOT,
+            "Upstream rows as of one moment: how many, of which provider, and what a copy of them adds up to.",
+            (),
+            _POSTGRES,
+            asset_metadata.of_snapshot,
+        ),
+        _Asset(
+            STAGED_TABLE,
+            "These rows, cleaned, with the ids they have always had, in a schema that no reader looks into.",
+            (UPSTREAM_SNAPSHOT,),
+            _TABLE,
+            asset_metadata.of_staged_table,
+            table=lambda media: f"{NEXT}.{media.table.name}",
+        ),
+        _Asset(
+            FIXES,
+            "Every value that cleaning changed, before and after, with its rule: for upstream to correct, so that it is not changed again.",
+            (UPSTREAM_SNAPSHOT,),
+            _TABLE,
+            asset_metadata.of_fixes,
+            table=lambda _media: "catalog.fixes",
+            only_cleaned=True,
+        ),
+    ),
+    begins=True,
+)
+_INDEX = _Step(
+    "index",
+    steps.index_staged,
+    (
+        _Asset(
+            STAGED_INDEXES,
+            "Every index and constraint of the live table on the staged one, under its name.",
+            (STAGED_TABLE,),
+            _POSTGRES,
+            asset_metadata.of_staged_indexes,
+        ),
+    ),
+)
+_FILL = _Step(
+    "fill",
+    steps.fill,
+    (
+        _Asset(
+            SEARCH_INDEX,
+            "A document for each staged row that readers may find, filled by id ranges; any number of runs may help.",
+            (STAGED_INDEXES,),
+            _SEARCH,
+            asset_metadata.of_search_index,
+        ),
+        _Asset(
+            FILTERED_INDEX,
+            "The same without documents that hold sensitive terms, filled in the same pass.",
+            (STAGED_INDEXES,),
+            _SEARCH,
+            asset_metadata.of_filtered_index,
+        ),
+    ),
+)
+_PROMOTE = _Step(
+    "promotion",
+    steps.promote,
+    (
+        _Asset(
+            PROMOTED,
+            "What readers get: tables and aliases swapped together, once every check has passed. The generation before is kept.",
+            (SEARCH_INDEX, FILTERED_INDEX),
+            _POSTGRES | _SEARCH,
+            asset_metadata.of_promotion,
+            table=lambda media: f"{LIVE}.{media.table.name}",
+        ),
+    ),
+)
+_RETIRE = _Step(
+    "retire",
+    steps.retire,
+    (
+        _Asset(
+            RETIRED,
+            "What is older than the generation before, and what failed refreshes have left: dropped. Never what an alias leads to.",
+            (PROMOTED,),
+            _POSTGRES | _SEARCH,
+            asset_metadata.of_retirement,
+        ),
+    ),
+    of_any=True,
+)
+
+STEPS = (_COPY, _INDEX, _FILL, _PROMOTE, _RETIRE)
+"""The steps of a refresh, in their order; the gates stand before the promotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +213,16 @@ def _refuse_ended(work: Work) -> None:
         raise ConfigurationError(f"refresh {refresh.suffix} of {refresh.model} {standing.on_its_way(work.connection, refresh)}")
 
 
+def _upstream_key(table: TableSpec) -> dg.AssetKey:
+    return dg.AssetKey([PIPELINE, "upstream", table.upstream])
+
+
 def chain(media: MediaType) -> Chain:
     """The chain of a media type."""
     model = media.name
-    partitions = REFRESHES[model]
     sources = [
         dg.AssetSpec(
-            key=dg.AssetKey([PIPELINE, "upstream", each.upstream]),
+            key=_upstream_key(each),
             description=f"Table or view '{each.upstream}' of the upstream database, which providers' pipelines write.",
             group_name=PIPELINE,
             kinds={"postgres", "table"},
@@ -128,137 +241,39 @@ def chain(media: MediaType) -> Chain:
         metadata={"setting": "INGESTION_CATALOG_SEARCH_URL"},
     )
 
-    @dg.multi_asset(
-        name=f"catalog_{model}_copy_step",
-        specs=[
-            _spec(
-                model,
-                UPSTREAM_SNAPSHOT,
-                [spec.key for spec in sources],
-                {"postgres"},
-                "Upstream rows as of one moment: how many, of which provider, and what a copy of them adds up to.",
-            ),
-            _spec(
-                model,
-                STAGED_TABLE,
-                [asset_key(model, UPSTREAM_SNAPSHOT)],
-                {"postgres", "table"},
-                "These rows, cleaned, with the ids they have always had, in a schema that no reader looks into.",
-                **{"dagster/table_name": f"{NEXT}.{media.table.name}"},
-            ),
-            *_fixes_spec(media),
-        ],
-        partitions_def=partitions,
-        retry_policy=RETRY_STEP,
-        can_subset=True,
-    )
-    def copied(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
-        with _work(context, ingestion, media, begins=True) as work:
-            _refuse_ended(work)
-            refresh = steps.copy(work)
-            parts = ((UPSTREAM_SNAPSHOT, _snapshot_metadata), (STAGED_TABLE, _staged_metadata), (FIXES, _fixes_metadata))
-            for name, told in parts:
-                if asset_key(model, name) in context.selected_asset_keys:
-                    yield _materialized(work, refresh, name, told(media, refresh))
+    return Chain(sources, alias, [_step(media, step) for step in STEPS], _gates(media))
+
+
+def _step(media: MediaType, step: _Step) -> dg.AssetsDefinition:
+    """A step of a media type's chain."""
+    makes = [asset for asset in step.makes if media.table.cleaned or not asset.only_cleaned]
 
     @dg.multi_asset(
-        name=f"catalog_{model}_index_step",
-        specs=[
-            _spec(
-                model,
-                STAGED_INDEXES,
-                [asset_key(model, STAGED_TABLE)],
-                {"postgres"},
-                "Every index and constraint of the live table on the staged one, under its name.",
-            )
-        ],
-        partitions_def=partitions,
+        name=f"catalog_{media.name}_{step.name}_step",
+        specs=[asset.spec(media) for asset in makes],
+        partitions_def=REFRESHES[media.name],
         retry_policy=RETRY_STEP,
+        can_subset=len(makes) > 1,
     )
-    def indexed(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
-        with _work(context, ingestion, media) as work:
-            _refuse_ended(work)
-            refresh = steps.index_staged(work)
-            counts = refresh.counts
-            told = {"indexes": counts.get("indexes", 0), "seconds": counts.get("index_seconds", 0.0), "rows": _rows(refresh)}
-            yield _materialized(work, refresh, STAGED_INDEXES, told)
+    def does(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
+        with _work(context, ingestion, media, begins=step.begins) as work:
+            if not step.of_any:
+                _refuse_ended(work)
+            done = step.do(work)
+            for asset in makes:
+                if asset_key(media.name, asset.name) in context.selected_asset_keys:
+                    yield asset_metadata.materialized(work, asset.name, asset.told(work, done))
 
-    @dg.multi_asset(
-        name=f"catalog_{model}_fill_step",
-        specs=[
-            _spec(
-                model,
-                SEARCH_INDEX,
-                [asset_key(model, STAGED_INDEXES)],
-                {"opensearch"},
-                "A document for each staged row that readers may find, filled by id ranges; any number of runs may help.",
-            ),
-            _spec(
-                model,
-                FILTERED_INDEX,
-                [asset_key(model, STAGED_INDEXES)],
-                {"opensearch"},
-                "The same without documents that hold sensitive terms, filled in the same pass.",
-            ),
-        ],
-        partitions_def=partitions,
-        retry_policy=RETRY_STEP,
-        can_subset=True,
-    )
-    def filled(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
-        with _work(context, ingestion, media) as work:
-            _refuse_ended(work)
-            refresh = steps.fill(work)
-            for name, index in ((SEARCH_INDEX, index_name), (FILTERED_INDEX, filtered_name)):
-                if asset_key(model, name) in context.selected_asset_keys:
-                    yield _materialized(work, refresh, name, _index_metadata(work, refresh, name, index(model, refresh.suffix)))
+    return does
 
-    @dg.multi_asset_check(name=f"catalog_{model}_gates", specs=GATE_SPECS[model], can_subset=False)
+
+def _gates(media: MediaType) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(name=f"catalog_{media.name}_gates", specs=GATE_SPECS[media.name], can_subset=False)
     def gates(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> Iterator[dg.AssetCheckResult]:
         with failures.shown(then="nothing is promoted, the next run judges it"):
             yield from _judged(ingestion, media, context.run)
 
-    @dg.multi_asset(
-        name=f"catalog_{model}_promotion_step",
-        specs=[
-            _spec(
-                model,
-                PROMOTED,
-                [asset_key(model, SEARCH_INDEX), asset_key(model, FILTERED_INDEX)],
-                {"postgres", "opensearch"},
-                "What readers get: tables and aliases swapped together, once every check has passed. The generation before is kept.",
-                **{"dagster/table_name": f"{LIVE}.{media.table.name}"},
-            )
-        ],
-        partitions_def=partitions,
-        retry_policy=RETRY_STEP,
-    )
-    def promoted(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
-        with _work(context, ingestion, media) as work:
-            _refuse_ended(work)
-            refresh = steps.promote(work)
-            yield _materialized(work, refresh, PROMOTED, _promotion_metadata(media, refresh))
-
-    @dg.multi_asset(
-        name=f"catalog_{model}_retire_step",
-        specs=[
-            _spec(
-                model,
-                RETIRED,
-                [asset_key(model, PROMOTED)],
-                {"postgres", "opensearch"},
-                "What is older than the generation before, and what failed refreshes have left: dropped. Never what an alias leads to.",
-            )
-        ],
-        partitions_def=partitions,
-        retry_policy=RETRY_STEP,
-    )
-    def retired(context: dg.AssetExecutionContext, ingestion: Ingestion) -> Iterator[Any]:
-        with _work(context, ingestion, media) as work:
-            gone = steps.retire(work)
-            yield _materialized(work, work.refresh, RETIRED, {name: str(value) for name, value in gone.items()})
-
-    return Chain(sources, alias, [copied, indexed, filled, promoted, retired], gates)
+    return gates
 
 
 def _judged(ingestion: Ingestion, media: MediaType, run: dg.DagsterRun) -> list[dg.AssetCheckResult]:
@@ -274,108 +289,6 @@ def _judged(ingestion: Ingestion, media: MediaType, run: dg.DagsterRun) -> list[
             steps.note_gates(work, {each.check_name or "": str(each.metadata["found"].value) for each in results if not each.passed})
             failed_checks_alert(connection, settings, PIPELINE, run.run_id, failed_names(results))
     return results
-
-
-def _materialized(work: Work, refresh: Refresh, name: str, told: dict[str, Any]) -> dg.MaterializeResult[Any]:
-    """The vocabulary that every materialization carries, and what is told of this asset besides."""
-    statuses = [
-        row
-        for row in whereabouts.status_counts(work.connection, PIPELINE, [refresh.suffix])
-        if row["dataset"] in (refresh.model, work.media.index_dataset)
-    ]
-    of_refresh = [row for row in statuses if row["dataset"] == refresh.model]
-    rows = int(told.pop("rows", 0))
-    common = {
-        "dagster/row_count": rows,
-        "dagster/partition_row_count": rows,
-        "loads_archived": sum(row["loads"] for row in of_refresh if row["status"] == "archived"),
-        "loads_errored": sum(row["loads"] for row in of_refresh if row["status"] == "errored"),
-        "rows_in": told.pop("rows_in", rows),
-        "rows_written": rows,
-        "rows_rejected": told.pop("rows_rejected", 0),
-        "bytes": told.pop("bytes", 0),
-        "seconds": told.pop("seconds", 0.0),
-        "refresh_state": refresh.state,
-        "load_statuses": status_table(statuses),
-    }
-    first = {"report": told.pop("report")} if "report" in told else {}
-    return dg.MaterializeResult(asset_key(refresh.model, name), metadata=first | common | told)
-
-
-def _tables(refresh: Refresh) -> dict[str, dict[str, Any]]:
-    return dict(refresh.counts.get("tables", {}))
-
-
-def _rows(refresh: Refresh) -> int:
-    return sum(each["rows"] for each in _tables(refresh).values())
-
-
-def _snapshot_metadata(media: MediaType, refresh: Refresh) -> dict[str, Any]:
-    tables = _tables(refresh)
-    return {
-        "rows": sum(each["upstream_rows"] for each in tables.values()),
-        "seconds": refresh.counts.get("copy_seconds", 0.0),
-        "snapshot_at": refresh.counts.get("snapshot_at", ""),
-        "tables": table(("table", "rows", "checksum"), [(name, each["upstream_rows"], each["checksum"]) for name, each in tables.items()]),
-        "by_provider": table(("provider", "rows"), sorted(tables[media.table.name]["by_provider"].items())),
-    }
-
-
-def _staged_metadata(media: MediaType, refresh: Refresh) -> dict[str, Any]:
-    tables = _tables(refresh)
-    own = tables[media.table.name]
-    return {
-        "rows": _rows(refresh),
-        "rows_in": sum(each["upstream_rows"] for each in tables.values()),
-        "rows_rejected": sum(each["deleted"] for each in tables.values()),
-        "bytes": sum(each["bytes"] for each in tables.values()),
-        "seconds": refresh.counts.get("copy_seconds", 0.0),
-        "cleaned_rows": own["cleaned"],
-        "fixes": table(("rule", "values"), sorted(own["fixes"].items())),
-        "ids_kept": own["kept_ids"],
-        "ids_new": own["new_ids"],
-    }
-
-
-def _fixes_metadata(media: MediaType, refresh: Refresh) -> dict[str, Any]:
-    own = _tables(refresh)[media.table.name]
-    return {
-        "rows": sum(own["fixes"].values()),
-        "rows_in": own["upstream_rows"],
-        "cleaned_rows": own["cleaned"],
-        "seconds": refresh.counts.get("copy_seconds", 0.0),
-        "by_rule": table(("rule", "values"), sorted(own["fixes"].items())),
-    }
-
-
-def _index_metadata(work: Work, refresh: Refresh, name: str, index: str) -> dict[str, Any]:
-    filled = dict(refresh.counts.get("fill", {}))
-    if name == FILTERED_INDEX and not refresh.filtered:
-        return {"rows": 0, "left_out": "this refresh was asked for without a filtered index"}
-    documents = filled.get("filtered" if name == FILTERED_INDEX else "documents", 0)
-    return {
-        "rows": documents,
-        "rows_in": filled.get("rows_read", documents),
-        "rows_rejected": filled.get("dead", 0),
-        "bytes": filled.get("bytes", 0),
-        "seconds": filled.get("seconds", 0.0),
-        "dagster/uri": f"{shown(search_url(work.places.settings)).rstrip('/')}/{index}",
-        "documents_per_second": round(documents / filled["seconds"]) if filled.get("seconds") else 0,
-        "retries": filled.get("retries", 0),
-    }
-
-
-def _promotion_metadata(media: MediaType, refresh: Refresh) -> dict[str, Any]:
-    from ingestion_dagster.catalog import report
-
-    swap = dict(refresh.counts.get("promotion", {}))
-    return {
-        "rows": _rows(refresh),
-        "alias": refresh.alias,
-        "caches": refresh.counts.get("caches", ""),
-        "report": dg.MetadataValue.md(report.markdown(media.name, refresh.suffix, refresh.counts)),
-        **{name: value for name, value in swap.items() if isinstance(value, int | float | str)},
-    }
 
 
 CHAINS = {model: chain(media) for model, media in MEDIA_TYPES.items()}

@@ -10,9 +10,9 @@ from psycopg.types.json import Jsonb
 
 from ingestion_dagster.catalog import cleaning, copy_errors, copy_sql, hosts, ids, refreshes, updates_sql, upstream_types
 from ingestion_dagster.catalog.cleaning import Rules
-from ingestion_dagster.catalog.fill_worker import moderation
 from ingestion_dagster.catalog.places import Places, record_limit
 from ingestion_dagster.catalog.registry import MediaType
+from ingestion_dagster.catalog.row_reads import moderation_table
 from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
 from ingestion_dagster.catalog.upstream_types import Column
 from ingestion_dagster.engine import ledger as loads
@@ -187,7 +187,7 @@ class Changes:
             same = sql.SQL(" AND ").join(sql.SQL("known.{0} = change.{0}").format(sql.Identifier(name)) for name in self._table.key)
             self._api.execute(sql.SQL(updates_sql.FIND).format(known=table, same=same))
             highest = max(highest, self._one(sql.SQL(updates_sql.HIGHEST).format(table=table)))
-        if (deleted := moderation(self._api, self._table.deleted)) is not None:
+        if (deleted := moderation_table(self._api, self._table.deleted)) is not None:
             self._api.execute(sql.SQL(updates_sql.MODERATE).format(deleted=sql.Identifier(LIVE, deleted)))
         fresh = self._one(sql.SQL(updates_sql.WITHOUT_ID))
         taken = 0 if going else self._room(fresh)

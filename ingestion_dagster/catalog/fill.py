@@ -10,10 +10,11 @@ from multiprocessing.process import BaseProcess
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import fill_sql, fill_worker
-from ingestion_dagster.catalog.fill_worker import Progress, Target, in_turn
+from ingestion_dagster.catalog import dead_letters, fill_sql, fill_worker
+from ingestion_dagster.catalog.fill_worker import Progress, Target
 from ingestion_dagster.catalog.places import Places, search_url
 from ingestion_dagster.catalog.registry import PIPELINE, MediaType
+from ingestion_dagster.catalog.row_reads import in_turn, moderation_table
 from ingestion_dagster.catalog.search import IndexDefinition, SearchEngine
 from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine import ledger
@@ -204,7 +205,7 @@ def plan(connection: Connection, places: Places, media: MediaType, target: Targe
 def expected(places: Places, media: MediaType, target: Target) -> int:
     """How many documents the relation of a target gives now, exactly."""
     with places.api.connect() as api:
-        deleted = fill_worker.moderation(api, media.table.deleted)
+        deleted = moderation_table(api, media.table.deleted)
         ((count,),) = in_turn(api, media.documents.expected(sql.Identifier(*target.relation), deleted=deleted), {})
     return int(count)
 
@@ -219,7 +220,7 @@ def _until_done(
         taken = work(places, media, target, run_id, limits, progress)
         totals = _totals(connection, target)
         progress(totals.done, totals.of)
-        fill_worker.refuse_too_many_dead(connection, places.settings, target)
+        dead_letters.refuse_too_many(connection, places.settings, target.indexes.values())
         if totals.archived == totals.ranges:
             return
         if totals.errored:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -15,15 +15,14 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, Never
 
-import psycopg
 from psycopg import sql
 
-from ingestion_dagster.catalog import documents, fill_sql
+from ingestion_dagster.catalog import dead_letters, documents, fill_sql, refreshes
 from ingestion_dagster.catalog.documents import Row
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import PIPELINE, MediaType, media_type
-from ingestion_dagster.catalog.search import BulkResult, Rejected, SearchEngine
-from ingestion_dagster.catalog.tables import LIVE
+from ingestion_dagster.catalog.row_reads import in_turn, moderation_table
+from ingestion_dagster.catalog.search import BulkResult, SearchEngine
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
@@ -43,7 +42,7 @@ _PROGRESS_SECONDS = 1.0
 class Target:
     """What is filled, and from what: schema and table, the main index and the filtered one (None: left out), and further fields.
 
-    `only_filtered`: the main index is there, and is left alone. `suffix` is that of the ranges; indexes may be called anything.
+    `suffix` is that of the ranges; indexes may be called anything.
     `origin`: the suffix whose rows these are, if it is another.
     """
 
@@ -53,13 +52,12 @@ class Target:
     index: str | None
     filtered: str | None = None
     fields: tuple[str, ...] = ()
-    only_filtered: bool = False
     origin: str | None = None
 
     @property
     def indexes(self) -> dict[str, str]:
         """The indexes by kind: `main`, `filtered`."""
-        named = (("main", None if self.only_filtered else self.index), ("filtered", self.filtered))
+        named = (("main", self.index), ("filtered", self.filtered))
         return {kind: index for kind, index in named if index is not None}
 
 
@@ -91,7 +89,7 @@ def work(
     with places.ledger.connect() as connection:
         if not ledger.claimable(connection, scope)[0]:
             return 0
-        refuse_too_many_dead(connection, places.settings, target)
+        dead_letters.refuse_too_many(connection, places.settings, target.indexes.values())
         with places.api.connect() as api, closing(places.search()) as engine:
             filler = _Filler(places.settings, media, target, connection, api, engine, progress, limits, run_id)
             with Claims(places.ledger, scope, run_id, replace(limits, batch_files=1)) as claims:
@@ -118,61 +116,6 @@ def helper(places: Places, model: str, target: Target, run_id: str, limits: Limi
     except (Refused, Transient, ConfigurationError) as error:
         log.warning("a process that filled %s-%s ended: %s", target.model, target.suffix, error)
         sys.exit(1)
-
-
-def moderation(api: Connection, table: str | None) -> str | None:
-    """A moderation table, if there is one of this name."""
-    if table is None or api.execute("SELECT to_regclass(%s)", [f"{LIVE}.{table}"]).fetchone() == (None,):
-        return None
-    return table
-
-
-def in_turn(api: Connection, statement: sql.Composed, parameters: Mapping[str, Any]) -> list[Any]:
-    """The rows of a statement of the API's database, in binary.
-
-    Raises `Transient` if the database failed, `Refused` (`rows_unreadable`) if it never will answer that.
-    """
-    try:
-        with api.cursor(binary=True) as cursor:
-            return cursor.execute(statement, parameters, prepare=True).fetchall()
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise Transient("api_database_failed", f"the API's database failed ({type(error).__name__})") from None
-    except psycopg.Error as error:
-        raise Refused(
-            Problem(
-                "rows_unreadable",
-                "the API's database",
-                f"a table cannot be read ({type(error).__name__}, {error.sqlstate}): look at its columns",
-            )
-        ) from None
-
-
-def refuse_too_many_dead(connection: Connection, settings: Settings, target: Target) -> None:
-    """Raises `Refused` (`too_many_dead_documents`) if the indexes of a target have refused more documents than is allowed."""
-    row = connection.execute(fill_sql.DEAD, {"indexes": list(target.indexes.values())}).fetchone()
-    count, code = row or (0, None)
-    if count > settings.catalog_dead_documents:
-        raise Refused(
-            Problem(
-                "too_many_dead_documents",
-                " and ".join(target.indexes.values()),
-                f"{count} documents were refused for good ({code}), more than INGESTION_CATALOG_DEAD_DOCUMENTS="
-                f"{settings.catalog_dead_documents}; catalog.dead_letters says why",
-            )
-        )
-
-
-def bury(connection: Connection, model: str, index: str, rejected: Sequence[Rejected]) -> None:
-    """Keep what an index has refused for good."""
-    if rejected:
-        parameters = {
-            "model": model,
-            "index": index,
-            "ids": [dead.id for dead in rejected],
-            "codes": [dead.code for dead in rejected],
-            "reasons": [dead.reason for dead in rejected],
-        }
-        connection.execute(fill_sql.BURY, parameters)
 
 
 class _Filler:
@@ -210,8 +153,8 @@ class _Filler:
         schema, table = target.relation
         self._query = self._spec.query(
             sql.Identifier(schema, table),
-            deleted=moderation(api, media.table.deleted),
-            mature=moderation(api, media.table.mature),
+            deleted=moderation_table(api, media.table.deleted),
+            mature=moderation_table(api, media.table.mature),
             fields=target.fields,
             columns=documents.columns_of(api, schema, table),
         )
@@ -286,7 +229,7 @@ class _Filler:
         with self._connection.transaction():
             ledger.hold(self._connection, [load])
             for kind, index in self._target.indexes.items():
-                bury(self._connection, self._target.model, index, sent[kind].rejected)
+                dead_letters.bury(self._connection, self._target.model, index, sent[kind].rejected)
             self._connection.execute(
                 fill_sql.COMMIT,
                 {
@@ -303,7 +246,7 @@ class _Filler:
             )
         fault_point("catalog.fill.commit.after")
         if dead:
-            refuse_too_many_dead(self._connection, self._settings, self._target)
+            dead_letters.refuse_too_many(self._connection, self._settings, self._target.indexes.values())
         self._tell()
 
     def _settle(self, load: Load) -> None:
@@ -323,10 +266,9 @@ class _Filler:
         fault_point("catalog.fill.settle.before")
         with self._connection.transaction():
             ledger.settle(self._connection, [verdict])
-            for frm, to in ((Status.READY_FOR_ARCHIVING, Status.ARCHIVING), (Status.ARCHIVING, Status.ARCHIVED)):
-                step = [ledger.Step(load)]
-                if not ledger.transition(self._connection, step, frm, to, lease_seconds=self._limits.lease_seconds, run_id=self._run_id):
-                    raise ClaimLost
+            refreshes.through(
+                self._connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, self._limits, self._run_id
+            )
         fault_point("catalog.fill.settle.after")
 
     def _tell(self) -> None:

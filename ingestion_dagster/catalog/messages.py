@@ -1,4 +1,4 @@
-"""What people hear of a refresh while it is under way: one message, edited at each step, and a new one for each failure.
+"""What people hear of a refresh while it is under way: one message, edited at each step. Failures are told by alerts.
 
 Through a webhook, which cannot edit: one at the start, at most one an hour, and one at the end. Nothing of this can fail a refresh.
 """
@@ -16,7 +16,6 @@ from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.slack import Bot, Level, Message, MessageGone, Undelivered, Webhook
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.notifications import run_link
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
 
@@ -52,22 +51,6 @@ def tell(database: Database, settings: Settings, refresh: Refresh, moment: Momen
         through = slack.through(settings, api_url=api_url)
         if through is not None and _LEVELS[moment] >= threshold(settings):
             sent = _told(database, through, settings, refresh, moment)
-    return sent
-
-
-def failed(settings: Settings, refresh: Refresh, run_id: str, reason: str, *, api_url: str = slack.SLACK_API_URL) -> bool:
-    """Tell that a refresh cannot go on, in a message of its own with a link to the run; whether it was sent.
-
-    `reason` holds codes, places and next steps, never a value of a row.
-    """
-    sent = False
-    with _no_hindrance(refresh):
-        through = slack.through(settings, api_url=api_url)
-        if through is not None and threshold(settings) <= Level.ERROR:
-            headline = f"`{refresh.model}` refresh {refresh.suffix} has failed, {report.reached(refresh)}:"
-            text = f"{headline}\n```{reason}```\n{run_link(settings, run_id)}"
-            through.post(Message(text, f"{refresh.model}: refresh {refresh.suffix} has failed"), hidden(settings))
-            sent = True
     return sent
 
 

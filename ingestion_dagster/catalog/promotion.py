@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ingestion_dagster.catalog import (
-    alongside,
     copy_errors,
     dependents,
     journal,
     locks,
     moderation,
     orphans,
+    preconditions,
     refreshes,
     relations,
     staging,
@@ -26,7 +26,7 @@ from ingestion_dagster.catalog.moderation import CLOCK_MARGIN, Reapplied
 from ingestion_dagster.catalog.orphans import Settled
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
-from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name
+from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.catalog.retirement import drop_tables
 from ingestion_dagster.catalog.search import AliasMove, SearchEngine
 from ingestion_dagster.catalog.swap import Moves, Outdated, Swapped
@@ -37,9 +37,6 @@ from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 
 _log = logging.getLogger(__name__)
-
-READY_SECONDS = 600.0
-"""How long an index may take to have its copies before an alias moves to it."""
 
 UNLABELLED = ""
 """Stands for the generation of tables that no refresh made."""
@@ -101,19 +98,19 @@ def promote(places: Places, engine: SearchEngine, ledger: Connection, media: Med
     Raises `Busy`; `Refused` before anything is changed (`not_staged`, `no_such_index`, `alias_is_index`, `too_many_orphans`,
     `cannot_follow`, …); `Transient` or `Refused` with everything put back.
     """
-    _await_copies(engine, ledger, refresh)
+    preconditions.await_copies(engine, ledger, refresh)
     with locks.model(ledger, media.name):
         _recover(places, engine, ledger, media)
         refresh = refreshes.get(ledger, media.name, refresh.suffix)
         if refresh.state not in ("filled", "promoting"):
             raise Refused(Problem("not_filled", f"{media.name}-{refresh.suffix}", f"it is {refresh.state}: fill its indexes first"))
-        after = _aliases(engine, ledger, refresh)
-        before = _behind(engine, after)
+        after = preconditions.aliases(engine, ledger, refresh)
+        before = preconditions.behind(engine, after)
         for index in filter(None, after.values()):
-            _demand_ours(engine, index, refresh.suffix)
+            preconditions.demand_ours(engine, index, refresh.suffix)
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
-            _demand_staged(api, media, refresh.suffix)
+            preconditions.demand_staged(api, media, refresh.suffix)
             problems = dependents.unsupported(api, media) + staging.differences(api, media)
             if problems:
                 raise Refused(*problems)
@@ -134,15 +131,15 @@ def rollback(places: Places, engine: SearchEngine, ledger: Connection, media: Me
         last = journal.last_done(ledger, media.name)
         if last is None:
             raise Refused(Problem("no_previous", media.name, "nothing has been promoted yet"))
-        _demand_generation(ledger, media, last)
+        preconditions.demand_generation(ledger, media, last)
         after = dict(last.before)
-        before = _behind(engine, after)
+        before = preconditions.behind(engine, after)
         for index in after.values():
             if (index is None and last.outgoing is not None) or (index is not None and not engine.exists(index)):
                 raise Refused(Problem("no_such_index", index or media.name, "the index of the generation before is gone: refresh"))
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
-            warnings = _demand_previous(api, media, last)
+            warnings = preconditions.demand_previous(api, media, last)
             orphans.refuse_too_many(api, media, PREVIOUS, places.settings.catalog_orphan_rows)
             outgoing, incoming = (relations.generation(api, schema, media.table.name) for schema in (LIVE, PREVIOUS))
             moderation.remember_outgoing(api, media, outgoing or UNLABELLED)
@@ -326,82 +323,8 @@ def _leads(work: _Work, wanted: Mapping[str, str | None]) -> bool:
     return all(work.engine.behind(alias) == ((index,) if index else ()) for alias, index in wanted.items())
 
 
-def _behind(engine: SearchEngine, aliases: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Where aliases lead now. Raises `Refused` for one that is an index, or leads to several."""
-    found: dict[str, str | None] = {}
-    for alias in aliases:
-        indexes = engine.behind(alias)
-        if not indexes and engine.exists(alias):
-            raise Refused(Problem("alias_is_index", alias, "an index has the name of the alias: delete or rename it"))
-        if len(indexes) > 1:
-            raise Refused(Problem("alias_leads_to_several", alias, f"to {', '.join(indexes)}: let it lead to one of them"))
-        found[alias] = indexes[0] if indexes else None
-    return found
-
-
-def _aliases(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> dict[str, str | None]:
-    """Where aliases are to lead once a refresh is promoted."""
-    after: dict[str, str | None] = {refresh.alias: index_name(refresh.model, refresh.suffix)}
-    if (filtered := alongside.filtered_index(engine, ledger, refresh)) is not None:
-        after[filtered_name(refresh.alias, "")] = filtered
-    return after
-
-
-def _await_copies(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> None:
-    """Readers are not sent to an index of which there is one copy yet. Raises `Transient` (`index_not_ready`) if that takes too long."""
-    for index in _aliases(engine, ledger, refresh).values():
-        if index and engine.exists(index) and not engine.wait_ready(index, READY_SECONDS):
-            message = f"{index} has not all its copies after {READY_SECONDS:g} s: see to the search cluster"
-            raise Transient("index_not_ready", message)
-
-
 def _taken(places: Places, media: MediaType) -> str:
     """Take over the right to swap, from whomever has it; as whom we have it."""
     with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
         ensure(api)
         return swap_records.take(api, media.name)
-
-
-def _demand_ours(engine: SearchEngine, index: str, suffix: str) -> None:
-    if not engine.exists(index):
-        raise Refused(Problem("no_such_index", index, "fill it first"))
-    label = engine.label(index)
-    if suffix not in (label.get("refresh"), label.get("origin")):
-        raise Refused(Problem("not_of_this_refresh", index, f"refresh {suffix} has not made it"))
-
-
-def _demand_staged(api: Connection, media: MediaType, suffix: str) -> None:
-    for table in media.tables:
-        label = relations.label(api, NEXT, table.name)
-        if label.get("refresh") != suffix or label.get("state") != "copied":
-            raise Refused(Problem("not_staged", f"{NEXT}.{table.name}", f"it is no finished copy of refresh {suffix}"))
-
-
-def _demand_generation(ledger: Connection, media: MediaType, last: Entry) -> None:
-    """Raises `Refused` if the generation before is a refresh that was given up since, such as by deleting its index."""
-    if last.outgoing is not None and refreshes.get(ledger, media.name, last.outgoing).state != "previous":
-        raise Refused(Problem("no_previous", f"{media.name}-{last.outgoing}", "it was given up since: refresh instead"))
-
-
-def _demand_previous(api: Connection, media: MediaType, last: Entry) -> tuple[Problem, ...]:
-    """Raises `Refused` unless the tables of before the last swap are there; what they lack is returned."""
-    problems = dependents.unsupported(api, media)
-    if problems:
-        raise Refused(*problems)
-    live, previous = [], []
-    ours: set[str] = set()
-    for table in media.tables:
-        found = relations.find(api, PREVIOUS, table.name)
-        if found is None or relations.generation(api, PREVIOUS, table.name) != last.outgoing:
-            raise Refused(Problem("no_previous", f"{PREVIOUS}.{table.name}", "the previous generation is gone: refresh instead"))
-        live.append(relations.need(api, LIVE, table.name))
-        previous.append(found)
-    for one in live:
-        # Only the live table has these: the swap gives them to it.
-        ours |= {f"{PREVIOUS}.{one.name}: {key.name}" for key in dependents.outward_keys(api, one, live)}
-    return tuple(
-        replace(problem, severity="warning")
-        for one, other in zip(live, previous, strict=True)
-        for problem in staging.compare(api, one, other, live, previous)
-        if problem.code != "missing_trigger" and problem.place not in ours
-    )

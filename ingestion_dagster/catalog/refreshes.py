@@ -256,14 +256,14 @@ def refuse(connection: Connection, load: Load, problems: tuple[Problem, ...], li
     """End a claimed refresh as errored: it cannot go on as it is; `retry` lets it try again from where it stands."""
     with connection.transaction():
         ledger.settle(connection, [Verdict(load, Status.READY_FOR_ERRORING, problems=problems, why=problems[0].code)])
-        _through(connection, load, Status.READY_FOR_ERRORING, Status.ERRORING, Status.ERRORED, limits, run_id)
+        through(connection, load, Status.READY_FOR_ERRORING, Status.ERRORING, Status.ERRORED, limits, run_id)
 
 
 def set_aside(connection: Connection, load: Load, why: Problem, limits: Limits, run_id: str) -> None:
     """End a claimed load of a refresh that was given up as archived, with nothing to its name: there is nothing to mend about it."""
     with connection.transaction():
         ledger.settle(connection, [Verdict(load, Status.READY_FOR_ARCHIVING, problems=(why,), why=why.code)])
-        _through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)
+        through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)
 
 
 def finish(
@@ -275,10 +275,11 @@ def finish(
     )
     with connection.transaction():
         ledger.settle(connection, [verdict])
-        _through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)
+        through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)
 
 
-def _through(connection: Connection, load: Load, frm: Status, over: Status, to: Status, limits: Limits, run_id: str) -> None:
+def through(connection: Connection, load: Load, frm: Status, over: Status, to: Status, limits: Limits, run_id: str) -> None:
+    """Take a load that is ours from one status over another to its last one; of its object nothing is to be moved. Raises `ClaimLost`."""
     for before, after in ((frm, over), (over, to)):
         if not ledger.transition(connection, [ledger.Step(load)], before, after, lease_seconds=limits.lease_seconds, run_id=run_id):
             raise ClaimLost

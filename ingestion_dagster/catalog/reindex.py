@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import documents, fill_sql
-from ingestion_dagster.catalog.fill_worker import bury, in_turn, moderation
+from ingestion_dagster.catalog import dead_letters, documents, fill_sql
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MediaType
+from ingestion_dagster.catalog.row_reads import in_turn, moderation_table
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine.postgres import Connection
@@ -63,8 +63,8 @@ class Reindexer:
         for number, index in enumerate(self.indexes):
             query = self.media.documents.query(
                 relation,
-                deleted=moderation(self.api, self.media.table.deleted),
-                mature=moderation(self.api, self.media.table.mature),
+                deleted=moderation_table(self.api, self.media.table.deleted),
+                mature=moderation_table(self.api, self.media.table.mature),
                 fields=index.fields,
                 columns=columns,
                 ids=True,
@@ -82,7 +82,7 @@ class Reindexer:
         deleted = self.engine.delete_documents(index.name, unwanted) if unwanted else 0
         rejected = self.engine.bulk(index.name, list(wanted.items())).rejected if wanted else ()
         self.ledger.execute(fill_sql.UNBURY, {"indexes": [index.name], "ids": [*wanted, *unwanted]})
-        bury(self.ledger, self.media.name, index.name, rejected)
+        dead_letters.bury(self.ledger, self.media.name, index.name, rejected)
         if counted:
             self.put.written += len(wanted) - len(rejected)
             self.put.deleted += deleted

@@ -158,11 +158,6 @@ def headline(refresh: Refresh) -> str:
     return f"refresh {refresh.suffix} is {refresh.state}"
 
 
-def reached(refresh: Refresh) -> str:
-    """How far it had come, for a sentence."""
-    return "before anything was copied" if refresh.state == "requested" else f"after it was {refresh.state}"
-
-
 def _steps(refresh: Refresh) -> list[str]:
     counts = refresh.counts
     lines = []

@@ -11,11 +11,11 @@ from psycopg import sql
 
 from ingestion_dagster.catalog import copy_errors, locks, refreshes, updates_sql
 from ingestion_dagster.catalog.changes import Changes
-from ingestion_dagster.catalog.fill_worker import moderation
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
 from ingestion_dagster.catalog.registry import MediaType, filtered_name
 from ingestion_dagster.catalog.reindex import Index, Reindexer
+from ingestion_dagster.catalog.row_reads import moderation_table
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine.errors import Problem, Refused
@@ -139,7 +139,7 @@ def _indexed(reindexer: Reindexer, ids: Sequence[int]) -> None:
 def _by_moderation(api: Connection, media: MediaType, since: datetime, reindexer: Reindexer) -> None:
     """Bring documents up to date whose rows have stayed as they were, and were moderated."""
     for table, moment in ((media.table.deleted, "updated_on"), (media.table.mature, "created_on")):
-        if (name := moderation(api, table)) is None:
+        if (name := moderation_table(api, table)) is None:
             continue
         statement = sql.SQL(updates_sql.MODERATED).format(
             live=sql.Identifier(LIVE, media.table.name), moderation=sql.Identifier(LIVE, name), moment=sql.Identifier(moment)

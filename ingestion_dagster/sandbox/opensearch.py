@@ -3,8 +3,6 @@
 By hand: `python -m ingestion_dagster.sandbox.opensearch start FOLDER` says its URL, `… stop FOLDER` stops it.
 """
 
-import fcntl
-import http.client
 import json
 import os
 import secrets
@@ -12,16 +10,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ingestion_dagster.engine import stand_ins
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.stand_ins import StandIn, address_file, recorded
-from ingestion_dagster.sandbox import opensearch_jars, opensearch_node
+from ingestion_dagster.sandbox import opensearch_jars, opensearch_node, processes
 
 NAME = "opensearch"
 """What its address file and its folder below the home are called."""
@@ -47,7 +43,7 @@ def start(home: Path, *, heap_mb: int = 512, owned: bool = False) -> SearchServe
     the most that Java's heap takes, in MiB. Raises `ConfigurationError` without Java, if the jars cannot be fetched, or if it does not
     start.
     """
-    with _locked(home):
+    with processes.locked(_lock(home)):
         running = recorded(home, NAME)
         if running and running.url and _answers(running):
             return SearchServer(running.url, running.pid)
@@ -59,7 +55,7 @@ def stop(home: Path) -> bool:
     """Stop the node of `home`; False if none ran. Another process is left alone, whatever the address file says."""
     if not address_file(home, NAME).exists():
         return False
-    with _locked(home):
+    with processes.locked(_lock(home)):
         return _ended(home)
 
 
@@ -117,13 +113,13 @@ def _launched(folder: Path, jars: Path, heap_mb: int, *options: str) -> StandIn:
     opensearch_node.lay_out(folder)
     command = opensearch_node.command(folder, jars, token, heap_mb, *options)
     log = folder / "log"
-    return StandIn(log, _spawn(command, log, opensearch_node.environment()), "", token)
+    return StandIn(log, processes.spawn(command, log, opensearch_node.environment()), "", token)
 
 
 def _awaited(folder: Path, server: StandIn) -> StandIn | None:
     """The node, once it answers; None if it has ended, or has not answered in time."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and not _is_over(server.pid):
+    while time.monotonic() < deadline and not processes.is_over(server.pid):
         found = StandIn(server.file, server.pid, opensearch_node.published_url(folder), server.token)
         if found.url and _answers(found):
             return found
@@ -134,7 +130,9 @@ def _awaited(folder: Path, server: StandIn) -> StandIn | None:
 def _keeper(server: StandIn) -> StandIn:
     """A process that ends the node when this one is no more."""
     command = [sys.executable, "-m", "ingestion_dagster.sandbox.opensearch", "keep", str(server.pid), server.token, str(os.getpid())]
-    return StandIn(server.file, _spawn(command, server.file.with_name("keeper.log"), opensearch_node.environment()), "", server.token)
+    return StandIn(
+        server.file, processes.spawn(command, server.file.with_name("keeper.log"), opensearch_node.environment()), "", server.token
+    )
 
 
 def _keep(server: StandIn, owner: int) -> None:
@@ -142,7 +140,7 @@ def _keep(server: StandIn, owner: int) -> None:
     while server.runs() and os.getppid() == owner:
         time.sleep(_LOOK_SECONDS)
     if server.runs():
-        _killed(server)
+        processes.kill(server, STOP_SECONDS)
 
 
 def _record(home: Path, server: StandIn, keeper: StandIn | None) -> None:
@@ -166,55 +164,15 @@ def _ended(home: Path) -> bool:
 
 def _end(server: StandIn) -> signal.Signals | None:
     """End a process and wait for that. What ended it; None if it is gone, or another's by now, or does not end."""
-    child = _is_over(server.pid) is False
+    child = processes.is_over(server.pid) is False
     # Where processes cannot be looked at, an id alone is no proof: it is given to others.
     known = stand_ins.LOOKS_AT_PROCESSES or child or (bool(server.url) and _answers(server))
-    return _killed(server) if known and server.runs() else None
-
-
-def _killed(server: StandIn) -> signal.Signals | None:
-    """At first it is asked."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.kill(server.pid, number)
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            over = _is_over(server.pid)
-            if over or (over is None and not server.runs()):
-                return number
-            time.sleep(0.02)
-    return None
-
-
-def _is_over(pid: int) -> bool | None:
-    """Whether a process that this one has started has ended, which is taken note of, so that it leaves nothing behind; None: another's."""
-    with suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return None
+    return processes.kill(server, STOP_SECONDS) if known and server.runs() else None
 
 
 def _answers(server: StandIn) -> bool:
     """Whether that very node answers there: ports, too, are given to others."""
-    parts = urlsplit(server.url)
-    with suppress(OSError, ValueError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-        try:
-            connection.request("GET", "/_cluster/health")
-            answer = json.loads(connection.getresponse().read())
-            return isinstance(answer, dict) and answer.get("cluster_name") == server.token
-        finally:
-            connection.close()
-    return False
-
-
-def _spawn(command: list[str], log: Path, environment: dict[str, str]) -> int:
-    """A process in a session of its own, which outlives this one; its id."""
-    files = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    return os.posix_spawn(command[0], command, environment, file_actions=files, setsid=True)
+    return processes.answer(server, "/_cluster/health", timeout=10).get("cluster_name") == server.token
 
 
 def _tail(log: Path) -> str:
@@ -224,17 +182,8 @@ def _tail(log: Path) -> str:
     return ""
 
 
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    folder = address_file(home, NAME).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f"{NAME}.lock").open("a", encoding="ascii")
-    except OSError as error:
-        raise ConfigurationError(f"{folder} cannot be used ({error.strerror}): correct that, or set INGESTION_HOME") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _lock(home: Path) -> Path:
+    return address_file(home, NAME).with_name(f"{NAME}.lock")
 
 
 def main(arguments: list[str]) -> int:

@@ -1,21 +1,16 @@
 """Starting and stopping the sandbox's servers: processes of their own on loopback, known by an address file below the home."""
 
-import fcntl
-import http.client
-import json
 import os
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ingestion_dagster.engine import stand_ins
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.stand_ins import StandIn, address_file, recorded
+from ingestion_dagster.sandbox import processes
 
 SERVERS = {
     "dmap": "ingestion_dagster.sandbox.dmap_feed",
@@ -45,7 +40,7 @@ def up(home: Path, environment: str = "local", names: Collection[str] | None = N
         raise ConfigurationError("production has no sandbox: set the URLs of what it stands in for")
     if unknown := set(names or ()) - set(SERVERS):
         raise ConfigurationError(f"the sandbox has no server {', '.join(sorted(unknown))}; it has {', '.join(SERVERS)}")
-    with _locked(home):
+    with processes.locked(_lock(home)):
         return {name: _started(home, name, module) for name, module in SERVERS.items() if names is None or name in names}
 
 
@@ -53,7 +48,7 @@ def down(home: Path) -> list[str]:
     """Stop the servers that `up` has started for this home; their names. Other processes are left alone, whatever an address file says."""
     if not (home / "sandbox").is_dir():
         return []
-    with _locked(home):
+    with processes.locked(_lock(home)):
         return [name for name in SERVERS if _stopped(home, name)]
 
 
@@ -72,13 +67,14 @@ def _started(home: Path, name: str, module: str) -> str:
         running.file.unlink(missing_ok=True)
     file = address_file(home, name)
     token = secrets.token_hex(16)
-    pid = _spawn([sys.executable, "-m", module, str(file), "--token", token], file.with_suffix(".log"), ours)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")} | ours
+    pid = processes.spawn([sys.executable, "-m", module, str(file), "--token", token], file.with_suffix(".log"), environment)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         found = recorded(home, name)
         if found and found.pid == pid and _answers(found):
             return found.url
-        if _is_over(pid):
+        if processes.is_over(pid):
             break
         time.sleep(0.05)
     else:
@@ -100,63 +96,17 @@ def _our_settings(home: Path) -> dict[str, str]:
     return found | {"INGESTION_HOME": str(home.absolute())}
 
 
-def _spawn(command: list[str], log: Path, settings: dict[str, str]) -> int:
-    """A process in a session of its own, with these settings, which outlives this one; its id."""
-    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    files = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")} | settings
-    return os.posix_spawn(command[0], command, environment, file_actions=files, setsid=True)
-
-
 def _end(server: StandIn) -> bool:
-    """End a server and wait for that: at first it is asked. False if the process is gone, or another's by now."""
+    """End a server and wait for that. False if the process is gone, another's by now, or does not end."""
     if not server.runs() or not (stand_ins.LOOKS_AT_PROCESSES or _answers(server)):
         return False
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.kill(server.pid, number)
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            over = _is_over(server.pid)
-            if over or (over is None and not server.runs()):
-                return True
-            time.sleep(0.02)
-    return not server.runs()
-
-
-def _is_over(pid: int) -> bool | None:
-    """Whether a process that this one has started has ended, which is taken note of, so that it leaves nothing behind; None: another's."""
-    with suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return None
+    return processes.kill(server, STOP_SECONDS) is not None
 
 
 def _answers(server: StandIn) -> bool:
     """Whether that very server answers there: ports, too, are given to others."""
-    parts = urlsplit(server.url)
-    with suppress(OSError, ValueError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
-        try:
-            connection.request("GET", "/healthz")
-            answer = json.loads(connection.getresponse().read())
-            return isinstance(answer, dict) and answer.get("token") == server.token
-        finally:
-            connection.close()
-    return False
+    return processes.answer(server, "/healthz", timeout=2).get("token") == server.token
 
 
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    folder = home.absolute() / "sandbox"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a", encoding="ascii")
-    except OSError as error:
-        raise ConfigurationError(f"{folder} cannot be used ({error.strerror}): correct that, or set INGESTION_HOME") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _lock(home: Path) -> Path:
+    return home.absolute() / "sandbox" / "lock"

@@ -1,13 +1,17 @@
 """Callbacks: signed, to allowed hosts at addresses that were looked at, tried again when that helps, and never in the way of a task."""
 
+import hashlib
+import hmac
 import http.server
 import json
+import re
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +104,18 @@ def test_one_signed_post_tells_how_a_task_has_ended(database: Database, error: s
         told = tasks.get(connection, task.id)
         assert (told.callback_outcome, told.state) == ("delivered (204)", task.state)
         assert told.called_back_at is not None
+
+
+def test_who_is_called_back_can_check_the_signature_as_the_documentation_says() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "catalog.md").read_text()
+    (shown,) = re.findall(r"```python\n(def is_ours.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {"hmac": hmac, "hashlib": hashlib, "Mapping": Mapping}
+    exec(shown, names)
+    headers = {"X-Ingestion-Timestamp": "1700000000", "X-Ingestion-Signature": signature(KEY.encode(), "1700000000", b"{}")}
+    assert names["is_ours"](KEY, headers, b"{}")
+    assert not names["is_ours"](KEY, headers, b"[]")
+    assert not names["is_ours"](KEY, headers | {"X-Ingestion-Timestamp": "1700000001"}, b"{}")
+    assert not names["is_ours"]("another", headers, b"{}")
 
 
 def test_the_signature_is_of_time_and_body():

@@ -1,9 +1,10 @@
-"""An upstream and an API database for each test that asks, on the session's server, and places that lead to them."""
+"""Databases for each test that asks, on the session's server, and places that lead to them; a world of a session's own, to be copied."""
 
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,11 +12,26 @@ from psycopg import sql
 
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.catalog import driver, pictures, worlds
 from ingestion_dagster_tests.catalog.search_server import opensearch
+from ingestion_dagster_tests.catalog.worlds import World
 
 __all__ = ["opensearch"]
+
+
+_HURRIED = ("fsync", "full_page_writes", "synchronous_commit")
+
+
+@pytest.fixture(scope="session")
+def server(server: EmbeddedServer) -> EmbeddedServer:
+    """The session's server; it waits for no disk. What it has written outlives its processes all the same, though not its machine."""
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        for name in _HURRIED:
+            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(name)))
+        connection.execute("SELECT pg_reload_conf()")
+    return server
 
 
 @contextmanager
@@ -59,3 +75,31 @@ def catalog_settings(settings: Settings, upstream: Database, api: Database, tmp_
 def places(catalog_settings: Settings) -> Places:
     """Where that installation reads and writes."""
     return Places.of(catalog_settings)
+
+
+@pytest.fixture
+def ledger(places: Places) -> Iterator[Connection]:
+    """A connection to that installation's ledger."""
+    with places.ledger.connect() as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def one(server: EmbeddedServer) -> Iterator[World]:
+    """The world before the refresh; to be copied, never to be changed."""
+    with worlds.prepared(server) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def old(one: World) -> dict[str, Any]:
+    """What readers see before it."""
+    return pictures.picture(one)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(server: EmbeddedServer, one: World) -> dict[str, Any]:
+    """What is left behind when nobody dies."""
+    with worlds.copied(server, one) as world:
+        driver.refresh(world.settings)
+        return pictures.left_behind(world)

@@ -2,7 +2,6 @@
 
 import threading
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -42,12 +41,6 @@ WAITS = """
 SELECT 1 FROM pg_locks
 WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -12,15 +12,14 @@ import pytest
 from ingestion_dagster.catalog import fill, refreshes, steps
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster_tests.catalog import driver
-from ingestion_dagster_tests.catalog.driver import World
+from ingestion_dagster_tests.catalog import driver, pictures, worlds
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
+from ingestion_dagster_tests.catalog.fill_scene import small, target
 from ingestion_dagster_tests.catalog.scenes import FakePlaces
-from ingestion_dagster_tests.catalog.test_crashes import old, one, undisturbed
-from ingestion_dagster_tests.catalog.test_fill import small, target
+from ingestion_dagster_tests.catalog.worlds import World
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 
-__all__ = ["old", "one", "small", "undisturbed"]
+__all__ = ["small"]
 
 ASLEEP = [
     "catalog.copy.prepare.before:1",
@@ -39,21 +38,21 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_no_harm(
     point: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
 ) -> None:
     """Its successor does all of the refresh meanwhile, while the sleeper holds what it held."""
-    with driver.copied(server, one, lease_seconds=1) as world:
+    with worlds.copied(server, one, lease_seconds=1) as world:
         sleeper = driver.start(world.settings, fault=f"{point}:SIGSTOP")
         try:
             sleeper.await_sleep()
             await_lease(world)
             code, complaint = driver.start(world.settings.model_copy(update={"lease_seconds": 60})).end(40)
             assert code == 0, f"the run that takes over is held up by the sleeper: {complaint[-3000:]}"
-            left = driver.left_behind(world)
+            left = pictures.left_behind(world)
             assert differences(left, undisturbed) == []
             sleeper.send(signal.SIGCONT)
             code, complaint = sleeper.end(30)
             assert code in {0, 1}, complaint
         finally:
             driver.kill_quietly(sleeper)
-        assert differences(driver.left_behind(world), left) == []
+        assert differences(pictures.left_behind(world), left) == []
         assert_history_is_legal(world.settings)
 
 
@@ -62,7 +61,7 @@ def test_a_copier_that_wakes_up_while_its_successor_copies_changes_nothing_of_it
     point: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
 ) -> None:
     """A label that says `copied` over half a table would let half a table be promoted, if the successor died then."""
-    with driver.copied(server, one, lease_seconds=1) as world:
+    with worlds.copied(server, one, lease_seconds=1) as world:
         sleeper = driver.start(world.settings, fault=f"{point}:SIGSTOP")
         successor = None
         try:
@@ -83,7 +82,7 @@ def test_a_copier_that_wakes_up_while_its_successor_copies_changes_nothing_of_it
             for process in (sleeper, successor):
                 if process is not None:
                     driver.kill_quietly(process)
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
 
 
 def await_lease(world: World) -> None:
@@ -103,7 +102,7 @@ def half(world: World) -> tuple[str, int]:
 def test_whoever_promotes_is_left_alone_while_it_sleeps_and_ends_what_it_began(
     point: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
 ) -> None:
-    with driver.copied(server, one, lease_seconds=1) as world:
+    with worlds.copied(server, one, lease_seconds=1) as world:
         sleeper = driver.start(world.settings, fault=f"{point}:1:SIGSTOP")
         try:
             sleeper.await_sleep()
@@ -117,24 +116,24 @@ def test_whoever_promotes_is_left_alone_while_it_sleeps_and_ends_what_it_began(
             driver.kill_quietly(sleeper)
         world.let_leases_run_out()
         world.finish()
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
 
 
 def test_a_swap_that_falls_asleep_lets_readers_in_again(server: EmbeddedServer, one: World, undisturbed: dict[str, Any]) -> None:
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         sleeper = driver.start(world.settings, fault="catalog.swap.tables.before:1:SIGSTOP")
         try:
             sleeper.await_sleep()
             with world.places.api.connect() as api:
                 api.execute("SET lock_timeout = '20s'")
-                assert driver.table_generation(api) == "second"
+                assert pictures.table_generation(api) == "second"
             sleeper.send(signal.SIGCONT)
             assert sleeper.end(30)[0] == 1
         finally:
             driver.kill_quietly(sleeper)
-        assert world.generations() == ("second", "second", "second")
+        assert pictures.generations(world) == ("second", "second", "second")
         world.finish()
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
 
 
 MOMENT_SECONDS = 2.0
@@ -171,7 +170,7 @@ class Reader:
     def _tables(self) -> None:
         with self._world.places.api.connect() as api:
             while not self._over.is_set():
-                self.seen.add(driver.table_generation(api))
+                self.seen.add(pictures.table_generation(api))
                 by_id = api.execute("SELECT count(*) FROM public.image WHERE id = ANY(%s)", [[1, 2, 3]]).fetchone()
                 assert by_id == (3,), by_id
                 self.reads += 1
@@ -180,7 +179,7 @@ class Reader:
         with closing(self._world.places.search()) as engine:
             while not self._over.is_set():
                 for alias in ("image", "image-filtered"):
-                    driver.index_generation(engine, alias)
+                    pictures.index_generation(engine, alias)
                     assert engine.count(alias) >= 25
                 self.reads += 1
 
@@ -189,19 +188,22 @@ class Reader:
         apart_since = None
         with self._world.places.api.connect() as api, closing(self._world.places.search()) as engine:
             while not self._over.is_set():
-                seen = {driver.table_generation(api), *(driver.index_generation(engine, alias) for alias in ("image", "image-filtered"))}
+                seen = {
+                    pictures.table_generation(api),
+                    *(pictures.index_generation(engine, alias) for alias in ("image", "image-filtered")),
+                }
                 apart_since = None if len(seen) == 1 else apart_since or time.monotonic()
                 assert apart_since is None or time.monotonic() - apart_since < MOMENT_SECONDS, seen
 
 
 def test_who_reads_without_a_pause_never_sees_half_a_state(server: EmbeddedServer, one: World) -> None:
     """Throughout two refreshes, a rollback and another one, and a filtered index made anew."""
-    with driver.copied(server, one) as world, Reader(world) as reader:
+    with worlds.copied(server, one) as world, Reader(world) as reader:
         driver.refresh(world.settings, "third")
         driver.rollback(world.settings)
         driver.rollback(world.settings)
         driver.rebuild(world.settings)
-        driver.entitle(world, "fourth")
+        worlds.entitle(world, "fourth")
         driver.refresh(world.settings, "fourth")
     assert reader.wrong == []
     assert reader.seen == {"second", "third", "fourth"}
@@ -209,7 +211,7 @@ def test_who_reads_without_a_pause_never_sees_half_a_state(server: EmbeddedServe
 
 
 def test_an_update_beside_readers_changes_rows_and_documents_and_loses_none(server: EmbeddedServer, one: World) -> None:
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         over, wrong = threading.Event(), []
 
         def read() -> None:
@@ -235,17 +237,17 @@ def raced(world: World, *names: str) -> list[tuple[int, str]]:
 
 
 def test_two_runs_of_one_refresh_are_one_that_is_refused_or_helps(server: EmbeddedServer, one: World, undisturbed: dict[str, Any]) -> None:
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         driver.refresh(world.settings, todo=driver.STEPS[:1])
         ended = raced(world, "refresh", "refresh", "refresh")
         assert all(code == 0 or "Busy" in said for code, said in ended), [said[-1500:] for _, said in ended]
         world.finish()
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
         assert_history_is_legal(world.settings)
 
 
 def test_of_refreshes_asked_for_at_once_one_is_entered(server: EmbeddedServer, one: World) -> None:
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         ended = raced(world, "begin", "begin", "begin")
         assert sorted(code for code, _ in ended) == [0, 1, 1]
         assert all("Busy" in said for code, said in ended if code)
@@ -257,7 +259,7 @@ def test_a_change_of_what_is_live_beside_a_promotion_waits_or_is_refused(
     other: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
 ) -> None:
     """Held in the middle of its swap, so that they do meet."""
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         promoting = driver.start(world.settings, fault="catalog.swap.tables.after:1:SIGSTOP")
         try:
             promoting.await_sleep()
@@ -268,14 +270,14 @@ def test_a_change_of_what_is_live_beside_a_promotion_waits_or_is_refused(
             assert promoting.end()[0] == 0
         finally:
             driver.kill_quietly(promoting)
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
 
 
 def test_a_refresh_does_not_begin_beside_a_filtered_index_that_is_made_anew(
     server: EmbeddedServer, one: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps.undisturbed.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         making = driver.start(world.settings, "rebuild", fault="catalog.filtered.alias.before:1:SIGSTOP")
         try:
             making.await_sleep()
@@ -289,18 +291,18 @@ def test_a_refresh_does_not_begin_beside_a_filtered_index_that_is_made_anew(
 
 
 def test_a_sweep_beside_a_run_that_lives_takes_nothing_from_it(server: EmbeddedServer, one: World, undisturbed: dict[str, Any]) -> None:
-    with driver.copied(server, one, lease_seconds=2) as world:
+    with worlds.copied(server, one, lease_seconds=2) as world:
         run = driver.start(world.settings)
         with world.places.ledger.connect() as connection:
             while run.poll() is None:
                 refreshes.sweep(connection, Limits.of(world.settings), "sweeper")
         assert run.end() == (0, "")
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
 
 
 def test_an_index_that_is_being_built_by_the_dead_is_built_by_the_living(server: EmbeddedServer, one: World) -> None:
     """A server goes on with a statement whose process was killed; its index would have the name that the next run gives its own."""
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         slow = """
             CREATE FUNCTION public.slowly(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
             BEGIN
@@ -321,14 +323,14 @@ def test_an_index_that_is_being_built_by_the_dead_is_built_by_the_living(server:
         world.let_leases_run_out()
         world.query(world.places.api, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET slow.is_on = off', current_database()); END $$")
         world.finish()
-        assert world.generations() == ("third", "third", "third")
+        assert pictures.generations(world) == ("third", "third", "third")
 
 
 def test_a_label_that_somebody_has_written_over_does_not_stop_the_next_promotion(server: EmbeddedServer, one: World) -> None:
-    with driver.copied(server, one) as world:
+    with worlds.copied(server, one) as world:
         world.query(world.places.api, "COMMENT ON TABLE public.image IS 'what the API shows'")
         world.finish()
-        assert world.generations() == ("third", "third", "third")
+        assert pictures.generations(world) == ("third", "third", "third")
         states = world.query(world.places.ledger, "SELECT suffix, state FROM catalog.refreshes ORDER BY 1")
         assert states == [("first", "retired"), ("second", "previous"), ("third", "live")]
 

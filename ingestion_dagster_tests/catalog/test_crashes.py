@@ -4,7 +4,7 @@ import inspect
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,8 @@ import pytest
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster_tests.api import test_catalog_processes
-from ingestion_dagster_tests.catalog import driver, slack_server, test_promotion_faults
-from ingestion_dagster_tests.catalog.driver import World
+from ingestion_dagster_tests.catalog import driver, pictures, slack_server, test_promotion_faults, worlds
+from ingestion_dagster_tests.catalog.worlds import World
 from ingestion_dagster_tests.engine.processes import quick_folder
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 from ingestion_dagster_tests.residents.test_crashes import fault_points
@@ -71,27 +71,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def one(server: EmbeddedServer) -> Iterator[World]:
-    """The world before the refresh."""
-    with driver.prepared(server) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def old(one: World) -> dict[str, Any]:
-    """What readers see before it."""
-    return driver.picture(one)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server: EmbeddedServer, one: World) -> dict[str, Any]:
-    """What is left behind when nobody dies."""
-    with driver.copied(server, one) as world:
-        driver.refresh(world.settings)
-        return driver.left_behind(world)
-
-
 def test_the_story_has_a_row_of_every_fate(old: dict[str, Any], undisturbed: dict[str, Any]) -> None:
     """Without these the comparisons below would compare little."""
     before, after = ({row[1]: row for row in found["rows"]} for found in (old, undisturbed))
@@ -110,15 +89,15 @@ def test_the_story_has_a_row_of_every_fate(old: dict[str, Any], undisturbed: dic
 def look(world: World, old: dict[str, Any], new: dict[str, Any], fault: str, *, recovers: bool) -> None:
     """Readers have the one or the other before anybody has put anything right, and the one or the other altogether afterwards."""
     names = old.keys()
-    generations = [driver.halves({name: found[name] for name in names}) for found in (old, new)]
-    seen = driver.halves(driver.picture(world))
+    generations = [pictures.halves({name: found[name] for name in names}) for found in (old, new)]
+    seen = pictures.halves(pictures.picture(world))
     for half in (0, 1):
         assert any(seen[half] == each[half] for each in generations), driver_differences(seen[half], generations, half)
     assert seen in generations or fault in MIXED_AT, fault
     if not recovers:
         return
     world.recover()
-    seen = driver.halves(driver.picture(world))
+    seen = pictures.halves(pictures.picture(world))
     assert seen in generations, fault
 
 
@@ -130,12 +109,12 @@ def driver_differences(seen: dict[str, Any], generations: Sequence[Any], half: i
 def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(
     case: Case, server: EmbeddedServer, one: World, old: dict[str, Any], undisturbed: dict[str, Any]
 ) -> None:
-    with driver.copied(server, one, max_attempts=100) as world:
+    with worlds.copied(server, one, max_attempts=100) as world:
         for fault in case.faults:
-            driver.killed(world, fault)
+            worlds.killed(world, fault)
             look(world, old, undisturbed, fault.partition(":")[0], recovers=case.recovers)
         world.finish()
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
         assert_history_is_legal(world.settings)
 
 
@@ -150,12 +129,12 @@ LIVE_CASES = {
 def test_a_change_of_what_is_live_that_was_killed_is_made_again(
     name: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
 ) -> None:
-    with driver.copied(server, one) as world, driver.copied(server, one) as other:
+    with worlds.copied(server, one) as world, worlds.copied(server, one) as other:
         for fault in (fault for stem in LIVE_CASES[name] for fault in _around(stem)):
-            driver.killed(world, fault, name)
+            worlds.killed(world, fault, name)
         for each in (world, other):
             again(each, name)
-        seen, expected = driver.picture(world), driver.picture(other)
+        seen, expected = pictures.picture(world), pictures.picture(other)
         assert name != "update" or sum(row[2].endswith("third") for row in seen["rows"]) > 25
         if name == "rebuild":
             seen.pop("image-filtered")
@@ -163,7 +142,7 @@ def test_a_change_of_what_is_live_that_was_killed_is_made_again(
         assert differences(seen, expected) == []
         for each in (world, other):
             each.finish()
-        assert differences(driver.picture(world), driver.picture(other)) == []
+        assert differences(pictures.picture(world), pictures.picture(other)) == []
 
 
 def again(world: World, name: str) -> None:
@@ -179,11 +158,11 @@ def again(world: World, name: str) -> None:
 
 
 def test_a_message_that_was_broken_off_stops_no_refresh(server: EmbeddedServer, one: World, undisturbed: dict[str, Any]) -> None:
-    with slack_server.slack_server() as chat, driver.copied(server, one, slack_webhook_url=chat.webhook_url) as world:
+    with slack_server.slack_server() as chat, worlds.copied(server, one, slack_webhook_url=chat.webhook_url) as world:
         for fault in _around("message.post"):
-            driver.killed(world, fault)
+            worlds.killed(world, fault)
         world.finish()
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
         assert 2 <= len(chat.messages) <= 4
 
 
@@ -196,21 +175,21 @@ def test_after_crashes_a_cluster_holds_what_an_undisturbed_run_puts_there(
 ) -> None:
     """Names of the test's own: other tests use the cluster too."""
     own = f"p{uuid.uuid4().hex[:8]}"
-    databases = driver.databases_of(server)
+    databases = worlds.databases_of(server)
     with quick_folder() as home:
-        settings = driver.settings_for(databases, home, catalog_search_url=opensearch, max_attempts=100, catalog_index_workers=1)
+        settings = worlds.settings_for(databases, home, catalog_search_url=opensearch, max_attempts=100, catalog_index_workers=1)
         world = World(settings)
-        driver.set_up(world, own, alias=own)
+        worlds.set_up(world, own, alias=own)
         for fault in ON_A_CLUSTER:
-            driver.killed(world, fault, f"refresh:{own}third:{own}")
-            assert driver.seen_titles(world, own) in ({"second"}, {"third"})
+            worlds.killed(world, fault, f"refresh:{own}third:{own}")
+            assert pictures.seen_titles(world, own) in ({"second"}, {"third"})
         driver.refresh(settings, f"{own}third", alias=own)
-        assert driver.seen_titles(world, own) == {"third"}
+        assert pictures.seen_titles(world, own) == {"third"}
         with closing(world.places.search()) as engine:
             made = [f"image-{own}{suffix}{kind}" for suffix in ("second", "third") for kind in ("", "-filtered")]
             assert list(engine.indexes(f"image-{own}")) == made
             assert [engine.count(index) for index in made] == [29, 29, 30, 30]
-        driver.clean_cluster(world, own)
+        worlds.clean_cluster(world, own)
 
 
 ELSEWHERE: dict[Callable[..., object], Sequence[str]] = {

@@ -23,7 +23,7 @@ from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster_tests.catalog.scenes import insert, row
+from ingestion_dagster_tests.catalog.scenes import insert, live_table, row
 
 DATA = Path(__file__).with_name("data")
 ALL = {"first": -(2**63), "last": 2**63 - 1, "limit": 10_000}
@@ -211,3 +211,44 @@ COLUMNS = (
     "created_on", "provider", "source", "creator", "license", "category", "title", "url", "meta_data", "tags", "removed_from_source",
     "standardized_popularity", "width", "height", "foreign_landing_url", "creator_url", "license_version", "thumbnail",
 )  # fmt: skip
+
+
+IMAGES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"height": 600, "width": 300}, {"size": "small", "aspect_ratio": "tall"}),
+    ({"height": 4096, "width": 4096}, {"size": "large", "aspect_ratio": "square"}),
+    ({"height": 480, "width": 640}, {"size": "medium", "aspect_ratio": "wide"}),
+    ({"height": 900, "width": 1600}, {"size": "large", "aspect_ratio": "wide"}),
+    ({"height": 300, "width": 300}, {"aspect_ratio": "square"}),
+    ({"height": 500, "width": 200}, {"aspect_ratio": "tall"}),
+    ({"height": 200, "width": 500}, {"aspect_ratio": "wide"}),
+    ({"standardized_popularity": 200}, {"standardized_popularity": 100}),
+    ({"standardized_popularity": 0}, {"standardized_popularity": None}),
+    ({"standardized_popularity": 0.5}, {"standardized_popularity": 50}),
+    ({"meta_data": {"description": "x" * 2001}}, {"description": "x" * 2000}),
+    ({"url": "https://a.example/b"}, {"extension": None}),
+    ({"url": "https://a.example/b.jpg?c.d"}, {"extension": "jpg"}),
+)
+
+
+RECORDINGS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    *(
+        ({"duration": milliseconds}, {"length": length})
+        for milliseconds, length in ((29_999, "shortest"), (30_000, "short"), (119_999, "short"), (120_000, "medium"), (600_000, "long"))
+    ),
+    ({"filetype": "mp3"}, {"extension": "mp3"}),
+    ({"filetype": "mp3", "alt_files": [{"filetype": "m4a"}]}, {"extension": ["m4a"]}),
+)
+
+
+@pytest.mark.parametrize(("model", "cases"), [("image", IMAGES), ("audio", RECORDINGS)])
+def test_documents_at_the_bounds_of_their_classes(
+    places: Places, model: str, cases: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+) -> None:
+    media = MEDIA_TYPES[model]
+    live_table(
+        places, media, [row(model, number, **{"url": f"https://a.example/{number}"} | given) for number, (given, _) in enumerate(cases)]
+    )
+    with places.api.connect() as api:
+        for made in (fast(api, media), plain(api, media)):
+            found = [{name: (made[number] or {}).get(name) for name in wanted} for number, (_, wanted) in enumerate(cases)]
+            assert found == [wanted for _, wanted in cases]

@@ -22,14 +22,11 @@ from ingestion_dagster.engine import embedded_postgres, postgres
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster_tests.catalog import driver
-from ingestion_dagster_tests.catalog.driver import World
+from ingestion_dagster_tests.catalog import driver, pictures, worlds
 from ingestion_dagster_tests.catalog.faulty_proxy import faulty_proxy, passes, status
-from ingestion_dagster_tests.catalog.test_crashes import old, one, undisturbed
+from ingestion_dagster_tests.catalog.worlds import World
 from ingestion_dagster_tests.engine.processes import quick_folder
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
-
-__all__ = ["old", "one", "undisturbed"]
 
 
 class Cuts:
@@ -183,11 +180,11 @@ def swept(world: World, cuts: Cuts, name: str) -> list[str]:
         assert time.monotonic() < deadline, f"{len(where)} failures, the last at {where[-1]}"
         world.let_leases_run_out()
         if changes(cuts.hit):
-            seen = world.generations()
+            seen = pictures.generations(world)
             assert set(seen) <= {"second", "third"}, cuts.hit
             if len(set(seen)) > 1:
                 world.recover()
-                assert len(set(world.generations())) == 1, cuts.hit
+                assert len(set(pictures.generations(world))) == 1, cuts.hit
 
 
 def changes(what: str) -> bool:
@@ -205,9 +202,9 @@ def is_through(world: World, name: str) -> bool:
 def test_a_refresh_may_fail_at_every_statement_and_every_call(
     server: EmbeddedServer, one: World, undisturbed: dict[str, Any], cuts: Cuts
 ) -> None:
-    with driver.copied(server, one, max_attempts=10_000) as world:
+    with worlds.copied(server, one, max_attempts=10_000) as world:
         where = swept(world, cuts, "refresh")
-        assert differences(driver.left_behind(world), undisturbed) == []
+        assert differences(pictures.left_behind(world), undisturbed) == []
         assert_history_is_legal(world.settings)
     assert len(where) > 100
     assert {each.partition(":")[0] for each in where} == {"ledger", "upstream", "api", "search"}
@@ -223,9 +220,9 @@ def test_readers_of_a_killed_server_find_it_as_it_was_and_the_refresh_goes_on(
     try:
         embedded_postgres.ensure_database(own, "migrated")
         postgres.upgrade(Database.at(own.url("migrated")))
-        with driver.prepared(own, is_durable=True) as world, driver.copied(own, world) as other:
+        with worlds.prepared(own, is_durable=True) as world, worlds.copied(own, world) as other:
             driver.refresh(other.settings)
-            undisturbed = driver.left_behind(other)
+            undisturbed = pictures.left_behind(other)
             for point in ("catalog.copy.range.before:2", "catalog.stage.index.after:4", "catalog.swap.tables.before:1"):
                 run = driver.start(world.settings, fault=f"{point}:SIGSTOP")
                 run.await_sleep()
@@ -233,10 +230,10 @@ def test_readers_of_a_killed_server_find_it_as_it_was_and_the_refresh_goes_on(
                 run.send(signal.SIGCONT)
                 assert run.end(60)[0] == 1
                 embedded_postgres.start(home)
-                assert world.generations() == ("second", "second", "second")
+                assert pictures.generations(world) == ("second", "second", "second")
                 world.let_leases_run_out()
             world.finish()
-            assert differences(driver.left_behind(world), undisturbed) == []
+            assert differences(pictures.left_behind(world), undisturbed) == []
             assert_history_is_legal(world.settings)
     finally:
         embedded_postgres.stop(home)
@@ -252,33 +249,6 @@ def kill_server(server: EmbeddedServer) -> None:
         time.sleep(0.02)
 
 
-FULL = """
-CREATE FUNCTION public.no_room() RETURNS event_trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'catalog_next') THEN
-        RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
-    END IF;
-END $$
-"""
-"""A server whose disk is full when something is made in the staged schema: it answers with SQLSTATE 53100."""
-
-
-@pytest.mark.parametrize("command", ["CREATE TABLE", "CREATE INDEX"])
-def test_a_full_disk_fails_the_run_and_the_refresh_goes_on_once_there_is_room(
-    command: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
-) -> None:
-    with driver.copied(server, one) as world:
-        api = world.places.api
-        world.query(api, FULL)
-        world.query(api, f"CREATE EVENT TRIGGER full_disk ON ddl_command_end WHEN TAG IN ('{command}') EXECUTE FUNCTION public.no_room()")
-        with pytest.raises(Transient, match="disk_full"):
-            driver.refresh(world.settings)
-        assert world.generations() == ("second", "second", "second")
-        world.query(api, "DROP EVENT TRIGGER full_disk; DROP FUNCTION public.no_room()")
-        world.finish()
-        assert differences(driver.left_behind(world), undisturbed) == []
-
-
 TROUBLE = {
     "away": lambda exchange: exchange.drop(),
     "storm": status(429),
@@ -292,17 +262,17 @@ def test_a_search_cluster_in_trouble_fails_the_run_in_time_and_the_refresh_goes_
 ) -> None:
     """It goes away, wards off all that is put, and has no room left, in turn."""
     own = f"q{uuid.uuid4().hex[:8]}"
-    databases = driver.databases_of(server)
+    databases = worlds.databases_of(server)
     with quick_folder() as home, faulty_proxy(opensearch) as proxy:
-        world = World(driver.settings_for(databases, home, catalog_search_url=opensearch, catalog_index_workers=1))
-        driver.set_up(world, own, alias=own, generations=("second",))
+        world = World(worlds.settings_for(databases, home, catalog_search_url=opensearch, catalog_index_workers=1))
+        worlds.set_up(world, own, alias=own, generations=("second",))
         impatient = world.settings.model_copy(update={"catalog_search_url": proxy.url, "catalog_search_patience_seconds": 2})
         for trouble in TROUBLE.values():
             proxy.otherwise = trouble
             with pytest.raises(Transient):
                 driver.refresh(impatient, f"{own}third", alias=own)
-            assert driver.seen_titles(world, own) == {"second"}
+            assert pictures.seen_titles(world, own) == {"second"}
         proxy.otherwise = passes
         driver.refresh(world.settings.model_copy(update={"catalog_search_url": proxy.url}), f"{own}third", alias=own)
-        assert driver.seen_titles(world, own) == {"third"}
-        driver.clean_cluster(world, own)
+        assert pictures.seen_titles(world, own) == {"third"}
+        worlds.clean_cluster(world, own)

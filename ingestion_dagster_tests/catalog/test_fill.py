@@ -1,88 +1,23 @@
-"""Filling indexes: every document once, whoever dies, sleeps or helps."""
+"""Filling indexes: every document once, or it is said what is in the way."""
 
-import logging
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ingestion_dagster.catalog import fill, fill_worker, sensitive
-from ingestion_dagster.catalog.fill import Target
+from ingestion_dagster.catalog import fill, sensitive
 from ingestion_dagster.catalog.places import Places
-from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.catalog.search import BulkResult, SearchEngine
 from ingestion_dagster.catalog.tables import LIVE
-from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
-from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import current
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
-from ingestion_dagster_tests.catalog.scenes import FakePlaces, identifier, insert, live_table, row, with_fake
+from ingestion_dagster_tests.catalog.fill_scene import IMAGE, LIMITS, TITLES, documents_of, sent, small, statuses, target
+from ingestion_dagster_tests.catalog.scenes import FakePlaces, identifier, insert, live_table, with_fake
 
-IMAGE = MEDIA_TYPES["image"]
-LIMITS = Limits(lease_seconds=60, run_seconds=60)
-TITLES = ("A bird", "Two birds", "Running along", "Still Water", "Nothing of the kind")
-SENSITIVE = {0, 2, 3}
-
-WORK = """
-import sys
-from ingestion_dagster.catalog import fill
-from ingestion_dagster.catalog.places import Places
-from ingestion_dagster.catalog.registry import MEDIA_TYPES
-from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.settings import current
-
-suffix, run, workers = sys.argv[1:]
-target = fill.Target("image", suffix, ("public", "image"), f"image-{suffix}", f"image-{suffix}-filtered")
-filled = fill.fill(Places.of(current()), MEDIA_TYPES["image"], target, run, Limits(lease_seconds=2, run_seconds=60), int(workers))
-print(filled.documents, filled.filtered, filled.dead, filled.expected, filled.rows_read)
-"""
-
-
-def target(suffix: str = "one", **changes: Any) -> Target:
-    return replace(Target("image", suffix, (LIVE, "image"), f"image-{suffix}", f"image-{suffix}-filtered"), **changes)
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    """Every tenth is removed from the source."""
-    return [row("image", number, title=TITLES[number % 5], removed_from_source=number % 10 == 9) for number in range(1, count + 1)]
-
-
-def documents_of(count: int) -> tuple[set[int], set[int]]:
-    main = {number for number in range(1, count + 1) if number % 10 != 9}
-    return main, {number for number in main if number % 5 not in SENSITIVE}
-
-
-def sent(engine: FakeSearch, index: str) -> list[int]:
-    """Ids that were sent to an index, as often as they were."""
-    return [number for name, arguments in engine.calls if name == "bulk" and arguments[0] == index for number in arguments[1]]
-
-
-@pytest.fixture
-def small(places: Places, monkeypatch: pytest.MonkeyPatch) -> tuple[FakePlaces, FakeSearch]:
-    """100 rows in ranges of 30 ids, 7 documents at a time."""
-    monkeypatch.setenv("INGESTION_CATALOG_RANGE_ROWS", "30")
-    monkeypatch.setenv("INGESTION_CATALOG_BULK_DOCUMENTS", "7")
-    live_table(places, IMAGE, rows(100))
-    return with_fake(replace(places, settings=current()))
-
-
-def statuses(connection: Connection) -> list[tuple[str, int]]:
-    return connection.execute(
-        "SELECT status, count(*) FROM ledger.loads AS l JOIN catalog.ranges AS r ON r.load_id = l.id GROUP BY 1 ORDER BY 1"
-    ).fetchall()
+__all__ = ["small"]
 
 
 def test_both_indexes_are_filled_in_one_pass(small: tuple[FakePlaces, FakeSearch]) -> None:
@@ -129,7 +64,7 @@ def test_the_filtered_index_alone_is_filled(small: tuple[FakePlaces, FakeSearch]
     assert set(engine.documents) == {"image-one-filtered"}
     assert set(engine.documents["image-one-filtered"]) == documents_of(100)[1]
     assert filled.filtered == len(documents_of(100)[1])
-    other = target("two", only_filtered=True)
+    other = replace(target("two"), index=None)
     fill.fill(places, IMAGE, other, "run", LIMITS, 1)
     assert set(engine.documents) == {"image-one-filtered", "image-two-filtered"}
 
@@ -222,44 +157,6 @@ def test_an_outage_gives_the_range_back_and_the_next_run_goes_on_behind_it(small
     assert set(engine.documents["image-one"]) == main
     assert (filled.documents, filled.filtered) == (len(main), len(filtered))
     assert len(sent(engine, "image-one")) == len(main) - committed
-
-
-def test_a_sleeper_sends_nothing_past_its_lease(small: tuple[FakePlaces, FakeSearch], caplog: pytest.LogCaptureFixture) -> None:
-    places, engine = small
-    caplog.set_level(logging.WARNING)
-    stolen = threading.Event()
-
-    def steal(name: str, arguments: tuple[Any, ...]) -> None:
-        if name == "bulk.after" and not stolen.is_set() and engine.seen()["bulk"] == 3:
-            stolen.set()
-            with places.ledger.connect() as connection:
-                connection.execute("UPDATE ledger.loads SET claim = claim + 1000000 WHERE status = 'ingesting'")
-
-    with places.ledger.connect() as connection, closing(places.search()) as used:
-        fill.prepare(used, connection, places, IMAGE, target(), "run")
-        fill.plan(connection, places, IMAGE, target(), 100)
-    engine.fault = steal
-    assert fill.work(places, IMAGE, target(), "run", LIMITS) == 0
-    assert "went to another run" in caplog.text
-    with places.ledger.connect() as connection:
-        committed, documents = connection.execute("SELECT committed_id, documents FROM catalog.ranges").fetchone() or (0, 0)
-    assert committed in (None, 7)
-    assert documents in (0, 7)
-    assert engine.seen()["bulk"] <= 5
-
-
-def test_runs_at_once_share_the_ranges(small: tuple[FakePlaces, FakeSearch]) -> None:
-    places, _ = small
-    with ThreadPoolExecutor(3) as pool:
-        runs = [pool.submit(fill.fill, places, IMAGE, target(), f"run {number}", LIMITS, 1) for number in range(3)]
-        results = [run.result() for run in runs]
-    main, filtered = documents_of(100)
-    assert {(filled.documents, filled.filtered, filled.rows_read) for filled in results} == {(len(main), len(filtered), 100)}
-    with places.ledger.connect() as connection:
-        assert statuses(connection) == [("archived", 4)]
-        # Claimed once each: nobody took what another had.
-        claims = connection.execute("SELECT count(*) FROM ledger.load_events WHERE to_status = 'ingesting'").fetchone()
-        assert claims == (4,)
 
 
 def test_a_run_whose_time_is_up_says_so(small: tuple[FakePlaces, FakeSearch]) -> None:
@@ -370,88 +267,3 @@ def test_an_index_that_goes_away_refuses_and_gives_the_range_back(small: tuple[F
         fill.fill(places, IMAGE, target(), "run", LIMITS, 1)
     with places.ledger.connect() as connection:
         assert statuses(connection) == [("ready", 4)]
-
-
-@pytest.fixture
-def node(places: Places, opensearch: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Places, str]]:
-    """1,000 rows, ranges of 100, a real node, and a suffix of the test's own."""
-    suffix = uuid.uuid4().hex[:12]
-    monkeypatch.setenv("INGESTION_CATALOG_SEARCH_URL", opensearch)
-    monkeypatch.setenv("INGESTION_CATALOG_RANGE_ROWS", "100")
-    monkeypatch.setenv("INGESTION_CATALOG_BULK_DOCUMENTS", "20")
-    live_table(places, IMAGE, rows(1000))
-    with_node = replace(places, settings=current())
-    yield with_node, suffix
-    with closing(with_node.search()) as engine:
-        for index in (f"image-{suffix}", f"image-{suffix}-filtered"):
-            engine.delete_index(index)
-
-
-def started(suffix: str, run: str, workers: int = 1, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WORK, suffix, run, str(workers)],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-
-
-def whole(places: Places, suffix: str) -> None:
-    main, filtered = documents_of(1000)
-    with closing(places.search()) as engine:
-        assert engine.count(f"image-{suffix}") == len(main)
-        assert engine.count(f"image-{suffix}-filtered") == len(filtered)
-        held = engine.get(f"image-{suffix}", sorted(main))
-        assert set(held) == main
-    with places.ledger.connect() as connection:
-        assert statuses(connection) == [("archived", 10)]
-        sums = connection.execute("SELECT sum(rows_read), sum(documents), sum(filtered) FROM catalog.ranges").fetchone()
-        assert sums == (1000, len(main), len(filtered))
-
-
-def test_after_a_kill_at_half_the_next_run_ends_with_the_exact_count(node: tuple[Places, str]) -> None:
-    places, suffix = node
-    killed = started(suffix, "run-1", INGESTION_TEST_FAULT="catalog.fill.commit.before:25")
-    _, said = killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL, said
-    with places.ledger.connect() as connection:
-        (half,) = connection.execute("SELECT sum(rows_read) FROM catalog.ranges").fetchone() or (0,)
-    assert 400 <= half < 1000
-    finished = started(suffix, "run-2")
-    out, said = finished.communicate(timeout=60)
-    assert finished.returncode == 0, said
-    main, filtered = documents_of(1000)
-    assert out.split() == [str(len(main)), str(len(filtered)), "0", str(len(main)), "1000"]
-    whole(places, suffix)
-
-
-def test_two_processes_and_their_helpers_fill_one_target(node: tuple[Places, str]) -> None:
-    places, suffix = node
-    both = [started(suffix, f"run-{number}", workers=2) for number in (1, 2)]
-    for process in both:
-        out, said = process.communicate(timeout=90)
-        assert process.returncode == 0, said
-        assert out.split()[0] == str(len(documents_of(1000)[0]))
-    whole(places, suffix)
-
-
-def test_a_helper_ends_with_the_process_that_started_it() -> None:
-    context = multiprocessing.get_context("spawn")
-    waiting = context.Event()
-    process = context.Process(target=_parent_of_a_helper, args=(waiting,))
-    process.start()
-    try:
-        assert waiting.wait(30)
-    finally:
-        process.join(30)
-    assert process.exitcode == 1
-
-
-def _parent_of_a_helper(waiting: Any) -> None:
-    """Watches a parent that ends at once: a pipe whose other end is closed."""
-    reading, writing = os.pipe()
-    waiting.set()
-    os.close(writing)
-    fill_worker._end_with(reading)

@@ -1,7 +1,6 @@
 """Filtered indexes besides those of a refresh: made anew when terms change, or by tasks; what goes on, goes along, and goes."""
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +24,6 @@ from ingestion_dagster_tests.catalog.scenes import FakePlaces, go_live, identifi
 
 IMAGE = MEDIA_TYPES["image"]
 LIMITS = Limits(lease_seconds=60, run_seconds=60)
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 class Live:

@@ -1,6 +1,7 @@
 """What people hear of a refresh in Slack: one message that is edited, never a secret, and never a refresh that fails for it."""
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,26 +121,14 @@ def test_a_webhook_hears_the_start_one_step_an_hour_and_the_end(
     assert [path for path, _ in chat.calls] == ["/services/T0/B0/hook-secret"] * 3
 
 
-def test_a_failure_is_a_message_of_its_own_with_the_link_to_its_run(
-    database: Database, with_bot: Settings, refresh: Refresh, chat: Slack
-) -> None:
-    messages.tell(database, with_bot, refresh, "start", api_url=chat.api_url)
-    assert messages.failed(with_bot, at(refresh, "copied"), "run-1", "rows_fell: image: look upstream", api_url=chat.api_url)
-    assert len(chat.messages) == 2
-    assert "after it was copied:\n```rows_fell: image: look upstream```\nhttp://localhost:3000/runs/run-1" in chat.texts[1]
-
-
 @pytest.mark.parametrize("threshold", ["verbose", "INFO", "Error"])
-@pytest.mark.parametrize("moment", ["step", "start", "end", "failure"])
+@pytest.mark.parametrize("moment", ["step", "start", "end"])
 def test_what_is_below_the_level_is_not_sent(
     database: Database, with_bot: Settings, refresh: Refresh, chat: Slack, threshold: str, moment: Any
 ) -> None:
     settings = levelled(with_bot, threshold)
-    if moment == "failure":
-        sent = messages.failed(settings, refresh, "run-1", "x", api_url=chat.api_url)
-    else:
-        sent = messages.tell(database, settings, refresh, moment, api_url=chat.api_url)
-    level = {"step": Level.VERBOSE, "start": Level.INFO, "end": Level.INFO, "failure": Level.ERROR}[moment]
+    sent = messages.tell(database, settings, refresh, moment, api_url=chat.api_url)
+    level = {"step": Level.VERBOSE, "start": Level.INFO, "end": Level.INFO}[moment]
     assert sent == (level >= Level.named(threshold))
     assert len(chat.calls) == int(sent)
 
@@ -187,7 +176,6 @@ def test_an_edit_changes_text_and_nothing_else(chat: Slack) -> None:
 
 def test_without_slack_nothing_is_sent_or_noted(database: Database, settings: Settings, refresh: Refresh) -> None:
     assert not messages.tell(database, settings, refresh, "start")
-    assert not messages.failed(settings, refresh, "run-1", "x")
     with database.connect() as connection:
         assert connection.execute("SELECT count(*) FROM catalog.messages").fetchone() == (0,)
 
@@ -249,7 +237,6 @@ def test_a_slack_that_is_not_there_fails_no_refresh(
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/api/"
         monkeypatch.setattr(slack, "ATTEMPTS", 1)
         assert not messages.tell(database, with_bot, refresh, "start", api_url=url)
-        assert not messages.failed(with_bot, refresh, "run-1", "x", api_url=url)
     assert "the refresh goes on" in caplog.text
 
 
@@ -291,15 +278,14 @@ def test_connection_strings_and_secrets_are_not_shown(text: str, shown: str) -> 
     assert slack.redacted(text) == shown
 
 
-def test_what_the_installation_is_set_up_with_is_not_shown(
-    with_bot: Settings, chat: Slack, refresh: Refresh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_installation_is_set_up_with_is_not_shown(chat: Slack, with_bot: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "INGESTION_CATALOG_UPSTREAM_URL",
         "postgresql://reader:tr0mbone@upstream.example/openledger",  # pragma: allowlist secret
     )  # pragma: allowlist secret
-    settings = current()
-    assert messages.failed(settings, refresh, "run-1", "tr0mbone was said, by tr0mbone", api_url=chat.api_url)
+    bot = slack.through(current(), api_url=chat.api_url)
+    assert isinstance(bot, Bot)
+    bot.post(Message("tr0mbone was said, by tr0mbone"), messages.hidden(current()))
     assert "tr0mbone" not in str(chat.calls)
     assert "*** was said" in chat.texts[0]
 
@@ -314,3 +300,25 @@ def test_a_long_text_is_cut_to_what_slack_takes(chat: Slack) -> None:
     Bot(TOKEN, "#refreshes", "local", chat.api_url).post(Message("line\n" * 2000))
     assert len(chat.texts[0]) <= 3000
     assert chat.texts[0].endswith("…")
+
+
+@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("threshold", [None, "verbose", "info", "error"])
+def test_messages_of_every_level_at_every_threshold_and_at_the_default_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, level: Level, threshold: str | None
+) -> None:
+    assert "INGESTION_SLACK_LEVEL" not in os.environ
+    if threshold is not None:
+        monkeypatch.setenv("INGESTION_SLACK_LEVEL", threshold)
+    is_sent = level >= messages.threshold(current())
+    assert is_sent == (("verbose", "info", "error").index(threshold or "verbose") <= level)
+
+
+def test_a_message_says_the_default_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "INGESTION_ENVIRONMENT" not in os.environ
+    with slack_server() as chat:
+        monkeypatch.setenv("INGESTION_SLACK_WEBHOOK_URL", chat.webhook_url)
+        through = slack.through(current())
+        assert through is not None
+        through.post(Message("x"))
+        assert chat.calls[0][1]["username"].endswith("| LOCAL")

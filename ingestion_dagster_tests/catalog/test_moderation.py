@@ -1,6 +1,5 @@
 """Moderation during a refresh: what was deleted or flagged meanwhile does not come back with the new generation."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,12 +9,6 @@ from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, Scene, number
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 @pytest.fixture

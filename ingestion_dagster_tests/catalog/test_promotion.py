@@ -1,27 +1,15 @@
 """Promotion: tables and aliases change together, and nothing that hangs on a table is lost."""
 
-import socket
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import psycopg
 import pytest
 
-from ingestion_dagster.catalog import hooks, refreshes, steps, swap
+from ingestion_dagster.catalog import refreshes
 from ingestion_dagster.catalog.places import Places
-from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, Scene
-from ingestion_dagster_tests.catalog.scenes import FakePlaces
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
+from ingestion_dagster_tests.catalog.promotion_scene import Scene
 
 
 @pytest.fixture
@@ -193,57 +181,6 @@ def test_a_failing_alias_call_brings_the_tables_back(scene: Scene, is_lost: bool
     assert scene.ids() == list(range(2, 8))
 
 
-def test_readers_see_no_error_and_never_nothing(scene: Scene) -> None:
-    refresh = scene.stage("new", range(1, 8))
-    stop, seen, failures = threading.Event(), set(), []
-
-    def read(statement: str) -> None:
-        with scene.places.api.connect() as connection:
-            while not stop.is_set():
-                try:
-                    row = connection.execute(statement).fetchone()
-                    seen.add(row[0] if row else None)
-                except psycopg.Error as error:
-                    failures.append(repr(error))
-                    return
-
-    statements = (
-        "SELECT count(*) FROM public.image",
-        "SELECT count(*) FROM public.titles",
-        "SELECT count(i.id) + 4 FROM public.imagelist_images AS l JOIN public.image AS i ON i.id = l.image_id WHERE i.id = 1",
-        "SELECT count(i.id) + 4 FROM public.image AS i JOIN public.imagelist_images AS l ON i.id = l.image_id WHERE i.id = 1",
-        "SELECT count(*) FROM public.by_key AS k LEFT JOIN public.imagelist_images AS l ON l.image_id = k.id",
-    )
-    threads = [threading.Thread(target=read, args=(statement,)) for statement in statements]
-    for thread in threads:
-        thread.start()
-    try:
-        done = scene.promote(refresh)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
-    assert seen == {5, 7}
-    assert done.seconds_locked < 1
-
-
-def test_a_long_reader_is_waited_for_and_others_pass(scene: Scene) -> None:
-    refresh = scene.stage("new", range(1, 8))
-    scene.places = replace(
-        scene.places, settings=scene.places.settings.model_copy(update={"catalog_lock_seconds": 0.2, "catalog_swap_seconds": 0.5})
-    )
-    with scene.places.api.connect() as reader:
-        reader.autocommit = False
-        reader.execute("SELECT count(*) FROM public.image").fetchone()
-        with pytest.raises(Transient, match="tables_in_use"):
-            scene.promote(refresh)
-        assert scene.ids() == [1, 2, 3, 4, 5]
-        assert scene.behind() == (("image-old",), ("image-old-filtered",))
-        reader.rollback()
-    assert scene.promote(refresh).attempts >= 1
-
-
 def test_privileges_given_during_the_refresh_are_taken_along(scene: Scene) -> None:
     refresh = scene.stage("new", range(1, 8))
     scene.do('GRANT INSERT (title) ON public.image TO "reader of images"; ALTER TABLE public.image DISABLE TRIGGER shout')
@@ -316,69 +253,19 @@ def test_rows_that_nobody_reads_keep_no_others_from_being_deleted(scene: Scene) 
     scene.do("UPDATE public.image SET category = 'drawing'; DELETE FROM public.category WHERE name = 'photo'")
 
 
-def test_only_the_ids_are_looked_through_with_readers_waiting(scene: Scene) -> None:
-    scene.do("ALTER TABLE public.image ADD COLUMN place serial")
-    refresh = scene.stage("new", range(1, 8))
-    scene.do("UPDATE catalog_next.image SET place = 1000")
-    scene.promote(refresh)
-    assert scene.one("SELECT last_value FROM public.image_place_seq") < 1000
-    assert scene.one("SELECT last_value FROM public.image_id_seq") >= 7
-
-
-def test_what_is_in_use_is_not_locked_for_a_moment_again_and_again(scene: Scene, places: Places) -> None:
-    locked: list[str] = []
-
-    class Seen(psycopg.Connection[Any]):
-        def execute(self, query: Any, *arguments: Any, **more: Any) -> Any:
-            if "LOCK TABLE" in (query if isinstance(query, str) else query.as_string(self)):
-                locked.append("tried")
-            return super().execute(query, *arguments, **more)
-
-    scene.promote(scene.stage("new", range(1, 8)))
-    with Seen.connect(places.api.conninfo, autocommit=True) as ours, places.api.connect() as reader, reader.transaction():
-        reader.execute("SELECT count(*) FROM public.image")
-        ours.execute("SET search_path = ''")
-        found = swap._look(ours, IMAGE, swap.ROLL_BACK)
-        with ours.transaction(), pytest.raises(Transient, match="lock_not_available"):
-            swap._lock(ours, found, 0.2, 1)
-    assert locked == []
-
-
-@pytest.mark.parametrize("is_told", [False, True])
-def test_what_follows_a_promotion_is_done_by_whoever_finds_it_undone(
-    scene: Scene, places: Places, monkeypatch: pytest.MonkeyPatch, is_told: bool
-) -> None:
-    """Killed after the swap had ended, or after all had been told."""
-    told: list[str] = []
-
-    def drop_caches(*_arguments: object) -> str:
-        told.append("caches")
-        return "told"
-
-    monkeypatch.setattr(hooks, "drop_caches", drop_caches)
-    monkeypatch.setattr(steps.Work, "tell", lambda _self, moment: told.append(moment))
-    faked = FakePlaces(places.settings, places.ledger, places.upstream, places.api, scene.engine)
-    refresh = scene.stage("new", range(1, 6))
-    counts = {"gates": {}, "fill": {"terms": "f"}, "tables": {"image": {"rows": 5, "deleted": 0, "bytes": 1}}}
-    refreshes.note(scene.ledger, refresh, counts | ({"caches": "told", "told": True} if is_told else {}))
-    scene.promote(refresh)
-    done = steps.promote(steps.Work(faked, scene.ledger, IMAGE, "new", "another", Limits()))
-    assert (told, done.counts["caches"]) == ([] if is_told else ["caches", "end"], "told")
-    steps.promote(steps.Work(faked, scene.ledger, IMAGE, "new", "third", Limits()))
-    assert len(told) == (0 if is_told else 2)
-
-
-def test_an_api_that_answers_no_http_fails_no_promotion() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            for _ in range(hooks.ATTEMPTS):
-                asked, _address = server.accept()
-                with asked:
-                    asked.recv(1000)
-                    asked.sendall(b"this is no HTTP\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        assert hooks.drop_caches(f"http://127.0.0.1:{server.getsockname()[1]}/", "image", "new", sleep=lambda _seconds: None) == "failed"
-        thread.join(10)
+def test_keys_between_other_tables_are_not_touched(places: Places, ledger: Connection) -> None:
+    scene = Scene(places, ledger)
+    scene.do(
+        "CREATE TABLE public.image_tag (id int PRIMARY KEY); CREATE TABLE public.other_image (id int PRIMARY KEY); "
+        "CREATE TABLE public.tagged (tag int REFERENCES public.image_tag (id), of int REFERENCES public.other_image); "
+        "INSERT INTO public.image_tag VALUES (99); INSERT INTO public.other_image VALUES (98); INSERT INTO public.tagged VALUES (99, 98)"
+    )
+    keys = "SELECT array_agg(oid ORDER BY oid) FROM pg_constraint WHERE conrelid = 'public.tagged'::regclass AND contype = 'f'"
+    check = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'public.image'::regclass AND conname = 'width_positive'"
+    before = scene.one(keys), scene.one(check)
+    done = scene.promote(scene.stage("new", range(1, 6)))
+    assert done.archived == 0
+    assert (scene.one(keys), scene.one(check)) == before
+    assert scene.one("SELECT count(*) FROM public.tagged") == 1
+    with pytest.raises(psycopg.errors.CheckViolation):
+        scene.do("UPDATE public.image SET width = -1")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
+from ingestion_dagster_tests.catalog.patience import until
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, FileSearch, Scene
 
 
@@ -77,12 +77,6 @@ class CutDatabase(Database):
 
     def connect(self) -> Connection:
         return self.kind.connect(self.conninfo, autocommit=True, options="-c timezone=UTC")
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 def picture(scene: Scene) -> tuple[Any, ...]:
@@ -259,10 +253,3 @@ def test_who_has_lost_the_ledger_swaps_nothing_after_somebody_has_reverted_it(pl
     assert refreshes.get(ledger, "image", "new").state == "filled"
     scene.promote(refresh)
     assert scene.ids() == list(range(1, 8))
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

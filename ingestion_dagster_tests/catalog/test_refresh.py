@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_dagster import runs
+from ingestion_dagster import arrivals, runs
 from ingestion_dagster.catalog import copy, promotion, readers, refreshes, samples, staging, steps
 from ingestion_dagster.catalog.pipeline import CATALOG
 from ingestion_dagster.catalog.places import Places
@@ -16,6 +16,7 @@ from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.engine import ledger, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.in_process import RunFailed
 from ingestion_dagster.settings import Settings
 
 IMAGE = MEDIA_TYPES["image"]
@@ -119,7 +120,7 @@ def test_a_refresh_that_was_broken_off_goes_on_where_it_was(
 
     with monkeypatch.context() as patched:
         patched.setattr(module, function, away)
-        with pytest.raises(runs.RunFailed, match="database_unavailable"):
+        with pytest.raises(RunFailed, match="database_unavailable"):
             refresh(filled)
     with Places.of(filled).ledger.connect() as connection:
         (going,) = refreshes.of_model(connection, "image")
@@ -171,7 +172,7 @@ def test_a_dry_run_changes_nothing(filled: Settings, api: Database) -> None:
 
 def test_what_has_no_landing_zone_says_so(filled: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no landing zone"):
-        runs.land(CATALOG, filled, [tmp_path])
+        arrivals.land(CATALOG, filled, [tmp_path])
     with pytest.raises(ConfigurationError, match="catalog rollback"):
         CATALOG.replay(None, ledger.Scope("catalog"))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="nothing to adopt"):

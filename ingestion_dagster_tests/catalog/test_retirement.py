@@ -1,6 +1,5 @@
 """Retirement: old generations and what failed refreshes left go; what readers have, or a rollback needs, never does."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,12 +14,6 @@ from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, Scene
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Rollback: what readers had before comes back, whole, and so does what was taken from others for its sake."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from ingestion_dagster.catalog import refreshes
@@ -9,12 +7,6 @@ from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog.promotion_scene import Scene, number
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 @pytest.fixture

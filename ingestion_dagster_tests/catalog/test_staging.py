@@ -1,7 +1,5 @@
 """Staged tables have every index and constraint of the live ones, under the same names, or it is said what is missing."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from ingestion_dagster.catalog import staging
@@ -10,12 +8,6 @@ from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, LONG, Scene
-
-
-@pytest.fixture
-def ledger(places: Places) -> Iterator[Connection]:
-    with places.ledger.connect() as connection:
-        yield connection
 
 
 @pytest.fixture

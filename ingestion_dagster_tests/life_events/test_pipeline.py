@@ -6,12 +6,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ingestion_dagster import demo, runs
+from ingestion_dagster import arrivals, demo, runs
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.in_process import RunFailed
 from ingestion_dagster.life_events import places
 from ingestion_dagster.life_events.pipeline import LIFE_EVENTS, LOAD_JOB, PUBLISH_JOB
 from ingestion_dagster.pipelines import PIPELINES
@@ -56,14 +57,14 @@ def test_the_pipeline_is_one_of_those_the_commands_know() -> None:
 
 
 def test_a_run_loads_what_is_landed_and_then_publishes_it(life_events: LifeEvents, platform: StandIn) -> None:
-    landed = runs.land(LIFE_EVENTS, life_events.settings, [SAMPLES])
+    landed = arrivals.land(LIFE_EVENTS, life_events.settings, [SAMPLES])
     assert len(landed.objects) == 11
     summary = runs.run(LIFE_EVENTS, life_events.settings, runs.Request())
     assert (summary.loads, summary.errored, summary.left) == (11, 7, 0)
     assert life_events.records() == {"published": 5}, "two of the files tell of nobody whom another does not"
     assert sorted(platform.events.values()) == [1] * 5
     assert life_events.waiting() == []
-    runs.land(LIFE_EVENTS, life_events.settings, [SAMPLES])
+    arrivals.land(LIFE_EVENTS, life_events.settings, [SAMPLES])
     again = runs.run(LIFE_EVENTS, life_events.settings, runs.Request())
     assert (again.errored, again.rows_written) == (7, 0)
     assert sorted(platform.events.values()) == [1] * 5, "what has come before is not told again"
@@ -72,7 +73,7 @@ def test_a_run_loads_what_is_landed_and_then_publishes_it(life_events: LifeEvent
 def test_a_platform_that_is_away_ends_the_run_after_what_it_has_loaded(life_events: LifeEvents, platform: StandIn) -> None:
     platform.token_always = 503
     life_events.drop("a.xml", file_of(1))
-    with pytest.raises(runs.RunFailed, match=r"the events platform .*; nothing is lost, the next run goes on"):
+    with pytest.raises(RunFailed, match=r"the events platform .*; nothing is lost, the next run goes on"):
         runs.run(LIFE_EVENTS, life_events.settings, runs.Request())
     assert life_events.statuses() == {"a.xml": "archived"}
     platform.token_always = None
@@ -112,7 +113,7 @@ def test_nothing_can_be_replayed_nor_adopted_and_the_reason_is_told(life_events:
         LIFE_EVENTS.replay(connection, Scope("life_events"))
     for dry_run in (True, False):
         with pytest.raises(ConfigurationError, match="nothing to adopt"):
-            runs.adopt(LIFE_EVENTS, life_events.settings, dry_run=dry_run)
+            arrivals.adopt(LIFE_EVENTS, life_events.settings, dry_run=dry_run)
     assert life_events.waiting() == ["a.xml"]
     assert set(life_events.statuses().values()) <= {"ready"}
 
@@ -182,7 +183,7 @@ def test_production_takes_neither_keys_of_a_laptop_nor_its_database_nor_a_sandbo
     for name in ("HMAC", "ENCRYPTION"):
         with monkeypatch.context() as without:
             without.delenv(f"INGESTION_LIFE_EVENTS_{name}_KEYS")
-            with pytest.raises(runs.RunFailed, match=f"production needs keys of its own: set INGESTION_LIFE_EVENTS_{name}_KEYS"):
+            with pytest.raises(RunFailed, match=f"production needs keys of its own: set INGESTION_LIFE_EVENTS_{name}_KEYS"):
                 runs.run(LIFE_EVENTS, life_events.settings, runs.Request())
     monkeypatch.delenv("INGESTION_DATABASE_URL")
     with pytest.raises(ConfigurationError, match="INGESTION_DATABASE_URL"):

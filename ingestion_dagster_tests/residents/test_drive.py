@@ -12,7 +12,7 @@ from typing import Any, cast
 import dagster as dg
 import pytest
 
-from ingestion_dagster import runs
+from ingestion_dagster import arrivals
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import drive_calls, landing, ledger
 from ingestion_dagster.engine.claims import Claims
@@ -492,7 +492,7 @@ def test_a_dataset_without_ids_is_left_out_while_others_load(on: OnDrive, monkey
     on.run()
     assert [state["dataset"] for state in on.states()] == ["nsss"]
     assert on.tidy() == 0
-    assert runs.adopt(RESIDENTS, on.settings, dry_run=True).files == 1
+    assert arrivals.adopt(RESIDENTS, on.settings, dry_run=True).files == 1
 
 
 def test_a_dataset_whose_ids_are_taken_away_leaves_its_files_and_others_load(
@@ -649,8 +649,8 @@ def test_adopt_marks_as_many_of_one_name_as_there_are_reports_of_it_the_oldest_f
     files = [on.put("nsss/week 1", [nsss(number)], modified=ago(days=10 - number)) for number in range(4)]
     for day in ("2026-11-01", "2026-11-02"):
         on.server.put(f"PROCESSED_week 1_{day}", b"another system's", parent=on.ids["nsss"]["outbound"], mime_type=SHEET)
-    assert runs.adopt(RESIDENTS, on.settings, dry_run=True).files == 2
-    assert runs.adopt(RESIDENTS, on.settings).files == 2
+    assert arrivals.adopt(RESIDENTS, on.settings, dry_run=True).files == 2
+    assert arrivals.adopt(RESIDENTS, on.settings).files == 2
     assert on.calls() == 0
     on.run()
     adopted = {key.split("/")[2] for (key,) in on.query("SELECT key FROM ledger.loads WHERE rows_in = 0")}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_dagster import runs
+from ingestion_dagster import arrivals
 from ingestion_dagster.engine import ledger, whereabouts
 from ingestion_dagster.residents import first_day
 from ingestion_dagster.residents.pipeline import RESIDENTS
@@ -83,7 +83,7 @@ def test_files_that_are_landed_by_command_never_pause(residents: Residents, tmp_
         path.write_bytes(as_csv([nsss(number)]))
         moment = (datetime.now(UTC) - timedelta(days=30)).timestamp()
         os.utime(path, (moment, moment))
-    runs.land(RESIDENTS, residents.settings, [folder.parent])
+    arrivals.land(RESIDENTS, residents.settings, [folder.parent])
     residents.run()
     assert paused(residents) == []
     assert residents.counts[0] == 4
@@ -117,7 +117,7 @@ def test_adopt_marks_what_has_a_twin_while_it_is_paused_and_resume_loads_the_oth
     twins(residents, outbound)
     residents.run()
     assert paused(residents) == ["nsss"]
-    assert runs.adopt(RESIDENTS, residents.settings).files == 1
+    assert arrivals.adopt(RESIDENTS, residents.settings).files == 1
     assert residents.statuses() == {inbound: "archived", "other 1.csv": "ready", "other 2.csv": "ready"}
     assert paused(residents) == ["nsss"]
     assert residents.calls() == 0
@@ -142,19 +142,19 @@ def test_adopt_marks_what_has_a_twin_while_it_is_paused_and_resume_loads_the_oth
 def test_what_has_no_twin_is_not_adopted(residents: Residents, outbound: str) -> None:
     living(residents, "week 1.csv")
     twins(residents, outbound)
-    assert runs.adopt(RESIDENTS, residents.settings).files == 0
+    assert arrivals.adopt(RESIDENTS, residents.settings).files == 0
 
 
 def test_a_twin_in_the_folder_of_another_dataset_is_none(residents: Residents) -> None:
     living(residents, "week 1.csv")
     twins(residents, "PROCESSED_week 1.csv_2026-11-01.xlsx", dataset="spl")
-    assert runs.adopt(RESIDENTS, residents.settings).files == 0
+    assert arrivals.adopt(RESIDENTS, residents.settings).files == 0
 
 
 def test_the_hackney_workbook_of_contact_tracing_is_a_twin(residents: Residents) -> None:
     living(residents, "extract.xlsx", dataset="contact_tracing")
     twins(residents, "Hackney_CT_FOR_UPLOAD_extract.xlsx_2026-11-01.xlsx", dataset="contact_tracing")
-    assert runs.adopt(RESIDENTS, residents.settings).files == 1
+    assert arrivals.adopt(RESIDENTS, residents.settings).files == 1
     residents.run()
     assert residents.calls() == 0
 
@@ -162,7 +162,7 @@ def test_the_hackney_workbook_of_contact_tracing_is_a_twin(residents: Residents)
 def test_an_adopted_file_that_is_changed_is_a_new_one(residents: Residents) -> None:
     living(residents, "week 1.csv")
     twins(residents, "PROCESSED_week 1.csv_2026-11-01.xlsx")
-    runs.adopt(RESIDENTS, residents.settings)
+    arrivals.adopt(RESIDENTS, residents.settings)
     residents.drop("nsss/week 1.csv", [nsss(5)])
     residents.run()
     assert residents.counts == (1, 1, 1)
@@ -171,10 +171,10 @@ def test_an_adopted_file_that_is_changed_is_a_new_one(residents: Residents) -> N
 def test_what_would_be_adopted_is_said_and_nothing_is_changed(residents: Residents) -> None:
     living(residents, "a.csv", "b.csv", "c.csv")
     twins(residents, "PROCESSED_a.csv_2026-11-01.xlsx", "PROCESSED_b.csv_2026-11-01")
-    assert runs.adopt(RESIDENTS, residents.settings, dry_run=True).files == 2
+    assert arrivals.adopt(RESIDENTS, residents.settings, dry_run=True).files == 2
     assert set(residents.in_ledger().values()) == {0}
-    assert runs.adopt(RESIDENTS, residents.settings, dry_run=True).files == 2
-    assert runs.adopt(RESIDENTS, residents.settings).files == 2
+    assert arrivals.adopt(RESIDENTS, residents.settings, dry_run=True).files == 2
+    assert arrivals.adopt(RESIDENTS, residents.settings).files == 2
 
 
 def test_adopt_before_a_day_takes_only_older_files(residents: Residents) -> None:
@@ -182,14 +182,14 @@ def test_adopt_before_a_day_takes_only_older_files(residents: Residents) -> None
     living(residents, "young.csv", days_old=2)
     twins(residents, "PROCESSED_old.csv_2026-11-01", "PROCESSED_young.csv_2026-11-01")
     before = datetime.now(UTC) - timedelta(days=5)
-    assert runs.adopt(RESIDENTS, residents.settings, before).files == 1
+    assert arrivals.adopt(RESIDENTS, residents.settings, before).files == 1
     assert residents.statuses() == {"old.csv": "archived", "young.csv": "ready"}
 
 
 def test_an_adopted_file_gets_no_report_of_ours(residents: Residents) -> None:
     living(residents, "a.csv")
     twins(residents, "PROCESSED_a.csv_2026-11-01")
-    runs.adopt(RESIDENTS, residents.settings)
+    arrivals.adopt(RESIDENTS, residents.settings)
     for name in residents.outbound("nsss"):
         (residents.drive / "nsss" / "outbound" / name).unlink()
     assert residents.tidy() == 0
@@ -202,7 +202,7 @@ def test_our_own_reports_are_twins_if_the_ledger_is_lost(residents: Residents) -
     residents.run()
     residents.query("TRUNCATE ledger.loads, ledger.datasets CASCADE")
     residents.drop("nsss/c.csv", [nsss(3)])
-    assert runs.adopt(RESIDENTS, residents.settings).files == 2
+    assert arrivals.adopt(RESIDENTS, residents.settings).files == 2
     residents.run()
     assert residents.statuses() == {"a.csv": "archived", "b.csv": "archived", "c.csv": "archived"}
     assert residents.calls("create") == 3

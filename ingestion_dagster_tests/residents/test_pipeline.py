@@ -3,9 +3,10 @@
 import dagster as dg
 import pytest
 
-from ingestion_dagster import demo, runs
+from ingestion_dagster import arrivals, demo, runs
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import project_file
+from ingestion_dagster.in_process import RunFailed
 from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.residents.pipeline import RESIDENTS
 from ingestion_dagster_tests.residents.scene import (
@@ -40,14 +41,14 @@ def test_the_pipeline_is_one_of_those_the_commands_know() -> None:
 
 @pytest.mark.usefixtures("in_memory")
 def test_a_folder_of_all_samples_is_landed_and_run_as_a_whole(residents: Residents) -> None:
-    landed = runs.land(RESIDENTS, residents.settings, [SAMPLES])
+    landed = arrivals.land(RESIDENTS, residents.settings, [SAMPLES])
     assert len(landed.objects) == 20
     summary = runs.run(RESIDENTS, residents.settings, runs.Request(as_of=DAY))
     assert (summary.loads, summary.errored, summary.left) == (20, 4, 0)
     assert summary.rows_rejected == 2 + 1 + 2 + 2 + 2
     assert (residents.drive / "nsss" / "inbound" / "01_valid.xlsx").read_bytes() == (SAMPLES / "nsss" / "01_valid.xlsx").read_bytes()
     calls = residents.calls()
-    runs.land(RESIDENTS, residents.settings, [SAMPLES])
+    arrivals.land(RESIDENTS, residents.settings, [SAMPLES])
     again = runs.run(RESIDENTS, residents.settings, runs.Request(as_of=DAY))
     assert again.errored == 4
     assert again.rows_written == 0
@@ -82,7 +83,7 @@ def test_a_run_for_a_day_that_ran_out_of_time_says_what_is_left(residents: Resid
 def test_a_run_that_the_api_ends_says_why(residents: Residents) -> None:
     residents.drop("nsss/a.csv", [nsss(number) for number in range(20)])
     residents.go_wrong("any", "503", until=True)
-    with pytest.raises(runs.RunFailed, match="http_unavailable"):
+    with pytest.raises(RunFailed, match="http_unavailable"):
         runs.run(RESIDENTS, residents.settings, runs.Request(as_of=DAY))
     assert residents.statuses() == {"a.csv": "ready"}
 
