@@ -40,17 +40,20 @@ lint: setup ## every static check: format, style, types, layers, secrets, defini
 
 # The peers have an environment of their own: what they pin is no business of ours.
 PEERS := .venv/bench
+INGESTR := .venv/bench-ingestr
 
-bench: $(PEERS)/.stamp ## every benchmark, as tables of ratios (ARGS="--quick" without the long ones)
+bench: $(PEERS)/.stamp $(INGESTR)/.stamp ## every benchmark, as tables of ratios (ARGS="--quick" without the long ones)
 	@$(PY) -m benchmarks $(ARGS)
 
-$(PEERS)/.stamp: requirements-bench.txt | setup
-	@echo "bench: the peers' environment"
-	@$(BIN)/uv venv --quiet --clear --python $(PY) $(PEERS)
-	@VIRTUAL_ENV="$(CURDIR)/$(PEERS)" $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements-bench.txt
+$(PEERS)/.stamp: requirements-bench.txt
+$(INGESTR)/.stamp: requirements-bench-ingestr.txt
+$(PEERS)/.stamp $(INGESTR)/.stamp: | setup
+	@echo "bench: $<"
+	@$(BIN)/uv venv --quiet --clear --python $(PY) $(@D)
+	@VIRTUAL_ENV="$(CURDIR)/$(@D)" $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode $<
 	@touch $@
 
-lock: setup ## compile pyproject.toml into the three hash-locked requirements files
+lock: setup ## compile pyproject.toml into the four hash-locked requirements files
 	@sh tools/lock.sh
 
 clean: ## remove .venv, caches and build output (never .ingestion: that is data)

@@ -28,7 +28,7 @@ from ingestion_dagster.settings import Settings
 ROWS, QUICK = 1_000_000, 200_000
 ROUNDS = 3
 BUFFER = 256 * 1024
-INGESTR = Path(sys.prefix) / "bench" / "bin" / "ingestr"
+INGESTR = Path(sys.prefix) / "bench-ingestr" / "bin" / "ingestr"
 MEDIA = MEDIA_TYPES["image"]
 
 TABLE = """

@@ -7,9 +7,10 @@ uv=${UV:-.venv/bin/uv}
 compile() {
     echo "lock: $1"
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-        --custom-compile-command "make lock" --output-file "$@" pyproject.toml
+        --custom-compile-command "make lock" --output-file "$@"
 }
 
-compile requirements-dev.txt --extra dev
-compile requirements-prod-ingestion.txt --constraint requirements-dev.txt
-compile requirements-bench.txt --extra bench --constraint requirements-dev.txt
+compile requirements-dev.txt pyproject.toml --extra dev
+compile requirements-prod-ingestion.txt pyproject.toml --constraint requirements-dev.txt
+compile requirements-bench.txt pyproject.toml --extra bench --constraint requirements-dev.txt
+compile requirements-bench-ingestr.txt --group ingestr

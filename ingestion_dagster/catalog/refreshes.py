@@ -266,13 +266,14 @@ def set_aside(connection: Connection, load: Load, why: Problem, limits: Limits, 
         through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)
 
 
-def finish(
-    connection: Connection, load: Load, limits: Limits, run_id: str, *, rows_in: int, rows_written: int, rejected: int, size: int
-) -> None:
-    """End a claimed refresh as archived: nothing is to be moved. In the caller's transaction if it has one."""
-    verdict = Verdict(
-        load, Status.READY_FOR_ARCHIVING, rows_in=rows_in, rows_written=rows_written, rows_rejected=rejected, bytes=size, why="promoted"
-    )
+def finish(connection: Connection, load: Load, refresh: Refresh, limits: Limits, run_id: str) -> None:
+    """End the claimed load of a refresh that readers have, or had, as archived: nothing is to be moved.
+
+    What moderation keeps from readers came in, and is not written; nobody refused it. In the caller's transaction if it has one.
+    """
+    tables = refresh.counts.get("tables", {}).values()
+    rows, deleted, size = (sum(table[name] for table in tables) for name in ("rows", "deleted", "bytes"))
+    verdict = Verdict(load, Status.READY_FOR_ARCHIVING, rows_in=rows + deleted, rows_written=rows, bytes=size, why="promoted")
     with connection.transaction():
         ledger.settle(connection, [verdict])
         through(connection, load, Status.READY_FOR_ARCHIVING, Status.ARCHIVING, Status.ARCHIVED, limits, run_id)

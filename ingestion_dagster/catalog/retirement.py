@@ -48,6 +48,7 @@ def retire(places: Places, engine: SearchEngine, ledger: Connection, media: Medi
         given_up = [row[0] for row in ledger.execute(sql.GIVEN_UP, {"model": media.name, "seconds": seconds}).fetchall()]
         tables: tuple[str, ...] = ()
         indexes: tuple[str, ...] = ()
+        _end_bygone(places, ledger, media, run_id)
         for suffix in given_up:
             gone = _discard(places, engine, ledger, media, refreshes.get(ledger, media.name, suffix), run_id)
             tables, indexes = tables + gone.tables, indexes + gone.indexes
@@ -57,7 +58,7 @@ def retire(places: Places, engine: SearchEngine, ledger: Connection, media: Medi
             tables += _drop_staged(api, ledger, media)
             _forget(api, ledger, media)
         indexes += _drop_indexes(engine, ledger, media, seconds)
-        _forget_counts(ledger, media)
+        _forget_counts(engine, ledger, media)
     return Retired(tables, indexes, tuple(given_up))
 
 
@@ -129,6 +130,15 @@ def _end_load(places: Places, ledger: Connection, refresh: Refresh, run_id: str)
         refreshes.set_aside(ledger, load, _given_up(refresh), limits, run_id)
 
 
+def _end_bygone(places: Places, ledger: Connection, media: MediaType, run_id: str) -> None:
+    """End the loads of refreshes that readers have had, and whose promoter was killed before it could."""
+    limits = Limits.of(places.settings)
+    for (suffix,) in ledger.execute(sql.UNENDED, {"model": media.name}).fetchall():
+        refresh = refreshes.get(ledger, media.name, suffix)
+        with refreshes.held(places.ledger, ledger, refresh, run_id, limits) as load:
+            refreshes.finish(ledger, load, refresh, limits, run_id)
+
+
 def _end_ranges(ledger: Connection, ids: Sequence[int], why: Problem, run_id: str) -> None:
     limits = Limits()
     scope = Scope(PIPELINE, ids=frozenset(ids), waiting=True, paused=True)
@@ -196,14 +206,18 @@ def _drop_index(engine: SearchEngine, index: str) -> bool:
     return done
 
 
-def _forget_counts(ledger: Connection, media: MediaType) -> None:
-    """What the ledger's database has of refreshes that are gone, row by row; what they came to stays with their loads."""
-    gone = [refresh.suffix for refresh in refreshes.of_model(ledger, media.name) if refresh.state in ("retired", "discarded")]
-    indexes = [name for suffix in gone for name in (index_name(media.name, suffix), filtered_name(media.name, suffix))]
+def _forget_counts(engine: SearchEngine, ledger: Connection, media: MediaType) -> None:
+    """What the ledger's database has of refreshes and indexes that are gone, row by row; what they came to stays with their loads."""
+    model, moment = media.name, engine_ledger.now(ledger)
+    standing = set(engine.indexes(f"{model}-"))
+    gone = [refresh.suffix for refresh in refreshes.of_model(ledger, model) if refresh.state in ("retired", "discarded")]
+    for (suffix,) in ledger.execute(sql.FILLED_OF_NO_REFRESH, {"model": model}).fetchall():
+        if standing.isdisjoint((index_name(model, suffix), filtered_name(model, suffix))):
+            gone.append(suffix)
     with ledger.transaction():
         for statement in sql.FORGET_COUNTS:
-            ledger.execute(statement, {"model": media.name, "suffixes": gone})
-        ledger.execute(sql.FORGET_DEAD, {"indexes": indexes})
+            ledger.execute(statement, {"model": model, "suffixes": gone})
+        ledger.execute(sql.FORGET_DEAD, {"model": model, "standing": list(standing), "moment": moment})
 
 
 def _forget(api: Connection, ledger: Connection, media: MediaType) -> None:

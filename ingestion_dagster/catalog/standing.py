@@ -49,6 +49,8 @@ def on_its_way(connection: Connection, refresh: Refresh) -> str:
     if status == "errored":
         then = f"mend the cause, then 'ingestion retry catalog --dataset {model}', or 'ingestion catalog discard {model}'"
         return f"is refused: {code}: {message}; {then}"
+    if status == "archived":
+        return f"was being given up, and that was broken off: the next refresh does the rest, or 'ingestion catalog discard {model}'"
     if waiting_for == refreshes.PROMOTION:
         return "is filled, and waits until somebody asks for its promotion"
     if is_held:

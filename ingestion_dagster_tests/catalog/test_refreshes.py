@@ -52,10 +52,12 @@ def test_a_step_holds_the_load_and_gives_it_back(database: Database) -> None:
         ):
             raise AssertionError("two runs have it in hand")
         assert ledger.loads(connection, [refresh.load_id])[0].status is Status.READY
+        copied = {"image": {"rows": 2, "deleted": 1, "bytes": 9}, "audioset": {"rows": 4, "deleted": 0, "bytes": 1}}
         with refreshes.held(database, connection, refresh, "run-2", LIMITS) as load:
-            refreshes.finish(connection, load, LIMITS, "run-2", rows_in=3, rows_written=2, rejected=1, size=9)
+            refresh = refreshes.advance(connection, refresh, "copied", {"tables": copied})
+            refreshes.finish(connection, load, refresh, LIMITS, "run-2")
         (ended,) = ledger.loads(connection, [refresh.load_id])
-        assert (ended.status, ended.rows_in, ended.rows_written, ended.rows_rejected) == (Status.ARCHIVED, 3, 2, 1)
+        assert (ended.status, ended.rows_in, ended.rows_written, ended.rows_rejected) == (Status.ARCHIVED, 7, 6, 0)
 
 
 def test_a_failing_step_gives_the_load_back_uncharged(database: Database) -> None:

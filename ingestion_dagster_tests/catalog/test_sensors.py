@@ -11,16 +11,16 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import instance_for_test
 
-from ingestion_dagster.catalog import refreshes, samples, sensitive, steps
+from ingestion_dagster.catalog import journal, refreshes, samples, sensitive, steps
 from ingestion_dagster.catalog.places import Places
-from ingestion_dagster.catalog.registry import MEDIA_TYPES
+from ingestion_dagster.catalog.registry import MEDIA_TYPES, MediaType
 from ingestion_dagster.catalog.search import AliasMove
 from ingestion_dagster.catalog.sensors import WEEKLY, catalog_sweep_sensor, catalog_terms_sensor, catalog_upstream_sensor
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import INGESTION, QUEUE_TAG
-from ingestion_dagster.engine.errors import Problem
+from ingestion_dagster.engine.errors import Problem, Transient
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
 
@@ -130,7 +130,7 @@ def finished(connection: Connection, refresh: refreshes.Refresh) -> None:
     places = Places.of(current())
     limits = Limits()
     with refreshes.held(places.ledger, connection, refresh, "run", limits) as load:
-        refreshes.finish(connection, load, limits, "run", rows_in=0, rows_written=0, rejected=0, size=0)
+        refreshes.finish(connection, load, refresh, limits, "run")
 
 
 @pytest.mark.parametrize(
@@ -207,3 +207,22 @@ def test_the_sweep_returns_what_a_dead_run_held(tick: Tick, places: Places, conn
     assert "1 loads returned to ready" in tick(catalog_sweep_sensor).skip_message
     (load,) = ledger.loads(connection, [refresh.load_id])
     assert (load.status, load.attempts) == ("ready", 0)
+
+
+def test_a_promotion_that_cannot_be_mended_keeps_no_other_from_it(
+    tick: Tick, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in ("audio", "image"):
+        journal.begin(connection, MEDIA_TYPES[model], "promote", "one", None, {}, {}, "run")
+    mended = []
+
+    def recover(_places: Places, _connection: Connection, media: MediaType, _run_id: str) -> str:
+        if media.name == "audio":
+            raise Transient("search_unavailable", "the search engine is away")
+        mended.append(media.name)
+        return "completed"
+
+    monkeypatch.setattr(steps, "recover", recover)
+    result = tick(catalog_sweep_sensor)
+    assert mended == ["image"]
+    assert "audio: its promotion that was broken off could not be mended (search_unavailable: the search engine is away)" in result.skip_message
