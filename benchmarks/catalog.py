@@ -120,9 +120,13 @@ class World:
     def ingestr(self) -> None:
         """The peer, which neither cleans nor knows ids."""
         tables = ["--source-table", "public.image", "--dest-table", "peer.image", "--incremental-strategy", "replace", "--yes"]
-        addresses = ["--source-uri", self.server.url("upstream"), "--dest-uri", self.server.url("api")]
+        # It wants a host and a password; where the socket is, is told besides, and the server asks for none.
+        source, target = (self.server.url(name).replace("+psycopg:", ":").replace("@/", ":none@localhost/") for name in ("upstream", "api"))
+        addresses = ["--source-uri", source, "--dest-uri", target]
         surroundings = os.environ | {"DISABLE_TELEMETRY": "true", "INGESTR_DISABLE_TELEMETRY": "true"}
-        subprocess.run([str(INGESTR), "ingest", *addresses, *tables], check=True, stdout=subprocess.DEVNULL, env=surroundings)
+        done = subprocess.run([str(INGESTR), "ingest", *addresses, *tables], capture_output=True, text=True, check=False, env=surroundings)
+        if done.returncode:
+            raise SystemExit(f"ingestr: {done.stderr[-1000:]}")
 
     def copy(self, rows: int) -> None:
         """Ours."""
