@@ -17,6 +17,11 @@ def filtered_index(engine: SearchEngine, ledger: Connection, refresh: Refresh) -
     return None if is_unfinished(ledger, refresh.model, f"{refresh.suffix}-filtered") else name
 
 
+def is_filtered(alias: str) -> bool:
+    """Whether an alias is that of filtered indexes."""
+    return alias.endswith(filtered_name("", ""))
+
+
 def is_unfinished(ledger: Connection, model: str, fills: str) -> bool:
     """Whether what fills an index, by the suffix of its id ranges, has not come to its end."""
     row = ledger.execute(tasks_sql.IS_UNFINISHED, {"model": model, "fills": fills}).fetchone()

@@ -8,13 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import carry_sql, comparison, copy_errors, figures, moderation, updates
-from ingestion_dagster.catalog.changes import Changes
+from ingestion_dagster.catalog import carry_sql, comparison, copy_errors, figures, locks, moderation, updates
+from ingestion_dagster.catalog.changes import Changes, Misfit
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name
@@ -33,7 +33,8 @@ class Carried:
     """What was carried. `rows_in`: rows that have changed upstream; `upserted`: written, the others were there as they are.
 
     `restored`: documents of rows that moderation deleted before the index was filled, and has let in again since. `skipped`: rows that the
-    table refused. `complete_to`: upstream changes up to it are in. `stopped_by`: why nothing could be carried, the codes of problems.
+    table refused. `complete_to`: upstream changes up to it are in. `stopped_by`: why nothing could be carried
+    from upstream, the codes of problems; what there is then is from the live table.
     """
 
     rows_in: int
@@ -61,34 +62,52 @@ def carry(
 ) -> Carried:
     """Bring upstream changes since the copy, or since the last time, into the staged table and the indexes of a refresh. Repeatable.
 
-    An upstream that has become another since the copy stops nothing: the refresh is whole without. `hold`: as for the copy. Raises
-    `Transient`, and `ClaimLost` if the refresh is no longer ours.
+    New rows get their ids, and are written, while nobody else gives ids: what an update has numbered before is found, and one that comes
+    later finds them. An upstream that has become another since the copy stops nothing: what updates have brought is taken from the live
+    table then. `hold`: as for the copy. Raises `Refused` for a value upstream that can never be taken, `Transient`, and `ClaimLost` if the
+    refresh is no longer ours.
     """
     started = time.monotonic()
     behind = updates.complete_to(refresh)
+    complete_to = behind
+    stopped_by: tuple[str, ...] = ()
     with copy_errors.told(copy_errors.API, media.table.name), places.upstream.connect() as upstream, places.api.connect() as api:
         moderation.remember(api, media, refresh.suffix)
         carrier = _Carrier(places, engine, ledger, api, media, refresh, hold)
         changes = Changes(places, ledger, upstream, api, media, NEXT)
-        upserted, skipped, complete_to = 0, 0, behind
-        stopped_by: tuple[str, ...] = ()
-        try:
-            moment = changes.collect(behind - updates.OVERLAP) if behind else None
-        except Refused as error:
-            stopped_by = tuple(problem.code for problem in error.problems)
-            log.warning("%s-%s: upstream changes cannot be carried: %s", media.name, refresh.suffix, ", ".join(stopped_by))
-        else:
-            for batch in changes.batches(updates.BATCH_ROWS) if behind else ():
-                with carrier.noted([change.id for change in batch]):
-                    fault_point("catalog.carry.table.before")
-                    written, refused = changes.upsert(batch)
-                    fault_point("catalog.carry.table.after")
-                upserted, skipped = upserted + written, skipped + len(refused)
-            complete_to = max(behind, moment) if behind and moment else behind
+        if behind is not None:
+            try:
+                moment = _collected(changes, behind)
+            except Misfit as error:
+                stopped_by = tuple(problem.code for problem in error.problems)
+                log.warning("%s-%s: upstream changes cannot be carried: %s", media.name, refresh.suffix, ", ".join(stopped_by))
+                if changes.collect_live(behind - updates.OVERLAP):
+                    changes.find()
+                    carrier.write(changes)
+            else:
+                changes.find()
+                carrier.write(changes)
+                if changes.new_rows():
+                    with locks.model(ledger, media.name, wait=True):
+                        changes.number()
+                        carrier.write(changes)
+                # What a filtered index has not got because of its terms comes with the first update once it was made anew.
+                complete_to = behind if carrier.terms_changed else max(behind, moment)
         restored = carrier.restore()
     carrier.refresh()
     seconds = round(time.monotonic() - started, 3)
-    return Carried(changes.rows, upserted, restored, skipped, seconds, complete_to, stopped_by)
+    return Carried(changes.rows, carrier.written, restored, carrier.skipped, seconds, complete_to, stopped_by)
+
+
+def _collected(changes: Changes, behind: datetime) -> datetime:
+    """As `Changes.collect`. What is refused says what to do: without it readers would lose what updates have brought."""
+    try:
+        return changes.collect(behind - updates.OVERLAP)
+    except Misfit:
+        raise
+    except Refused as error:
+        todo = "changes since the copy cannot be carried: correct it upstream, then 'ingestion retry catalog'"
+        raise Refused(*(replace(problem, message=f"{problem.message}; {todo}") for problem in error.problems)) from None
 
 
 class _Carrier:
@@ -109,6 +128,8 @@ class _Carrier:
         self._api = api
         self._media = media
         self._hold = hold
+        self.written = 0
+        self.skipped = 0
         self._names = {"model": refresh.model, "suffix": refresh.suffix}
         self._staged = sql.Identifier(NEXT, media.table.name)
         self._main, self._filtered = index_name(refresh.model, refresh.suffix), filtered_name(refresh.model, refresh.suffix)
@@ -121,6 +142,20 @@ class _Carrier:
         """Let everybody see what was put."""
         for index in self._reindexer.indexes:
             self._engine.refresh(index.name)
+
+    @property
+    def terms_changed(self) -> bool:
+        """Whether the filtered index was made with another list of terms than there is now, and lacks something for that."""
+        return self._reindexer.terms_changed
+
+    def write(self, changes: Changes) -> None:
+        """Write the changes that have an id into the staged table and the indexes, and count them."""
+        for batch in changes.batches(updates.BATCH_ROWS):
+            with self.noted([change.id for change in batch]):
+                fault_point("catalog.carry.table.before")
+                written, refused = changes.upsert(batch)
+                fault_point("catalog.carry.table.after")
+            self.written, self.skipped = self.written + written, self.skipped + len(refused)
 
     @contextmanager
     def noted(self, ids: Sequence[int]) -> Iterator[None]:

@@ -5,12 +5,32 @@ from psycopg import sql
 BEFORE = """
 INSERT INTO catalog.carried (model, suffix, id, staged_before, main_before, filtered_before)
 SELECT %(model)s, %(suffix)s, id, id = ANY(%(staged)s), id = ANY(%(main)s), id = ANY(%(filtered)s) FROM unnest(%(ids)s::bigint[]) AS id
-ON CONFLICT DO NOTHING
+ON CONFLICT (model, suffix, id) DO UPDATE
+SET staged = NULL, main_before = excluded.main_before, filtered_before = excluded.filtered_before
+WHERE carried.staged IS NOT NULL AND carried.main IS NULL
 """
 
 AFTER = """
 UPDATE catalog.carried SET staged = id = ANY(%(staged)s), main = id = ANY(%(main)s), filtered = id = ANY(%(filtered)s)
 WHERE model = %(model)s AND suffix = %(suffix)s AND id = ANY(%(ids)s)
+"""
+
+# Ranges are counted from nothing again. What was carried into one is counted with it, and its documents are noted anew before the next
+# carrying: of such a row only `staged` is known. Of the others a filtered index that is made again has none.
+COUNTED_ANEW = """
+UPDATE catalog.carried AS c
+SET staged = CASE WHEN ranged.yes THEN coalesce(c.staged, c.staged_before) ELSE c.staged END,
+    main = CASE WHEN NOT ranged.yes THEN c.main END,
+    filtered_before = c.filtered_before AND ranged.yes,
+    filtered = CASE WHEN NOT ranged.yes THEN false END
+FROM (
+    SELECT o.id, EXISTS (
+        SELECT FROM catalog.ranges AS g WHERE g.model = o.model AND g.suffix = o.suffix AND o.id BETWEEN g.first_id AND g.last_id
+    ) AS yes
+    FROM catalog.carried AS o WHERE o.model = %(model)s AND o.suffix = %(suffix)s
+) AS ranged
+WHERE c.model = %(model)s AND c.suffix = %(suffix)s AND c.id = ranged.id
+RETURNING CASE WHEN ranged.yes THEN c.id END
 """
 
 # How much more there is than the copy and the filling counted: rows, documents, documents of the filtered index.

@@ -1,7 +1,8 @@
 """Upstream rows that have changed: collected beside the live table, cleaned and numbered as the copy does, and written into it."""
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,6 +35,10 @@ class Change:
     gone: bool
 
 
+class Misfit(Refused):
+    """Upstream has become another than the API's tables are: nothing can be fetched from it until one of them is changed."""
+
+
 class Changes:
     """The changed rows of a media type's first table, in a temporary table of the connection to the API's database.
 
@@ -61,35 +66,83 @@ class Changes:
         return sql.Identifier(self._schema, self._table.name)
 
     def collect(self, since: datetime) -> datetime:
-        """Fetch, clean and number what upstream has changed since a moment. Returns up to which moment nothing is missing, by its clock.
+        """Fetch and clean what upstream has changed since a moment. Returns up to which moment nothing is missing, by its clock.
 
-        Raises `Refused` with the problems of an upstream that does not fit.
+        Raises `Misfit` with the problems of an upstream that does not fit, `Refused` for a value that can never be taken, and `Transient`.
         """
         problems = upstream_types.problems(self._upstream, self._api, self._media)
         if problems:
-            raise Refused(*problems)
+            raise Misfit(*problems)
         theirs = upstream_types.columns(self._upstream, upstream_types.qualified(self._upstream, self._table.upstream))
         ours = upstream_types.columns(self._api, f"{LIVE}.{self._table.name}")
         self._columns = upstream_types.shared(theirs, ours)
         if "updated_on" not in {column.name for column in self._columns}:
-            raise Refused(Problem("no_updated_on", self._table.upstream, "without this column nobody knows what has changed"))
+            raise Misfit(Problem("no_updated_on", self._table.upstream, "without this column nobody knows what has changed"))
         watermark = self._fetch(since)
         self._forget_older()
         if self._table.cleaned:
             self._clean()
-        self._number()
         return watermark
 
+    def collect_live(self, since: datetime) -> int:
+        """Take, instead of upstream's, the rows that readers have by updates: those of the live table that changed since a moment.
+
+        Rows that are younger in the table to be written into stay as they are. Returns how many were taken.
+        """
+        live = upstream_types.columns(self._api, f"{LIVE}.{self._table.name}")
+        there = {column.name for column in upstream_types.columns(self._api, f"{self._schema}.{self._table.name}")}
+        needed = ("id", "updated_on", *self._table.key)
+        if not _has({column.name for column in live}, needed) or not _has(there, needed):
+            return 0
+        self._columns = tuple(column for column in upstream_types.shared(live, live) if column.name in there)
+        names = self._make_room()
+        taken = sql.SQL(updates_sql.FROM_LIVE).format(columns=names, live=sql.Identifier(LIVE, self._table.name))
+        self.rows = self._api.execute(taken, {"since": since}).rowcount
+        overtaken = sql.SQL(updates_sql.FORGET_OVERTAKEN).format(known=self._into, same=self._same("known", "change"))
+        self.rows -= self._api.execute(overtaken).rowcount
+        return self.rows
+
+    def find(self) -> None:
+        """Give every row the id of the identity's row in any generation, and look which of them moderation has deleted."""
+        self._find(self._generations(self._copying()[1]))
+
+    def _find(self, generations: Sequence[sql.Identifier]) -> None:
+        for table in generations:
+            self._api.execute(sql.SQL(updates_sql.FIND).format(known=table, same=self._same("known", "change")))
+        if (deleted := moderation_table(self._api, self._table.deleted)) is not None:
+            self._api.execute(sql.SQL(updates_sql.MODERATE).format(deleted=sql.Identifier(LIVE, deleted)))
+
+    def new_rows(self) -> int:
+        """How many rows have been found nowhere, and may be shown."""
+        return self._one(sql.SQL(updates_sql.WITHOUT_ID))
+
+    def number(self) -> None:
+        """Give every row its id, and new ones ids that nobody has had; rows that get none are left out.
+
+        The caller holds the media type until it has written them: who numbers them next has to find them.
+        """
+        going, numbered = self._copying()
+        generations = self._generations(numbered)
+        self._find(generations)
+        fresh = self.new_rows()
+        taken = 0 if going else self._room(fresh)
+        self.deferred = fresh if going else 0
+        if taken:
+            highest = ids.last_number(self._api, f"{LIVE}.{self._table.name}")
+            for table in generations:
+                highest = max(highest, self._one(sql.SQL(updates_sql.HIGHEST).format(table=table)))
+            first = ids.reserve(self._ledger, self._table.name, taken, highest, largest=self._largest_id())
+            self._api.execute(updates_sql.NUMBER, {"first": first, "count": taken})
+            ids.number_on(self._api, f"{LIVE}.{self._table.name}", first + taken - 1)
+        self._api.execute(updates_sql.LEAVE_OUT)
+
     def batches(self, size: int) -> Iterator[list[Change]]:
-        """The changes, so many at a time."""
+        """The changes that have an id, so many at a time, each once."""
         behind = 0
-        while True:
-            batch = [Change(*row) for row in self._api.execute(updates_sql.BATCH, {"behind": behind, "limit": size})]
-            if batch:
-                yield batch
-                behind = batch[-1].number
-            if len(batch) < size:
-                return
+        while batch := [Change(*row) for row in self._api.execute(updates_sql.BATCH, {"behind": behind, "limit": size})]:
+            yield batch
+            behind = batch[-1].number
+        self._api.execute(updates_sql.HANDED_OUT)
 
     def upsert(self, batch: Sequence[Change]) -> tuple[int, frozenset[int]]:
         """Write rows into the live table: how many were not there as they are, and the numbers of those that it refused."""
@@ -121,41 +174,54 @@ class Changes:
             return self._api.execute(statement, {"numbers": list(numbers)}).rowcount
 
     def _fetch(self, since: datetime) -> datetime:
-        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in self._columns)
-        # Types are names that the server has given.
-        kinds = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.raw_type)) for column in self._columns]
+        names = self._make_room()
         cast = [sql.SQL("{}::{}").format(sql.Identifier(column.name), sql.SQL(column.raw_type)) for column in self._columns]
-        self._api.execute("DROP TABLE IF EXISTS pg_temp.catalog_changes")
-        self._api.execute(sql.SQL(updates_sql.CHANGES).format(columns=sql.SQL(", ").join(kinds)))
         relation = upstream_types.qualified(self._upstream, self._table.upstream)
         out = sql.SQL(updates_sql.OUT).format(columns=sql.SQL(", ").join(cast), relation=sql.SQL(relation), since=since)
         with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream):
             row = self._upstream.execute(copy_sql.COMPLETE_TO).fetchone()
             assert row is not None
-        with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream), self._upstream.transaction():
-            self._upstream.execute("SET TRANSACTION READ ONLY")
-            self._pipe(out, sql.SQL(updates_sql.IN).format(columns=names))
+        self._pipe(out, sql.SQL(updates_sql.IN).format(columns=names))
         self._api.execute("ANALYZE pg_temp.catalog_changes")
         watermark: datetime = row[0]
         return watermark
 
+    def _make_room(self) -> sql.Composed:
+        """Make the table of changes, empty; the names of its columns."""
+        # Types are names that the server has given.
+        kinds = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.raw_type)) for column in self._columns]
+        self._api.execute("DROP TABLE IF EXISTS pg_temp.catalog_changes")
+        self._api.execute(sql.SQL(updates_sql.CHANGES).format(columns=sql.SQL(", ").join(kinds)))
+        return sql.SQL(", ").join(sql.Identifier(column.name) for column in self._columns)
+
     def _pipe(self, out: sql.Composed, into: sql.Composed) -> None:
-        with self._upstream.cursor() as reading, self._api.cursor() as writing:
-            with reading.copy(out) as source, writing.copy(into) as sink:
+        with (
+            copy_errors.told(copy_errors.API, self._table.name),
+            self._api.cursor() as writing,
+            closing(self._pieces(out)) as pieces,
+        ):
+            with writing.copy(into) as sink:
+                for piece in pieces:
+                    sink.write(piece)
+            self.rows = writing.rowcount
+
+    def _pieces(self, out: sql.Composed) -> Generator[bytes, None, None]:
+        """What upstream sends, in large pieces."""
+        with copy_errors.told(copy_errors.UPSTREAM, self._table.upstream), self._upstream.transaction():
+            self._upstream.execute("SET TRANSACTION READ ONLY")
+            with self._upstream.cursor() as reading, reading.copy(out) as source:
                 held: list[bytes] = []
                 size = 0
                 for piece in source:
                     held.append(bytes(piece))
                     size += len(piece)
                     if size >= _BUFFER:
-                        sink.write(b"".join(held))
+                        yield b"".join(held)
                         held, size = [], 0
-                sink.write(b"".join(held))
-            self.rows = writing.rowcount
+                yield b"".join(held)
 
     def _forget_older(self) -> None:
-        same = sql.SQL(" AND ").join(sql.SQL("older.{0} = newer.{0}").format(sql.Identifier(name)) for name in self._table.key)
-        self._api.execute(sql.SQL(updates_sql.FORGET_OLDER).format(same=same))
+        self._api.execute(sql.SQL(updates_sql.FORGET_OLDER).format(same=self._same("older", "newer")))
 
     def _clean(self) -> None:
         there = [column.name for column in self._columns]
@@ -176,27 +242,16 @@ class Changes:
         parameters = {name: Jsonb(value) if name == "tags" else value for name, value in values.items()}
         self._api.execute(sql.SQL(updates_sql.CLEAN).format(sets=sets), parameters | {"n": number})
 
-    def _number(self) -> None:
-        """Give every row the id of the identity's row in any generation, and new ones ids that nobody has had."""
-        going, numbered = self._copying()
-        highest = ids.last_number(self._api, f"{LIVE}.{self._table.name}")
-        for schema in dict.fromkeys((self._schema, LIVE, *((NEXT,) if numbered else ()), PREVIOUS)):
-            if not self._is_there(schema):
-                continue
-            table = sql.Identifier(schema, self._table.name)
-            same = sql.SQL(" AND ").join(sql.SQL("known.{0} = change.{0}").format(sql.Identifier(name)) for name in self._table.key)
-            self._api.execute(sql.SQL(updates_sql.FIND).format(known=table, same=same))
-            highest = max(highest, self._one(sql.SQL(updates_sql.HIGHEST).format(table=table)))
-        if (deleted := moderation_table(self._api, self._table.deleted)) is not None:
-            self._api.execute(sql.SQL(updates_sql.MODERATE).format(deleted=sql.Identifier(LIVE, deleted)))
-        fresh = self._one(sql.SQL(updates_sql.WITHOUT_ID))
-        taken = 0 if going else self._room(fresh)
-        self.deferred = fresh if going else 0
-        if taken:
-            first = ids.reserve(self._ledger, self._table.name, taken, highest, largest=self._largest_id())
-            self._api.execute(updates_sql.NUMBER, {"first": first, "count": taken})
-            ids.number_on(self._api, f"{LIVE}.{self._table.name}", first + taken - 1)
-        self._api.execute(updates_sql.LEAVE_OUT)
+    def _generations(self, numbered: bool) -> list[sql.Identifier]:
+        """The tables whose rows have their ids for good; the staged one, if it was `numbered`."""
+        schemas = dict.fromkeys((self._schema, LIVE, *((NEXT,) if numbered else ()), PREVIOUS))
+        return [sql.Identifier(schema, self._table.name) for schema in schemas if self._is_there(schema)]
+
+    def _same(self, one: str, other: str) -> sql.Composed:
+        """That rows of two tables are of one identity."""
+        return sql.SQL(" AND ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(one, name), sql.Identifier(other, name)) for name in self._table.key
+        )
 
     def _copying(self) -> tuple[bool, bool]:
         """Whether a copy may be giving new rows their ids, and whether the ids of the staged table are for good: it was copied.

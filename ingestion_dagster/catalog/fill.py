@@ -3,14 +3,14 @@
 import logging
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import dead_letters, fill_sql, fill_worker
+from ingestion_dagster.catalog import carry_sql, dead_letters, fill_sql, fill_worker
 from ingestion_dagster.catalog.fill_worker import Progress, Target
 from ingestion_dagster.catalog.places import Places, search_url
 from ingestion_dagster.catalog.registry import PIPELINE, MediaType
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 work = fill_worker.work
 
 _POLL_SECONDS = 0.5
+_FORGOTTEN = 2000
+"""Documents that are deleted in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,24 +158,44 @@ def prepare(engine: SearchEngine, connection: Connection, places: Places, media:
 
 
 def _begin_anew(engine: SearchEngine, connection: Connection, target: Target, index: str, definition: IndexDefinition, run_id: str) -> None:
-    """Make a filtered index again, empty, and put all ranges back: a part of it would be without other terms than the rest.
+    """Put all ranges back, and make a filtered index again, empty: a part of it would be without other terms than the rest.
 
-    Nobody claims a range meanwhile.
+    Nobody claims a range meanwhile. Killed in between, it is begun anew again: the ranges are empty before the index is.
     """
     names = {"model": target.model, "suffix": target.suffix}
     with connection.transaction():
-        connection.execute(fill_sql.PLAN_LOCK, names)
-        loads: list[tuple[int, str]] = connection.execute(fill_sql.LOADS, names).fetchall()
-        if any(status not in (Status.READY, Status.ARCHIVED, Status.ERRORED) for _, status in loads):
-            raise Transient("terms_changed", f"the list of terms has changed, and others still fill {index}: the next run begins it anew")
+        loads = _unclaimed(connection, names, index)
         connection.execute(fill_sql.BEGIN_ANEW, names)
         if archived := frozenset(load for load, status in loads if status == Status.ARCHIVED):
             again = ledger.replay(connection, Scope(PIPELINE, ids=archived), run_id)
             if len(again.ready) < len(archived):
                 raise Refused(Problem("terms_changed", index, "its ranges cannot be filled again: discard it, and ask for another"))
+        _forget_carried(engine, connection, target)
+    with connection.transaction():
+        _unclaimed(connection, names, index)
+        if _planned(connection, target)[1]:
+            raise Transient("terms_changed", f"others have begun to fill {index} again: the next run looks what it is without")
         engine.delete_index(index)
         engine.create(index, definition)
     log.warning("%s is begun anew: the list of sensitive terms is another than the one it was begun with", index)
+
+
+def _unclaimed(connection: Connection, names: Mapping[str, str], index: str) -> list[tuple[int, str]]:
+    """The loads of all ranges, and how they stand, kept from being claimed in the caller's transaction. Raises `Transient` if one is."""
+    connection.execute(fill_sql.PLAN_LOCK, names)
+    loads: list[tuple[int, str]] = connection.execute(fill_sql.LOADS, names).fetchall()
+    if any(status not in (Status.READY, Status.ARCHIVED, Status.ERRORED) for _, status in loads):
+        raise Transient("terms_changed", f"the list of terms has changed, and others still fill {index}: the next run begins it anew")
+    return loads
+
+
+def _forget_carried(engine: SearchEngine, connection: Connection, target: Target) -> None:
+    """Documents of rows that were carried into ranges come and are counted with these; who carries the rows again counts from there."""
+    found = connection.execute(carry_sql.COUNTED_ANEW, {"model": target.model, "suffix": target.suffix}).fetchall()
+    ids = [int(row[0]) for row in found if row[0] is not None]
+    for start in range(0, len(ids), _FORGOTTEN):
+        for index in target.indexes.values():
+            engine.delete_documents(index, ids[start : start + _FORGOTTEN])
 
 
 def plan(connection: Connection, places: Places, media: MediaType, target: Target, range_rows: int) -> int:

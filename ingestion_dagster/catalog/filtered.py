@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ingestion_dagster.catalog import locks, refreshes, tasks
+from ingestion_dagster.catalog import journal, locks, refreshes, tasks
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
 from ingestion_dagster.catalog.registry import MediaType, filtered_name
@@ -41,13 +41,14 @@ class Rebuilt:
 def rebuild(places: Places, connection: Connection, media: MediaType, run_id: str, limits: Limits, progress: Progress) -> Rebuilt:
     """Fill a new filtered index from the live table, and move its alias there. One that was broken off is gone on with.
 
-    Raises `Busy` while a refresh, a task, an update or another rebuild of the media type is at work, `ConfigurationError` before the first
-    refresh, and what `fill.fill` raises.
+    Raises `Busy` while a refresh, a task, an update, a swap or another rebuild of the media type has not ended, `ConfigurationError` before
+    the first refresh, and what `fill.fill` raises.
     """
     from ingestion_dagster.catalog import catching_up, fill
 
     model = media.name
     with locks.model(connection, model, by=BY), closing(places.search()) as engine:
+        journal.demand_ended(connection, model)
         live = refreshes.live(connection, model)
         if live is None:
             raise ConfigurationError(f"{model} has not been refreshed yet: 'ingestion run catalog --dataset {model}' makes both indexes")

@@ -1,14 +1,15 @@
 """What a task does to search indexes, once it is its turn: aliases, deletions, fills and a rollback."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import orjson
 
-from ingestion_dagster.catalog import refreshes, steps, tasks
+from ingestion_dagster.catalog import journal, refreshes, steps, tasks
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import MediaType, filtered_name, index_name, media_type
@@ -62,13 +63,21 @@ def execute(places: Places, engine: SearchEngine, ledger: Connection, task: Task
     return _OPERATIONS[task.action](operation)
 
 
+@contextmanager
+def _turn(at: _Operation) -> Iterator[None]:
+    """Tables and aliases of the media type stay as they are meanwhile, and belong together. Raises `Busy`."""
+    with steps.undisturbed(at.ledger, at.task.model, TURN_SECONDS):
+        journal.demand_ended(at.ledger, at.task.model)
+        yield
+
+
 def _point_alias(at: _Operation) -> Told:
     from ingestion_dagster.catalog import catching_up
 
     index, alias = index_name(at.task.model, at.task.suffix), str(at.task.request["alias"])
     if at.places.settings.environment != "local" and not at.engine.wait_ready(index, READY_SECONDS):
         raise Refused(Problem("index_not_ready", index, "it was not ready within 12 hours: see to the search cluster"))
-    with steps.undisturbed(at.ledger, at.task.model, TURN_SECONDS):
+    with _turn(at):
         before = at.engine.behind(alias)
         if before != (index,):
             catching_up.catch_up(at.places, at.engine, at.ledger, at.media, index)
@@ -82,7 +91,7 @@ def _point_alias(at: _Operation) -> Told:
 def _delete_index(at: _Operation) -> Told:
     targets = [str(target) for target in at.task.request["targets"]]
     alias = at.task.request.get("alias")
-    with steps.undisturbed(at.ledger, at.task.model, TURN_SECONDS):
+    with _turn(at):
         if alias is not None:
             return _delete_behind(at, str(alias), targets)
         suffix = at.task.suffix
@@ -169,7 +178,9 @@ def _update_index(at: _Operation) -> Told:
 
     since = datetime.fromisoformat(str(at.task.request["since_date"]))
     index = index_name(at.task.model, at.task.suffix)
-    return asdict(updates.index_changes(at.places, at.engine, at.ledger, at.media, index, since))
+    # Rows and index are of one generation, until the end.
+    with _turn(at):
+        return asdict(updates.index_changes(at.places, at.engine, at.ledger, at.media, index, since))
 
 
 def _rollback(at: _Operation) -> Told:

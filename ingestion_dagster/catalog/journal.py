@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from ingestion_dagster.catalog import promotion_sql as sql
+from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection
@@ -19,7 +20,8 @@ Kind = Literal["promote", "rollback"]
 class Entry:
     """One swap. `incoming`, `outgoing`: suffixes of the generations, None for tables that no refresh made.
 
-    `before`, `after`: the index that each alias led to, and is to lead to; None: none.
+    `before`, `after`: the index that each alias led to, and is to lead to; None: none. Both have the alias and that of the filtered index,
+    but for entries of older form, which lack the latter if a refresh had no filtered index.
     """
 
     id: int
@@ -58,6 +60,15 @@ def open_entry(ledger: Connection, model: str) -> Entry | None:
     """The swap of a media type that has not ended."""
     row = ledger.execute(sql.OPEN_ONE, {"model": model}).fetchone()
     return _entry(row) if row else None
+
+
+def demand_ended(ledger: Connection, model: str) -> None:
+    """Raises `Busy` if a swap of a media type has not ended: its tables may be of one generation, and its aliases of another.
+
+    Who holds the media type (`locks.model`) knows by it that one was broken off; who does not, that one is under way or was broken off.
+    """
+    if open_entry(ledger, model) is not None:
+        raise Busy(model, "a promotion or rollback that has not ended: if it was broken off, the next run completes or reverts it")
 
 
 def demand_open(ledger: Connection, entry: Entry) -> None:

@@ -1,6 +1,6 @@
 """What must hold before a promotion or rollback changes anything: aliases, indexes and tables are those that it is about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ingestion_dagster.catalog import alongside, dependents, refreshes, relations, staging
@@ -16,7 +16,7 @@ READY_SECONDS = 600.0
 """How long an index may take to have its copies before an alias moves to it."""
 
 
-def behind(engine: SearchEngine, aliases: Mapping[str, str | None]) -> dict[str, str | None]:
+def behind(engine: SearchEngine, aliases: Iterable[str]) -> dict[str, str | None]:
     """Where aliases lead now. Raises `Refused` for one that is an index, or leads to several."""
     found: dict[str, str | None] = {}
     for alias in aliases:
@@ -35,6 +35,51 @@ def aliases(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> dict[
     if (filtered := alongside.filtered_index(engine, ledger, refresh)) is not None:
         after[filtered_name(refresh.alias, "")] = filtered
     return after
+
+
+def destined(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """Where both aliases lead, and where they are to lead once a refresh is promoted.
+
+    That of the filtered index stays where it is if the refresh has none: an older one is better for its readers than none.
+    Raises `Refused` for aliases that cannot be moved, and for indexes that are not of this refresh.
+    """
+    after = aliases(engine, ledger, refresh)
+    before = behind(engine, (refresh.alias, filtered_name(refresh.alias, "")))
+    for index in filter(None, after.values()):
+        demand_ours(engine, index, refresh.suffix)
+    return before, before | after
+
+
+def restored(
+    engine: SearchEngine, ledger: Connection, media: MediaType, last: Entry
+) -> tuple[dict[str, str | None], dict[str, str | None], tuple[Problem, ...]]:
+    """Where both aliases lead, where they are to lead once the last swap is rolled back, and what readers will lack then.
+
+    That of a filtered index which is gone leads nowhere: the one that readers have is of the rows that go. Raises `Refused`
+    (`no_such_index`) if the other index is gone, and as `behind`.
+    """
+    before: dict[str, str | None] = {}
+    after: dict[str, str | None] = {}
+    problems: list[Problem] = []
+    for alias in (alias for alias in last.before if not alongside.is_filtered(alias)):
+        index, filtered = last.before[alias], filtered_name(alias, "")
+        before |= behind(engine, (alias, filtered))
+        if (index is None and last.outgoing is not None) or (index is not None and not engine.exists(index)):
+            raise Refused(Problem("no_such_index", index or media.name, "the index of the generation before is gone: refresh"))
+        was = last.before[filtered] if filtered in last.before else _filtered_before(engine, ledger, media, last, before[filtered])
+        after |= {alias: index, filtered: was if was is None or engine.exists(was) else None}
+        if before[filtered] and not after[filtered]:
+            message = f"the generation before has no filtered index any more: 'ingestion catalog filter {media.name}' makes one"
+            problems.append(Problem("no_filtered_index", filtered, message, severity="warning"))
+    return before, after, tuple(problems)
+
+
+def _filtered_before(engine: SearchEngine, ledger: Connection, media: MediaType, last: Entry, now: str | None) -> str | None:
+    """The filtered index of the generation before, of an entry that does not say: where its alias leads now, if not to what goes."""
+    label = engine.label(now) if now else {}
+    if last.incoming is None or last.incoming not in (label.get("refresh"), label.get("origin")):
+        return now
+    return alongside.filtered_index(engine, ledger, refreshes.get(ledger, media.name, last.outgoing)) if last.outgoing else None
 
 
 def await_copies(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ingestion_dagster.catalog import (
+    alongside,
     copy_errors,
     dependents,
     journal,
@@ -75,8 +76,15 @@ class _Work:
 
     @property
     def indexes(self) -> tuple[str, ...]:
-        """The indexes that come in."""
-        return tuple(name for name in self.entry.after.values() if name)
+        """The indexes that readers are to have."""
+        return tuple(name for name in self.wanted(self.entry.after).values() if name)
+
+    def wanted(self, aliases: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Where aliases can lead: nowhere, if it was to a filtered index of before that somebody has deleted since."""
+        return {alias: None if index and self._is_gone(alias, index) else index for alias, index in aliases.items()}
+
+    def _is_gone(self, alias: str, index: str) -> bool:
+        return alongside.is_filtered(alias) and index == self.entry.before.get(alias) and not self.engine.exists(index)
 
     @property
     def moves(self) -> Moves:
@@ -104,10 +112,7 @@ def promote(places: Places, engine: SearchEngine, ledger: Connection, media: Med
         refresh = refreshes.get(ledger, media.name, refresh.suffix)
         if refresh.state not in ("filled", "promoting"):
             raise Refused(Problem("not_filled", f"{media.name}-{refresh.suffix}", f"it is {refresh.state}: fill its indexes first"))
-        after = preconditions.aliases(engine, ledger, refresh)
-        before = preconditions.behind(engine, after)
-        for index in filter(None, after.values()):
-            preconditions.demand_ours(engine, index, refresh.suffix)
+        before, after = preconditions.destined(engine, ledger, refresh)
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
             preconditions.demand_staged(api, media, refresh.suffix)
@@ -132,11 +137,7 @@ def rollback(places: Places, engine: SearchEngine, ledger: Connection, media: Me
         if last is None:
             raise Refused(Problem("no_previous", media.name, "nothing has been promoted yet"))
         preconditions.demand_generation(ledger, media, last)
-        after = dict(last.before)
-        before = preconditions.behind(engine, after)
-        for index in after.values():
-            if (index is None and last.outgoing is not None) or (index is not None and not engine.exists(index)):
-                raise Refused(Problem("no_such_index", index or media.name, "the index of the generation before is gone: refresh"))
+        before, after, lacking = preconditions.restored(engine, ledger, media, last)
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
             warnings = preconditions.demand_previous(api, media, last)
@@ -145,7 +146,7 @@ def rollback(places: Places, engine: SearchEngine, ledger: Connection, media: Me
             moderation.remember_outgoing(api, media, outgoing or UNLABELLED)
             drop_tables(api, media, RETIRED)
         done = _swap(places, engine, ledger, media, run_id, "rollback", incoming, outgoing, before, after)
-        return replace(done, warnings=(*warnings, *done.warnings))
+        return replace(done, warnings=(*lacking, *warnings, *done.warnings))
 
 
 def recover(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType, run_id: str) -> str | None:
@@ -161,10 +162,7 @@ def _recover(places: Places, engine: SearchEngine, ledger: Connection, media: Me
     entry = journal.open_entry(ledger, media.name)
     if entry is None:
         return None
-    holder = _taken(places, media)
-    # Our session has the lock still, so whoever gets it after us takes over after us, too.
-    journal.demand_open(ledger, entry)
-    work = _Work(places, engine, ledger, media, entry, holder)
+    work = _take_over(_Work(places, engine, ledger, media, entry, holder=""))
     what = f"{entry.kind} of {media.name} to {entry.incoming or 'the tables that no refresh made'}"
     if entry.table_state != "reverted" and _is_swapped(work) and all(engine.exists(index) for index in work.indexes):
         _complete(work)
@@ -197,7 +195,8 @@ def _swap(
         _move_aliases(work)
     except (Refused, Transient, ConfigurationError) as error:
         if not (isinstance(error, Transient) and error.code == "overtaken"):
-            _revert(work)
+            # The server may still be at a COMMIT of ours whose answer was lost: what is swapped is known once it has ended.
+            _revert(_take_over(work))
         raise
     settled, late = _complete(work)
     return _said(work, swapped, moderated.and_again(late), settled, time.monotonic() - started)
@@ -245,7 +244,7 @@ def _move_aliases(work: _Work) -> None:
     fault_point("catalog.swap.alias.before")
     journal.demand_open(work.ledger, work.entry)
     try:
-        work.engine.switch([AliasMove(alias, index) for alias, index in work.entry.after.items()])
+        work.engine.switch([AliasMove(alias, index) for alias, index in work.wanted(work.entry.after).items()])
     except Transient:
         if not _leads(work, work.entry.after):
             raise
@@ -298,7 +297,7 @@ def _revert(work: _Work) -> None:
     with copy_errors.told(copy_errors.API, work.media.name), staging.plain_names(work.places) as api:
         orphans.settle(api, work.media, work.entry.outgoing)
     if not _leads(work, work.entry.before):
-        work.engine.switch([AliasMove(alias, index) for alias, index in work.entry.before.items()])
+        work.engine.switch([AliasMove(alias, index) for alias, index in work.wanted(work.entry.before).items()])
     journal.aliases(work.ledger, work.entry, "reverted")
     _moderate_again(work)
     journal.end(work.ledger, work.media, work.entry, "reverted")
@@ -320,7 +319,15 @@ def _is_swapped(work: _Work) -> bool:
 
 
 def _leads(work: _Work, wanted: Mapping[str, str | None]) -> bool:
-    return all(work.engine.behind(alias) == ((index,) if index else ()) for alias, index in wanted.items())
+    return all(work.engine.behind(alias) == ((index,) if index else ()) for alias, index in work.wanted(wanted).items())
+
+
+def _take_over(work: _Work) -> _Work:
+    """With the right to swap taken anew, once no swap is being made any more. Raises `Transient` (`overtaken`)."""
+    holder = _taken(work.places, work.media)
+    # Our session has the lock still, so whoever gets it after us takes over after us, too.
+    journal.demand_open(work.ledger, work.entry)
+    return replace(work, holder=holder)
 
 
 def _taken(places: Places, media: MediaType) -> str:

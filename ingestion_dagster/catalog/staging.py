@@ -46,7 +46,7 @@ class _Pair:
 
 
 def build(places: Places, media: MediaType, refresh: Refresh, run_id: str, progress: Progress) -> tuple[IndexBuilt, ...]:
-    """Put every index, constraint, default and trigger of the live tables on the staged ones, and gather their statistics.
+    """Put every index, constraint, default and trigger of the live tables on the staged ones, vacuum them and gather their statistics.
 
     What is there with the same definition is kept, all else built; triggers are there but do not fire yet. `progress` gets indexes done and
     in all. Raises `Refused` for rows that an index or constraint does not take, and `Transient`.
@@ -65,7 +65,8 @@ def build(places: Places, media: MediaType, refresh: Refresh, run_id: str, progr
             built += _add_constraints(connection, pair, pairs)
         for pair in pairs:
             _add_rest(connection, pair)
-            connection.execute(psql.SQL("ANALYZE {}").format(pair.staged.identifier))
+            # Or else autovacuum would be at it, for hours if it is large, just when it is to be swapped.
+            connection.execute(psql.SQL("VACUUM (ANALYZE) {}").format(pair.staged.identifier))
         moderation.remember(connection, media, refresh.suffix, at_fill=True)
     _ = run_id
     return tuple(built)

@@ -21,6 +21,9 @@ from ingestion_dagster.engine.postgres import Connection
 _SECONDS = 15.0
 """How long the beginning of a refresh waits for an update to end."""
 
+_PROMOTION_SECONDS = 60.0
+"""How long a promotion does."""
+
 if TYPE_CHECKING:
     from ingestion_dagster.catalog.fill import Filled
 
@@ -121,10 +124,13 @@ def give_up(places: Places, connection: Connection, refresh: Refresh) -> None:
 
 
 def is_going(connection: Connection, refresh: Refresh) -> bool:
-    """Whether a refresh at work can go on by itself: it has not failed, and does not wait for a promotion nobody has asked for."""
+    """Whether a refresh at work can go on by itself.
+
+    Not one that has failed, one that waits for a promotion nobody has asked for, and one whose load has ended: its discard was broken off.
+    """
     (load,) = ledger.loads(connection, [refresh.load_id])
     waits = load.status is Status.READY and refresh.state == "filled" and not refresh.promote
-    return load.status is not Status.ERRORED and not waits
+    return load.status not in (Status.ERRORED, Status.ARCHIVED) and not waits
 
 
 @contextmanager
@@ -272,12 +278,12 @@ def promote(work: Work) -> Refresh:
             refreshes.note(work.connection, refresh, _carried(work, load, refresh))
             judge(work, work.refresh)
             # No update comes between: what users see in the live table is in the staged one.
-            with locks.model(work.connection, work.media.name), closing(work.places.search()) as engine:
+            with undisturbed(work.connection, work.media.name, _PROMOTION_SECONDS), closing(work.places.search()) as engine:
                 refreshes.note(work.connection, refresh, _carried(work, load, work.refresh))
                 done = promotion.promote(work.places, engine, work.connection, work.media, refresh, work.run_id)
             refreshes.note(work.connection, refresh, {"promotion": _plain(done)})
         _follow(work)
-        _finish(work, load, refresh)
+        refreshes.finish(work.connection, load, refresh, work.limits, work.run_id)
         return work.refresh
 
 
@@ -289,13 +295,6 @@ def _follow(work: Work) -> None:
     if "told" not in refresh.counts:
         work.tell("end")
         refreshes.note(work.connection, refresh, {"told": True})
-
-
-def _finish(work: Work, load: Load, refresh: Refresh) -> None:
-    """End the load of a refresh that readers have. What moderation keeps from them came in, and is not written; nobody refused it."""
-    tables = refresh.counts["tables"].values()
-    rows, deleted, size = (sum(table[name] for table in tables) for name in ("rows", "deleted", "bytes"))
-    refreshes.finish(work.connection, load, work.limits, work.run_id, rows_in=rows + deleted, rows_written=rows, rejected=0, size=size)
 
 
 def note_gates(work: Work, shut: Mapping[str, str]) -> None:

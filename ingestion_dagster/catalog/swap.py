@@ -26,6 +26,9 @@ from ingestion_dagster.engine.postgres import Connection
 
 LONGEST_PAUSE_SECONDS = 1.0
 
+CANCEL_SECONDS = 2.0
+"""How long autovacuum may take to go once it is told to."""
+
 PAUSE_SECONDS = (0.002, 0.01)
 """Between two looks for a moment in which nobody has the tables."""
 
@@ -91,6 +94,12 @@ class _Scene:
         return [table.live for table in self.tables]
 
     @property
+    def others(self) -> set[tuple[str, str]]:
+        """Tables that a foreign key leads from, or to."""
+        referring = {(key.schema, key.table) for key in self.keys}
+        return referring | {(key.schema, key.referenced) for table in self.tables for key in table.outward if key.may_lock}
+
+    @property
     def shape(self) -> tuple[object, ...]:
         """What must not change between looking and locking."""
         return ([(table.live.oid, table.incoming.oid, table.outward) for table in self.tables], self.views, self.keys)
@@ -117,7 +126,8 @@ def swap(
                 raise
             if time.monotonic() >= deadline:
                 seconds = f"{places.settings.catalog_swap_seconds:g}"
-                message = f"{media.name} could not be locked for {seconds} s in {attempts} attempts: somebody reads or writes without end"
+                message = f"{media.name} could not be locked for {seconds} s in {attempts} attempts: "
+                message += "somebody reads, writes or vacuums without end"
                 raise Transient("tables_in_use", message) from None
         pause = random.uniform(0.02, min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(attempts, 10)))  # noqa: S311
         _log.info("%s is in use; attempt %d to swap it gave way", media.name, attempts)
@@ -129,14 +139,18 @@ def _attempt(
 ) -> float:
     with places.api.connect() as connection, connection.transaction():
         connection.execute(swap_sql.SESSION)
-        patience = _patience(connection, places.settings.catalog_lock_seconds)
+        deadlock_seconds = _deadlock_seconds(connection)
+        # All locks together take less than a server takes to look for deadlocks, so no reader is ever the one to go.
+        patience = min(places.settings.catalog_lock_seconds, deadlock_seconds / 2)
         _wait_at_most(connection, places.settings.catalog_lock_seconds)
         swap_records.demand(connection, media.name, holder)
+        seen = _look(connection, media, moves)
+        _end_autovacuum(connection, seen, media, moves, deadlock_seconds + CANCEL_SECONDS)
+        _wait_at_most(connection, places.settings.catalog_lock_seconds)
         if moves.heeds_moderation:
             moderation.lock(connection, media)
             if moderation.is_outdated(connection, media, moves.incoming, moderated_since):
                 raise Outdated
-        seen = _look(connection, media, moves)
         since = _lock(connection, seen, patience, number)
         _wait_at_most(connection, patience)
         scene = _look(connection, media, moves)
@@ -148,10 +162,27 @@ def _attempt(
     return time.monotonic() - since
 
 
-def _patience(connection: Connection, seconds: float) -> float:
-    """How long to wait for all locks together: less than a server takes to look for deadlocks, so no reader is ever the one to go."""
+def _deadlock_seconds(connection: Connection) -> float:
+    """For how long somebody waits before the server looks for deadlocks."""
     row = connection.execute(swap_sql.DEADLOCK_SECONDS).fetchone()
-    return min(seconds, float(row[0]) / 2 if row else seconds)
+    assert row is not None
+    return float(row[0])
+
+
+def _end_autovacuum(connection: Connection, scene: _Scene, media: MediaType, moves: Moves, seconds: float) -> None:
+    """Get autovacuum away from all that is to be locked, and keep it away until the transaction ends; readers and writers pass meanwhile.
+
+    The server cancels it for whoever waits longer than it takes to look for deadlocks, and we wait for no lock of readers for that long.
+    """
+    names = {(relation.schema, relation.name) for table in scene.tables for relation in (table.live, table.incoming)}
+    names |= scene.others
+    names |= {(schema, table.live.name) for room in (moves.first, moves.last) if room for schema in room for table in scene.tables}
+    names |= {(LIVE, flags) for table in media.tables for flags in (table.deleted, table.mature) if flags and moves.heeds_moderation}
+    schemas, tables = zip(*sorted(names), strict=True)
+    found = connection.execute(swap_sql.VACUUMED, {"schemas": list(schemas), "tables": list(tables)}).fetchall()
+    _wait_at_most(connection, seconds)
+    for name in found:
+        connection.execute(psql.SQL(swap_sql.LOCK_FROM_VACUUM).format(psql.Identifier(*name)))
 
 
 def _wait_at_most(connection: Connection, seconds: float) -> None:
@@ -192,11 +223,9 @@ def _lock(connection: Connection, scene: _Scene, patience: float, number: int) -
     views = [psql.SQL(swap_sql.LOCK_VIEW).format(view.identifier, psql.Identifier(view.owner)) for view in scene.views]
     relations_in_use = [relation for table in scene.tables for relation in (table.live, table.incoming)]
     tables = [psql.SQL(swap_sql.LOCK_TABLE).format(relation.identifier) for relation in relations_in_use]
-    others = {(key.schema, key.table) for key in scene.keys}
-    others |= {(key.schema, key.referenced) for table in scene.tables for key in table.outward if key.may_lock}
-    holders = [psql.SQL(swap_sql.LOCK_TABLE).format(psql.Identifier(*name)) for name in sorted(others)]
+    holders = [psql.SQL(swap_sql.LOCK_TABLE).format(psql.Identifier(*name)) for name in sorted(scene.others)]
     if number % 3 == 1:
-        names = [*((view.schema, view.name) for view in scene.views), *((it.schema, it.name) for it in relations_in_use), *others]
+        names = [*((view.schema, view.name) for view in scene.views), *((it.schema, it.name) for it in relations_in_use), *scene.others]
         return _catch(connection, [*views, *tables, *holders], names, deadline)
     since = time.monotonic()
     for statement in views + holders + tables if number % 3 == 2 else views + tables + holders:

@@ -11,6 +11,9 @@ from ingestion_dagster.engine.postgres import Connection
 RETIRED = "catalog_retired"
 """Schema of the generation before the previous one, until it is dropped."""
 
+TAKE_SECONDS = 60.0
+"""How long to wait for somebody else's swap to end."""
+
 LOCK = 0x1A6CA7A1
 """Number of the advisory lock under which schemas and tables of ours are made."""
 
@@ -66,6 +69,8 @@ COMMENT ON TABLE catalog_previous.swaps IS 'who may swap the tables of a media t
 
 _THERE = "SELECT to_regclass('catalog_previous.swaps') IS NOT NULL"
 
+_PATIENCE = "SELECT set_config('lock_timeout', %(timeout)s, true)"
+
 _TAKE = """
 INSERT INTO catalog_previous.swaps (model, holder) VALUES (%(model)s, %(holder)s)
 ON CONFLICT (model) DO UPDATE SET holder = excluded.holder, taken_at = excluded.taken_at
@@ -99,10 +104,13 @@ def ensure(api: Connection) -> tuple[str, ...]:
 def take(api: Connection, model: str) -> str:
     """Become the one who may swap the tables of a media type, in a transaction of its own; what `demand` knows us by.
 
-    Waits for a swap that is being made. Whoever had it before can swap nothing any more, even if it wakes up later.
+    Waits for a swap that is being made, such as one whose COMMIT is under way; psycopg's `LockNotAvailable` if that takes too long, as with
+    a COMMIT that waits for a standby. Whoever had it before can swap nothing any more, even if it wakes up later.
     """
     holder = uuid.uuid4().hex
-    api.execute(_TAKE, {"model": model, "holder": holder})
+    with api.transaction():
+        api.execute(_PATIENCE, {"timeout": f"{TAKE_SECONDS:g}s"})
+        api.execute(_TAKE, {"model": model, "holder": holder})
     return holder
 
 

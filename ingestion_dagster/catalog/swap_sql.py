@@ -11,6 +11,21 @@ DEADLOCK_SECONDS = "SELECT extract(epoch FROM current_setting('deadlock_timeout'
 
 LOCK_TABLE = "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE"
 
+# For this one, but an autovacuum worker, and other such work, nobody waits who reads or writes rows.
+LOCK_FROM_VACUUM = "LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE"
+
+# Tables that an autovacuum worker is at. It is known by having no user: of what kind others are, not every role may see.
+VACUUMED = """
+SELECT DISTINCT n.nspname, c.relname
+FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS wanted (schema, name)
+JOIN pg_namespace AS n ON n.nspname = wanted.schema
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name
+JOIN pg_locks AS l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+JOIN pg_stat_activity AS a ON a.pid = l.pid AND a.datid = l.database AND a.usesysid IS NULL
+WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY 1, 2
+"""
+
 # LOCK TABLE of a view would lock all that it reads; this changes nothing, and locks the view alone.
 LOCK_VIEW = "ALTER VIEW {} OWNER TO {}"
 

@@ -11,7 +11,7 @@ import orjson
 import psycopg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ingestion_dagster.catalog import refreshes, steps, tasks_sql
+from ingestion_dagster.catalog import journal, refreshes, steps, tasks_sql
 from ingestion_dagster.catalog.alongside import is_unfinished
 from ingestion_dagster.catalog.refreshes import Busy, Refresh, check_suffix
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, filtered_name, index_name
@@ -353,6 +353,7 @@ def _demand_no_promotion(standing: Standing, model: str) -> None:
     going = refreshes.at_work(standing.connection, model)
     if going is not None and going.state == "promoting":
         raise Busy(model, f"refresh {going.suffix} is being promoted")
+    journal.demand_ended(standing.connection, model)
 
 
 def _demand_no_refresh(standing: Standing, model: str) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from psycopg import sql
 
-from ingestion_dagster.catalog import copy_errors, locks, refreshes, updates_sql
+from ingestion_dagster.catalog import copy_errors, journal, locks, refreshes, updates_sql
 from ingestion_dagster.catalog.changes import Changes
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
@@ -18,7 +18,7 @@ from ingestion_dagster.catalog.reindex import Index, Reindexer
 from ingestion_dagster.catalog.row_reads import moderation_table
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.catalog.tables import LIVE
-from ingestion_dagster.engine.errors import Problem, Refused
+from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 
@@ -57,7 +57,8 @@ def update_live(
 
     Documents of rows that are gone (removed from the source, deleted by moderation) are deleted. A row that upstream has deleted itself
     is not noticed: the next refresh does that. Raises `Busy` beside a promotion or another update, `Refused` (`nothing_live`, …),
-    `Transient`; the watermark is moved when all is done, so that an update that was broken off is made again.
+    `Transient`; the watermark is moved when all is done, so that an update that was broken off is made again. It stays, too, while the
+    filtered index is of another list of sensitive terms than there is now: it gets nothing new until it has been made anew.
     """
     started = time.monotonic()
     with locks.model(ledger, media.name):
@@ -67,12 +68,13 @@ def update_live(
             indexes = _live_indexes(engine, live)
             changes = Changes(places, ledger, upstream, api, media)
             watermark = changes.collect(behind - OVERLAP)
+            changes.number()
             reindexer = Reindexer(places, engine, ledger, api, media, indexes)
             upserted, skipped = _apply(changes, reindexer)
             _by_moderation(api, media, behind - OVERLAP, reindexer)
         for index in indexes:
             engine.refresh(index.name)
-        if since is None and not changes.deferred:
+        if since is None and not changes.deferred and not reindexer.terms_changed:
             fault_point("catalog.update.watermark.before")
             # What took long upstream may have begun before.
             watermark = max(watermark, behind)
@@ -90,7 +92,7 @@ def update_live(
 def index_changes(places: Places, engine: SearchEngine, ledger: Connection, media: MediaType, index: str, since: datetime) -> Updated:
     """Bring the documents of live rows that have changed since a moment into an index that is there. Repeatable.
 
-    Raises `Refused` (`no_such_index`), `Transient`.
+    Raises `Refused` (`no_such_index`), `Transient` (`terms_changed`, …).
     """
     started = time.monotonic()
     table = sql.Identifier(LIVE, media.table.name)
@@ -110,6 +112,8 @@ def index_changes(places: Places, engine: SearchEngine, ledger: Connection, medi
                 break
         _by_moderation(api, media, since, reindexer)
     engine.refresh(index)
+    if reindexer.terms_changed:
+        raise Transient("terms_changed", f"{index} was made with another list of terms than there is now: make it anew")
     put = reindexer.put
     return Updated(rows_in, put.written, put.deleted, put.written, put.dead, 0, 0, round(time.monotonic() - started, 3), since)
 
@@ -156,6 +160,7 @@ def _live(ledger: Connection, media: MediaType) -> Refresh:
     going = refreshes.at_work(ledger, media.name)
     if going is not None and going.state == "promoting":
         raise Busy(media.name, f"refresh {going.suffix} is being promoted")
+    journal.demand_ended(ledger, media.name)
     return live
 
 

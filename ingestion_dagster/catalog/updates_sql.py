@@ -14,6 +14,9 @@ CREATE TEMP TABLE catalog_changes (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY
 OUT = "COPY (SELECT {columns} FROM {relation} AS source WHERE updated_on >= {since}) TO STDOUT (FORMAT binary)"
 IN = "COPY catalog_changes ({columns}) FROM STDIN (FORMAT binary)"
 
+FROM_LIVE = "INSERT INTO catalog_changes ({columns}) SELECT {columns} FROM {live} WHERE updated_on >= %(since)s ORDER BY id"
+FORGET_OVERTAKEN = "DELETE FROM catalog_changes AS change USING {known} AS known WHERE {same} AND known.updated_on > change.updated_on"
+
 # Of an identity that a view has twice, the row that was changed last.
 FORGET_OLDER = """
 DELETE FROM catalog_changes AS older USING catalog_changes AS newer
@@ -35,7 +38,8 @@ WHERE fresh.n = change.n AND fresh.place <= %(count)s
 """
 LEAVE_OUT = "DELETE FROM catalog_changes WHERE new_id IS NULL"
 
-BATCH = "SELECT n, new_id, gone FROM catalog_changes WHERE n > %(behind)s ORDER BY n LIMIT %(limit)s"
+BATCH = "SELECT n, new_id, gone FROM catalog_changes WHERE n > %(behind)s AND new_id IS NOT NULL ORDER BY n LIMIT %(limit)s"
+HANDED_OUT = "DELETE FROM catalog_changes WHERE new_id IS NOT NULL"
 
 UPSERT = """
 INSERT INTO {live} AS live (id, {columns}) OVERRIDING SYSTEM VALUE

@@ -121,7 +121,7 @@ def test_whoever_promotes_is_left_alone_while_it_sleeps_and_ends_what_it_began(
 
 def test_a_swap_that_falls_asleep_lets_readers_in_again(server: EmbeddedServer, one: World, undisturbed: dict[str, Any]) -> None:
     with worlds.copied(server, one) as world:
-        sleeper = driver.start(world.settings, fault="catalog.swap.tables.before:1:SIGSTOP")
+        sleeper = driver.start(world.settings, "hasten", fault="catalog.swap.tables.before:1:SIGSTOP")
         try:
             sleeper.await_sleep()
             with world.places.api.connect() as api:
@@ -199,12 +199,10 @@ class Reader:
 def test_who_reads_without_a_pause_never_sees_half_a_state(server: EmbeddedServer, one: World) -> None:
     """Throughout two refreshes, a rollback and another one, and a filtered index made anew."""
     with worlds.copied(server, one) as world, Reader(world) as reader:
-        driver.refresh(world.settings, "third")
-        driver.rollback(world.settings)
-        driver.rollback(world.settings)
-        driver.rebuild(world.settings)
+        for name in ("refresh", "rollback", "rollback", "rebuild"):
+            assert driver.start(world.settings, name).end() == (0, "")
         worlds.entitle(world, "fourth")
-        driver.refresh(world.settings, "fourth")
+        assert driver.start(world.settings, "refresh:fourth:").end() == (0, "")
     assert reader.wrong == []
     assert reader.seen == {"second", "third", "fourth"}
     assert reader.reads > 50
@@ -212,6 +210,7 @@ def test_who_reads_without_a_pause_never_sees_half_a_state(server: EmbeddedServe
 
 def test_an_update_beside_readers_changes_rows_and_documents_and_loses_none(server: EmbeddedServer, one: World) -> None:
     with worlds.copied(server, one) as world:
+        worlds.touch(world)
         over, wrong = threading.Event(), []
 
         def read() -> None:

@@ -130,6 +130,8 @@ def test_a_change_of_what_is_live_that_was_killed_is_made_again(
     name: str, server: EmbeddedServer, one: World, undisturbed: dict[str, Any]
 ) -> None:
     with worlds.copied(server, one) as world, worlds.copied(server, one) as other:
+        for each in (world, other):
+            worlds.touch(each)
         for fault in (fault for stem in LIVE_CASES[name] for fault in _around(stem)):
             worlds.killed(world, fault, name)
         for each in (world, other):

@@ -3,12 +3,10 @@
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import uuid
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psycopg
@@ -23,6 +21,7 @@ from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster_tests.catalog import driver, pictures, worlds
+from ingestion_dagster_tests.catalog.cuts import function_of_ours, only_reads
 from ingestion_dagster_tests.catalog.faulty_proxy import faulty_proxy, passes, status
 from ingestion_dagster_tests.catalog.worlds import World
 from ingestion_dagster_tests.engine.processes import quick_folder
@@ -59,14 +58,6 @@ def _named(connection: psycopg.Connection[Any], statement: str) -> str:
     return f"{connection.info.dbname.split('_')[0]}: {plain[:300]}"
 
 
-def _only_reads(statement: str) -> bool:
-    """Whether nothing is done that outlives the connection."""
-    words = statement.split()
-    if words[:1] == ["SET"] or "set_config" in statement or "catalog_changes" in statement:
-        return True
-    return words[:1] in (["SELECT"], ["WITH"]) and not re.search(r"UPDATE|INSERT|DELETE|nextval|setval|pg_", statement)
-
-
 _ONLY_READ = frozenset(
     ("exists", "behind", "aliases_of", "indexes", "label", "wait_ready", "count", "counts_by", "get", "search", "problems"),
 )
@@ -83,7 +74,7 @@ def cutting(cuts: Cuts) -> type[psycopg.Connection[Any]]:
                 self.connection.close()
                 raise psycopg.OperationalError("cut by a test")
             done = super().execute(query, *arguments, **more)
-            if not _only_reads(text) and cuts.falls(f"{name} (done)"):
+            if not only_reads(text) and cuts.falls(f"{name} (done)"):
                 self.connection.close()
                 raise psycopg.OperationalError("cut by a test")
             return done
@@ -103,24 +94,13 @@ def cutting(cuts: Cuts) -> type[psycopg.Connection[Any]]:
         def _exec_command(self, command: Any, *arguments: Any) -> Any:
             is_commit = b"COMMIT" in (command if isinstance(command, bytes) else b"")
             for when in ("before", "after"):
-                if is_commit and cuts.falls(f"{self.info.dbname.split('_')[0]}: {when} COMMIT in {_step()}"):
+                if is_commit and cuts.falls(f"{self.info.dbname.split('_')[0]}: {when} COMMIT in {function_of_ours()}"):
                     self.close()
                     raise psycopg.OperationalError("cut by a test")
                 if when == "before":
                     yield from super()._exec_command(command, *arguments)
 
     return CutConnection
-
-
-def _step() -> str:
-    """The module of ours whose transaction this is."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.startswith("ingestion_dagster."):
-            return f"{name}.{frame.f_code.co_name}"
-        frame = frame.f_back
-    return ""
 
 
 class CutSearch:
@@ -266,7 +246,7 @@ def test_a_search_cluster_in_trouble_fails_the_run_in_time_and_the_refresh_goes_
     with quick_folder() as home, faulty_proxy(opensearch) as proxy:
         world = World(worlds.settings_for(databases, home, catalog_search_url=opensearch, catalog_index_workers=1))
         worlds.set_up(world, own, alias=own, generations=("second",))
-        impatient = world.settings.model_copy(update={"catalog_search_url": proxy.url, "catalog_search_patience_seconds": 2})
+        impatient = world.settings.model_copy(update={"catalog_search_url": proxy.url, "catalog_search_patience_seconds": 0.5})
         for trouble in TROUBLE.values():
             proxy.otherwise = trouble
             with pytest.raises(Transient):

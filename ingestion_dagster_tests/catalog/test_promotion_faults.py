@@ -1,9 +1,5 @@
 """Whatever statement or call of a promotion fails, wherever its process is killed: readers have one generation or the other, whole."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -18,26 +14,38 @@ from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster_tests.catalog.cuts import module_of_ours, only_reads
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
 from ingestion_dagster_tests.catalog.patience import until
+from ingestion_dagster_tests.catalog.promotion_driver import killed
 from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, FileSearch, Scene
+
+_ASKED = frozenset(f"{name}.{when}" for name in ("exists", "behind") for when in ("before", "after"))
+"""Calls of the search engine that change nothing."""
 
 
 class Cut:
-    """Counts what goes over a connection from the journal's entry on; at the number set it cuts the connection, or fails the call."""
+    """Counts what goes over a connection from the journal's entry on; at the number set it cuts the connection, or fails the call.
+
+    Of reads of one module, with nothing done in between, one is counted: the next finds the same, whichever of them has failed.
+    """
 
     def __init__(self) -> None:
         self.is_on = False
         self.count = 0
         self.at = 0
         self.cut_at: str | None = None
+        self._read: set[str] = set()
 
     def set(self, at: int) -> None:
         self.is_on, self.count, self.at, self.cut_at = False, 0, at, None
+        self._read.clear()
 
     def step(self, what: str, connection: Connection | None) -> None:
         self.is_on = self.is_on or "INSERT INTO catalog.promotions" in what
         if not self.is_on:
+            return
+        if self._has_failed_already(what):
             return
         self.count += 1
         if self.count == self.at:
@@ -46,6 +54,15 @@ class Cut:
                 raise Transient("search_unavailable", "a test")
             connection.close()
             raise psycopg.OperationalError("cut by a test")
+
+    def _has_failed_already(self, what: str) -> bool:
+        if not (only_reads(what) or what in _ASKED):
+            self._read.clear()
+            return False
+        module = module_of_ours()
+        is_known = module in self._read
+        self._read.add(module)
+        return is_known
 
 
 def cutting(cut: Cut) -> type[psycopg.Connection[Any]]:
@@ -155,17 +172,9 @@ def recovered(scene: Scene) -> str | None:
             assert time.monotonic() < deadline
 
 
-ROOT = Path(__file__).parents[2]
-
 POINTS = [f"catalog.swap.{step}.{when}" for step in ("journal", "tables", "alias", "validate", "done") for when in ("before", "after")] + [
     "catalog.retire.table.before"
 ]
-
-
-def killed(suffix: str, state: Path, point: str) -> None:
-    command = [sys.executable, "-m", "ingestion_dagster_tests.catalog.promotion_driver", suffix, str(state)]
-    done = subprocess.run(command, env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL, (point, done.stderr[-2000:])
 
 
 def test_a_killed_promotion_is_completed_or_reverted(places: Places, ledger: Connection, tmp_path: Path) -> None:
@@ -182,7 +191,7 @@ def test_a_killed_promotion_is_completed_or_reverted(places: Places, ledger: Con
         before = picture(scene)
         if point == "catalog.retire.table.before":
             scene.do("CREATE TABLE catalog_retired.image ()")
-        killed("", state, point)
+        killed(places.settings, "rollback", state, point)
         scene.engine = FileSearch(state)
         said = recovered(scene)
         assert picture(scene) in (old, new), point
@@ -198,17 +207,11 @@ def test_a_killed_reversal_is_gone_on_with(places: Places, ledger: Connection, t
     scene.stage("new", range(2, 8))
     scene.engine.save()  # type: ignore[attr-defined]
     old = picture(scene)
-    killed("new", state, "catalog.swap.tables.after")
+    killed(places.settings, "promote new", state, "catalog.swap.tables.after")
     scene.engine = FileSearch(state)
     del scene.engine.documents["image-new"]
     scene.engine.save()
-    code = (
-        "import sys; from pathlib import Path; from ingestion_dagster_tests.catalog.promotion_scene import *; "
-        "from ingestion_dagster.settings import current; places = Places.of(current()); ledger = places.ledger.connect(); "
-        "promotion.recover(places, FileSearch(Path(sys.argv[1])), ledger, IMAGE, 'killed')"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(state)], env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False, cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL
+    killed(places.settings, "recover", state, point)
     recovered(scene)
     assert picture(scene) == old
     assert not promotion.is_open(ledger, "image")

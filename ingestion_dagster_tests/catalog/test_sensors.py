@@ -225,4 +225,7 @@ def test_a_promotion_that_cannot_be_mended_keeps_no_other_from_it(
     monkeypatch.setattr(steps, "recover", recover)
     result = tick(catalog_sweep_sensor)
     assert mended == ["image"]
-    assert "audio: its promotion that was broken off could not be mended (search_unavailable: the search engine is away)" in result.skip_message
+    assert (
+        "audio: its promotion that was broken off could not be mended (search_unavailable: the search engine is away)"
+        in result.skip_message
+    )

@@ -182,10 +182,20 @@ def _row(number: int, generation: str = "first") -> scene.Row:
     return row
 
 
+_ENTITLE = """
+UPDATE image SET title = regexp_replace(title, '\\w+$', %s),
+                 updated_on = now() - CASE WHEN foreign_identifier ~ '[05]$' THEN interval '0' ELSE interval '1 hour' END
+"""
+
+
 def entitle(world: World, generation: str) -> None:
-    """Upstream, the last word of every title becomes this."""
-    statement = "UPDATE image SET title = regexp_replace(title, '\\w+$', %s), updated_on = now()"
-    world.query(world.places.upstream, statement, [generation])
+    """Upstream, the last word of every title becomes this; of every fifth row it has just done so, and is brought after once more."""
+    world.query(world.places.upstream, _ENTITLE, [generation])
+
+
+def touch(world: World) -> None:
+    """Upstream, all rows have just been changed."""
+    world.query(world.places.upstream, "UPDATE image SET updated_on = now()")
 
 
 @contextmanager
@@ -195,6 +205,8 @@ def copied(server: EmbeddedServer, original: World, **more: Any) -> Iterator[Wor
     databases = databases_of(server, template)
     with processes.quick_folder() as home:
         shutil.copytree(original.settings.home_folder / "search", home / "search")
+        # By another key the list of sensitive terms would be another.
+        shutil.copy(original.settings.home_folder / "catalog-terms.key", home)
         world = World(settings_for(databases, home, **more))
         hurry(world)
         yield world
