@@ -18,6 +18,8 @@ from ingestion_dagster.settings import Settings, current
 
 TEMPLATE = "migrated"
 
+_HURRIED = ("fsync", "full_page_writes", "synchronous_commit")
+
 
 @pytest.fixture(autouse=True)
 def dagster_home_of_its_own() -> Iterator[None]:
@@ -39,10 +41,17 @@ def no_dagster_instance_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A Postgres server of this session's own, with a migrated database to copy from."""
+    """A Postgres server of this session's own, with a migrated database to copy from.
+
+    It waits for no disk: what it has written outlives its processes all the same, though not its machine.
+    """
     home = tmp_path_factory.mktemp("postgres")
     started = embedded_postgres.start(home)
     try:
+        with psycopg.connect(started.conninfo("postgres"), autocommit=True) as connection:
+            for name in _HURRIED:
+                connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(name)))
+            connection.execute("SELECT pg_reload_conf()")
         embedded_postgres.ensure_database(started, TEMPLATE)
         postgres.upgrade(Database.at(started.url(TEMPLATE)))
         yield started

@@ -21,19 +21,6 @@ from ingestion_dagster_tests.catalog.worlds import World
 __all__ = ["opensearch"]
 
 
-_HURRIED = ("fsync", "full_page_writes", "synchronous_commit")
-
-
-@pytest.fixture(scope="session")
-def server(server: EmbeddedServer) -> EmbeddedServer:
-    """The session's server; it waits for no disk. What it has written outlives its processes all the same, though not its machine."""
-    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
-        for name in _HURRIED:
-            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(name)))
-        connection.execute("SELECT pg_reload_conf()")
-    return server
-
-
 @contextmanager
 def made(server: EmbeddedServer, kind: str) -> Iterator[Database]:
     """An empty database, dropped at the end."""

@@ -80,10 +80,6 @@ GRANT SELECT ON public.photos TO "reader of images";
 REVOKE DELETE ON public.image FROM owner_of_images;
 """
 
-QUICKLY = """
-DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$
-"""
-
 NEXT = """
 CREATE SCHEMA IF NOT EXISTS catalog_next;
 CREATE SCHEMA IF NOT EXISTS catalog_previous;
@@ -170,9 +166,6 @@ class Scene:
         self.places = places
         self.ledger = ledger
         self.engine = engine or FakeSearch()
-        for database in (places.api, places.ledger):
-            with database.connect() as connection:
-                connection.execute(QUICKLY)
         with places.api.connect() as api:
             api.execute(LIVE)
             if rich:

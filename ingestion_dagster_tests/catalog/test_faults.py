@@ -200,7 +200,7 @@ def test_readers_of_a_killed_server_find_it_as_it_was_and_the_refresh_goes_on(
     try:
         embedded_postgres.ensure_database(own, "migrated")
         postgres.upgrade(Database.at(own.url("migrated")))
-        with worlds.prepared(own, is_durable=True) as world, worlds.copied(own, world) as other:
+        with worlds.prepared(own) as world, worlds.copied(own, world) as other:
             driver.refresh(other.settings)
             undisturbed = pictures.left_behind(other)
             for point in ("catalog.copy.range.before:2", "catalog.stage.index.after:4", "catalog.swap.tables.before:1"):

@@ -19,7 +19,6 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.catalog import driver, scene
 from ingestion_dagster_tests.catalog.driver import IMAGE
-from ingestion_dagster_tests.catalog.promotion_scene import QUICKLY
 from ingestion_dagster_tests.engine import processes
 
 ROWS = 30
@@ -122,24 +121,13 @@ def name_of(database: Database) -> str:
 
 
 @contextmanager
-def prepared(server: EmbeddedServer, *, is_durable: bool = False) -> Iterator[World]:
-    """A world in which readers have refresh `second`, and upstream holds what `third` will show.
-
-    Where no server is killed nothing need be durable.
-    """
+def prepared(server: EmbeddedServer) -> Iterator[World]:
+    """A world in which readers have refresh `second`, and upstream holds what `third` will show."""
     databases = databases_of(server)
     with processes.quick_folder() as home:
         world = World(settings_for(databases, home))
-        if not is_durable:
-            hurry(world)
         set_up(world)
         yield world
-
-
-def hurry(world: World) -> None:
-    """Commits do not wait for the disk; a copy of a database has lost that setting."""
-    for database in world.databases:
-        world.query(database, QUICKLY)
 
 
 def set_up(world: World, prefix: str = "", alias: str | None = None, generations: Sequence[str] = ("first", "second")) -> None:
@@ -208,7 +196,6 @@ def copied(server: EmbeddedServer, original: World, **more: Any) -> Iterator[Wor
         # By another key the list of sensitive terms would be another.
         shutil.copy(original.settings.home_folder / "catalog-terms.key", home)
         world = World(settings_for(databases, home, **more))
-        hurry(world)
         yield world
 
 
