@@ -81,10 +81,10 @@ def rollback(settings: Settings) -> None:
 
 
 def hasten(settings: Settings) -> None:
-    """Refresh, where a server waits a second for who has fallen asleep in a swap, and not ten."""
+    """Refresh, where a server waits a second for who has fallen asleep in a swap, and not ten, and a promotion as long for its turn."""
     impatient = swap_sql.SESSION.replace("'10s'", "'1s'")
     assert impatient != swap_sql.SESSION
-    with mock.patch.object(swap_sql, "SESSION", impatient):
+    with mock.patch.object(swap_sql, "SESSION", impatient), mock.patch.object(steps, "_PROMOTION_SECONDS", 1.0):
         refresh(settings)
 
 

@@ -107,7 +107,7 @@ def test_whoever_promotes_is_left_alone_while_it_sleeps_and_ends_what_it_began(
         try:
             sleeper.await_sleep()
             await_lease(world)
-            code, complaint = driver.start(world.settings).end(30)
+            code, complaint = driver.start(world.settings, "hasten").end(30)
             assert code == 1
             assert "Busy" in complaint
             sleeper.send(signal.SIGCONT)
