@@ -45,9 +45,9 @@ def _array_type(array_oid: int) -> tuple[type[_Array], type[Dumper]]:
     return kind, ArrayDumper
 
 
-_TEXT = 25
-_ELEMENTS = {"uuid": 2950, "integer": 23, "bigint": 20, "smallint": 21}
-_ARRAYS = {element: _array_type(array) for element, array in ((2950, 2951), (23, 1007), (20, 1016), (21, 1005), (_TEXT, 1009))}
+_TEXT, _UUID = 25, 2950
+_ELEMENTS = {"uuid": _UUID, "integer": 23, "bigint": 20, "smallint": 21}
+_ARRAYS = {element: _array_type(array) for element, array in ((_UUID, 2951), (23, 1007), (20, 1016), (21, 1005), (_TEXT, 1009))}
 """For each type of element, the class of its arrays, and what hands them to a connection that is told of it, and to no other."""
 _ID = {"smallint": struct.Struct(">hih"), "integer": struct.Struct(">hii"), "bigint": struct.Struct(">hiq")}
 
@@ -191,11 +191,15 @@ class Writer:
         """The id of each row: 0 if it has none yet, -1 if it must not be copied."""
         if self._look_up is None:
             return [0] * len(rows)
-        keys = [row_stream.heads(row, len(self._elements)) for row in rows] if len(self._elements) > 1 else None
-        parameters: dict[str, _Array] = {}
-        for number, element in enumerate(self._elements):
-            elements = [key[number] for key in keys] if keys else [row_stream.heads(row, 1)[0] for row in rows]
-            parameters[f"key{number}"] = _ARRAYS[element][0](row_stream.encoded_array(element, elements))
+        if self._elements == [_UUID]:
+            keys = [row_stream.uuids(rows)]
+        else:
+            heads = [row_stream.heads(row, len(self._elements)) for row in rows]
+            keys = [[head[number] for head in heads] for number in range(len(self._elements))]
+        parameters = {
+            f"key{number}": _ARRAYS[element][0](row_stream.encoded_array(element, keys[number]))
+            for number, element in enumerate(self._elements)
+        }
         with told(API, self._plan.table.name):
             row = self._lookup.execute(self._look_up, parameters, binary=True).fetchone()
         assert row is not None

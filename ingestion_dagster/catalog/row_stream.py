@@ -44,6 +44,11 @@ def heads(row: bytes, count: int) -> list[bytes]:
     return result
 
 
+def uuids(rows: Sequence[bytes]) -> list[bytes]:
+    """The first field of each row, a UUID, with its length before it."""
+    return [row[2:22] if row[5] == 16 else row[2:6] for row in rows]
+
+
 class Sieve:
     """Which rows are cleaned, and how. `columns`: those of a row in order: `identifier`, what cleaning reads, the rest; `tags` last."""
 

@@ -1,7 +1,7 @@
 """A quick look at the JSON of many rows' tags at once, for those that a rule could object to: reading all of them would take too long."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from ahocorasick_rs import BytesAhoCorasick
@@ -34,32 +34,28 @@ def suspects(texts: Sequence[bytes]) -> set[int]:
     It may name too many. Texts in small letters (ASCII); anything but an array of objects is suspect.
     """
     joined = _SEPARATOR.join(texts)
-    found: set[int] = set()
-    hits = _ANY.find_matches_as_indexes(joined)
-    if hits:
-        starts = [0, *accumulate(len(text) + 1 for text in texts)]
-        found.update(bisect_right(starts, start) - 1 for _, start, _ in hits)
-    for is_regular in _REGULAR:
-        if not is_regular(joined):
-            found.update(place for place, text in enumerate(texts) if not is_regular(text))
+    hits = {start for _, start, _ in _ANY.find_matches_as_indexes(joined)}
+    for sign, regular, covered in _REGULAR:
+        hits.update(_places(joined.replace(regular, covered), sign))
+    starts = [0, *accumulate(len(text) + 1 for text in texts)]
+    found = {bisect_right(starts, hit) - 1 for hit in hits}
     if joined.count(b"\n[{") + joined.startswith(b"[{") < len(texts):
         found.update(place for place, text in enumerate(texts) if not text.startswith(b"[{") and text not in _NO_ENTRIES)
     return found
 
 
-def _colons_stand_behind_keys(text: bytes) -> bool:
-    return text.count(b":") == text.count(b'": ')
-
-
-def _objects_begin_with_names(text: bytes) -> bool:
-    return text.count(b"{") == text.count(b'{"name": "')
-
-
-def _objects_are_followed_by_objects(text: bytes) -> bool:
-    return text.count(b"}, ") == text.count(b"}, {")
+def _places(text: bytes, sign: bytes) -> Iterator[int]:
+    place = text.find(sign)
+    while place >= 0:
+        yield place
+        place = text.find(sign, place + 1)
 
 
 _NO_ENTRIES = (b"", b"[]")
-_REGULAR = (_colons_stand_behind_keys, _objects_begin_with_names, _objects_are_followed_by_objects)
-"""What holds for arrays of objects with a name and without a colon in any value. One side is never the smaller: what holds for texts
-together holds for each."""
+_REGULAR = (
+    (b":", b'": ', b'"  '),
+    (b"{", b'{"name": "', b'."name": "'),
+    (b"}, ", b"}, {", b"}. {"),
+)
+"""Signs, where they stand in arrays of objects with a name and without a colon in any value, and as long a text to cover them there with:
+what is left of a sign then is suspect."""
