@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import catalog, catalog_documents, catalog_swap, cubic, life_events, life_events_publish, metrics, residents
+from benchmarks import catalog, catalog_bulk, catalog_documents, catalog_swap, cubic, life_events, life_events_publish, metrics, residents
 
 BENCHMARKS = {
     "metrics": metrics.main,
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "life_events": life_events.main,
     "life_events_publish": life_events_publish.main,
     "catalog": catalog.main,
+    "catalog_bulk": catalog_bulk.main,
     "catalog_documents": catalog_documents.main,
     "catalog_swap": catalog_swap.main,
 }

@@ -105,21 +105,22 @@ def ours(connection: psycopg.Connection[Any], *, terms: Terms | None = None) -> 
 def objects(connection: psycopg.Connection[Any]) -> tuple[int, int]:
     """The same with an object per row and the bulk helper."""
     client = OpenSearch("http://localhost:9200", connection_class=Unsent)
+    count, _ = helpers.bulk(client, actions(connection, "image-x"), chunk_size=PEER_CHUNK, stats_only=True)
+    return int(count), Unsent.body
+
+
+def actions(connection: psycopg.Connection[Any], index: str) -> Iterator[dict[str, Any]]:
+    """Of each row an object, and of that a dictionary, for the helper."""
     query = sql.SQL(
         "SELECT t.*, EXISTS (SELECT FROM api_deletedimage AS d WHERE d.identifier = t.identifier) AS deleted, "
         "EXISTS (SELECT FROM api_matureimage AS m WHERE m.identifier = t.identifier) AS mature FROM {} AS t"
     ).format(RELATION)
-
-    def actions() -> Iterator[dict[str, Any]]:
-        with connection.transaction(), connection.cursor("rows", row_factory=dict_row) as cursor:
-            cursor.itersize = 10_000
-            for row in cursor.execute(query):
-                document = Picture(row).to_dict()
-                if document is not None:
-                    yield {"_index": "image-x", "_id": document["id"], "_source": document}
-
-    count, _ = helpers.bulk(client, actions(), chunk_size=PEER_CHUNK, stats_only=True)
-    return int(count), Unsent.body
+    with connection.transaction(), connection.cursor("rows", row_factory=dict_row) as cursor:
+        cursor.itersize = 10_000
+        for row in cursor.execute(query):
+            document = Picture(row).to_dict()
+            if document is not None:
+                yield {"_index": index, "_id": document["id"], "_source": document}
 
 
 def one(way: str, conninfo: str) -> None:
