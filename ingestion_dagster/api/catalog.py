@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from ingestion_dagster.api.access import HOST
+from ingestion_dagster.api.asking import TheBody, TheCaller
 from ingestion_dagster.api.catalog_answers import (
     Accepted,
     Descriptions,
@@ -82,21 +83,7 @@ def desk_of(request: Request) -> CatalogDesk:
     return desk
 
 
-def caller_of(request: Request) -> Caller:
-    """Who asks, as `Access` has found."""
-    caller: Caller = request.state.caller
-    return caller
-
-
-async def body_of(request: Request) -> bytes | None:
-    """The body of a request that says it is JSON; None for any other."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return await request.body() if kind == "application/json" else None
-
-
 TheDesk = Annotated[CatalogDesk, Depends(desk_of)]
-TheCaller = Annotated[Caller, Depends(caller_of)]
-TheBody = Annotated[bytes | None, Depends(body_of)]
 TheKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The same key and body again: the same task, not another")]
 
 

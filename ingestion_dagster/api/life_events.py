@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingestion_dagster.api.access import message_body
+from ingestion_dagster.api.asking import TheBody, TheCaller
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.life_events import requests, upkeep
 from ingestion_dagster.life_events.audit import EVENT_DELETED, EVENT_ENRICHED
@@ -40,21 +41,7 @@ def desk_of(request: Request) -> Desk:
     return desk
 
 
-def caller_of(request: Request) -> Caller:
-    """Who asks, as `Access` has found."""
-    caller: Caller = request.state.caller
-    return caller
-
-
-async def body_of(request: Request) -> bytes | None:
-    """The body of a request that says it is JSON; None for any other."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return await request.body() if kind == "application/json" else None
-
-
 TheDesk = Annotated[Desk, Depends(desk_of)]
-TheCaller = Annotated[Caller, Depends(caller_of)]
-TheBody = Annotated[bytes | None, Depends(body_of)]
 
 router = APIRouter(prefix="/life-events", tags=["life events"])
 metrics_router = APIRouter(tags=["operations"])
