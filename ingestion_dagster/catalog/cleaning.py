@@ -1,6 +1,6 @@
 """Cleaning: what is repaired or left out of a row on its way, as pure functions."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +61,6 @@ def clean_row(row: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], tup
     if isinstance(cleaned.get("title"), str):
         _clean_title(cleaned, rules, fixes)
     return cleaned, tuple(fixes)
-
-
-def clean_rows(rows: Iterable[Mapping[str, Any]], rules: Rules) -> Iterator[tuple[dict[str, Any], tuple[Fix, ...]]]:
-    """`clean_row` of each."""
-    for row in rows:
-        yield clean_row(row, rules)
 
 
 def _repair(row: dict[str, Any], field: str, rules: Rules, fixes: list[Fix]) -> None:
