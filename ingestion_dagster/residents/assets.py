@@ -22,7 +22,8 @@ from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.checks import API_KEY, CHECK_SPECS, DROP_FOLDER_KEY, check_results
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.load import Job, ResidentsOutcome, day_asked_for, load_residents
+from ingestion_dagster.residents.job import Job, ResidentsOutcome, day_asked_for
+from ingestion_dagster.residents.load import load_residents
 from ingestion_dagster.residents.model import OUTAGE
 from ingestion_dagster.residents.places import drop_folder
 from ingestion_dagster.residents.registry import PIPELINE, Dataset
