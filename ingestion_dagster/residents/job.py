@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.landing import Zone
@@ -14,9 +13,6 @@ from ingestion_dagster.residents.model import Rules
 from ingestion_dagster.residents.outbound import Place, place
 from ingestion_dagster.residents.places import drop_folder, zone
 from ingestion_dagster.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

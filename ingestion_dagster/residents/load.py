@@ -4,7 +4,6 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -19,9 +18,6 @@ from ingestion_dagster.residents.job import Job, ResidentsOutcome
 from ingestion_dagster.residents.model import OUTAGE
 from ingestion_dagster.residents.places import api_address
 from ingestion_dagster.residents.sheet_file import SERVER_ERROR, UNPROVEN_LIMIT, GaveWay, SheetFile
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
