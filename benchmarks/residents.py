@@ -25,7 +25,8 @@ from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.residents import places, report, sheets
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.load import Job, load_residents
+from ingestion_dagster.residents.job import Job
+from ingestion_dagster.residents.load import load_residents
 from ingestion_dagster.residents.model import Action, FileReport, RowReport, RowStatus, Rules
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox import servers

@@ -75,21 +75,20 @@ def _partitions(connection: Connection) -> tuple[str, list[str]]:
 
 
 def _behind(connection: Connection, settings: Settings) -> list[tuple[str, ...]]:
-    from ingestion_dagster.cubic import current as current_tables
+    from ingestion_dagster.cubic import current_state
 
-    return [(PIPELINE, "current", table.slug) for table in current_tables.behind(connection, registry(settings))]
+    return [(PIPELINE, "current", table.slug) for table in current_state.behind(connection, registry(settings))]
 
 
 def _contents(connection: Connection, settings: Settings) -> list[tuple[int, str]]:
     """Rows of each table that has any, and of its newest state."""
-    from ingestion_dagster.cubic import current as current_tables
-    from ingestion_dagster.cubic import query
+    from ingestion_dagster.cubic import current_state, delta_table, query
 
     tables = registry(settings)
     filled = {row["dataset"] for row in whereabouts.status_counts(connection, PIPELINE) if row["rows_written"]}
     names = [table.name for table in tables.tables.values() if table.typed and table.name in filled]
-    followed = current_tables.tables(tables)
-    names += [f"{table.name}__current" for table in followed if current_tables.open_delta(settings, table) is not None]
+    followed = current_state.tables(tables)
+    names += [f"{table.name}__current" for table in followed if delta_table.open_delta(settings, table) is not None]
     return [(query.run(connection, settings, tables, f"SELECT count(*) AS n FROM {name}")[1][0]["n"], name) for name in names]  # noqa: S608 - names of the registry
 
 

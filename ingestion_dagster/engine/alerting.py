@@ -13,11 +13,11 @@ from dagster._core.events import JobFailureData
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType, SensorInstigatorData, TickStatus
 from dagster_shared.error import SerializableErrorInfo
 
-from ingestion_dagster.engine import ledger, notifications, whereabouts
+from ingestion_dagster.engine import channels, ledger, notifications, whereabouts
+from ingestion_dagster.engine.alert import Alert, overview_link, run_link
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
-from ingestion_dagster.engine.notifications import Alert
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings, current
 
@@ -42,7 +42,7 @@ def errored_loads_alert(connection: Connection, settings: Settings, pipeline: st
     leaves out.
     """
     with _no_hindrance("errored loads", "the watch sensor alerts to them"):
-        through = notifications.channels(settings)
+        through = channels.channels(settings)
         alert = notifications.errored_loads(connection, settings, pipeline, run_id) if through else None
         if alert and files:
             more = (f"and {len(files) - _MOST_FILES} more files",) if len(files) > _MOST_FILES else ()
@@ -56,7 +56,7 @@ def failed_checks_alert(connection: Connection, settings: Settings, pipeline: st
     if not failed:
         return
     with _no_hindrance("failed checks", "what is not in the outbox by now nobody alerts to; look at the run's checks in Dagster"):
-        through = notifications.channels(settings)
+        through = channels.channels(settings)
         alert = Alert(
             key=f"checks:{run_id}",
             environment=settings.environment,
@@ -64,7 +64,7 @@ def failed_checks_alert(connection: Connection, settings: Settings, pipeline: st
             title=f"{len(failed)} checks failed",
             details=tuple(failed),
             run_id=run_id,
-            link=notifications.run_link(settings, run_id),
+            link=run_link(settings, run_id),
         )
         if notifications.raise_alert(connection, through, alert):
             notifications.deliver(connection, through)
@@ -73,8 +73,8 @@ def failed_checks_alert(connection: Connection, settings: Settings, pipeline: st
 def state_alert(connection: Connection, settings: Settings, pipeline: str, key: str, title: str, *details: str) -> None:
     """Alert to a state that a run has brought about, once per `key`. What hinders this does not fail the run."""
     with _no_hindrance(title, "what is not in the outbox by now nobody alerts to; 'ingestion status' shows it"):
-        through = notifications.channels(settings)
-        alert = Alert(key, settings.environment, pipeline, title, details=details, link=notifications.overview_link(settings))
+        through = channels.channels(settings)
+        alert = Alert(key, settings.environment, pipeline, title, details=details, link=overview_link(settings))
         if notifications.raise_alert(connection, through, alert):
             notifications.deliver(connection, through)
 
@@ -103,7 +103,7 @@ def failure_sensor(pipeline: str) -> dg.SensorDefinition:
     def report(context: dg.RunFailureSensorContext, ingestion: Ingestion) -> None:
         run = context.dagster_run
         settings = ingestion.settings()
-        through = notifications.channels(settings)
+        through = channels.channels(settings)
         if not through or not belongs_to(run, pipeline):
             return
         with ingestion.database().connect() as connection:
@@ -132,7 +132,7 @@ def watch_sensor(
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:
         settings = ingestion.settings()
-        through = notifications.channels(settings)
+        through = channels.channels(settings)
         seen_before = _read_cursor(context.cursor)
         place = Place(context.instance, settings, pipeline, datetime.now(UTC))
         with ingestion.database().connect() as connection:
@@ -166,7 +166,7 @@ class Place:
 
     def alert(self, key: str, title: str, *details: str) -> Alert:
         """An alert about this pipeline that is about no run; links to the overview of sensors."""
-        return Alert(key, self.settings.environment, self.pipeline, title, details=details, link=notifications.overview_link(self.settings))
+        return Alert(key, self.settings.environment, self.pipeline, title, details=details, link=overview_link(self.settings))
 
 
 def belongs_to(run: dg.DagsterRun, pipeline: str) -> bool:
@@ -186,7 +186,7 @@ def failed_run(connection: Connection, instance: dg.DagsterInstance, settings: S
         datasets=notifications.datasets_of_run(connection, pipeline, run.run_id),
         details=(failure_reason(instance, run.run_id),),
         run_id=run.run_id,
-        link=notifications.run_link(settings, run.run_id),
+        link=run_link(settings, run.run_id),
     )
 
 

@@ -15,7 +15,7 @@ from ingestion_dagster.residents import row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.dates import LONDON
 from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON, Hasher, Namesakes, hasher
-from ingestion_dagster.residents.load import day_asked_for, rules
+from ingestion_dagster.residents.job import day_asked_for, rules
 from ingestion_dagster.residents.model import Prepared, RowStatus
 from ingestion_dagster.residents.places import NAMES, api_address
 from ingestion_dagster.settings import Settings

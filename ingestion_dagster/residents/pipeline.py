@@ -24,7 +24,7 @@ def _sync(connection: Connection, settings: Settings) -> None:
 def _check(settings: Settings, key: str, raw: bytes, _beside: object) -> tuple[Problem, ...]:
     from datetime import datetime
 
-    from ingestion_dagster.residents import load
+    from ingestion_dagster.residents import job, sheet_file
     from ingestion_dagster.residents.check import check_file
     from ingestion_dagster.residents.dates import LONDON
 
@@ -32,8 +32,8 @@ def _check(settings: Settings, key: str, raw: bytes, _beside: object) -> tuple[P
     if name not in places.NAMES:
         return (Problem("unknown_dataset", "the whole file", f"say which it is for: --dataset, one of {', '.join(places.NAMES)}"),)
     if len(raw) > settings.residents_max_file_bytes:
-        return (load.too_large(settings),)
-    return check_file(key.rpartition("/")[2], raw, name, load.rules(settings, datetime.now(LONDON).date()))
+        return (sheet_file.too_large(settings),)
+    return check_file(key.rpartition("/")[2], raw, name, job.rules(settings, datetime.now(LONDON).date()))
 
 
 def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:

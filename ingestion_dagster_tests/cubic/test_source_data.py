@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.cubic import casts, consume, current, samples
+from ingestion_dagster.cubic import casts, consume, current, current_state, delta_table, samples
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS
 from ingestion_dagster.cubic.dfm import parse
 from ingestion_dagster.cubic.registry import parse_registry, registry
@@ -107,7 +107,7 @@ def deliver(shipped: Cubic, connection: Connection, delivery: Delivery, placed: 
         path = placed / delivery.name / key
         shipped.land(key, path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC))
     shipped.run(run_id=delivery.name)
-    for table in current.behind(connection, shipped.registry):
+    for table in current_state.behind(connection, shipped.registry):
         assert current.refresh(connection, shipped.settings, shipped.registry, table) is not None
 
 
@@ -187,7 +187,7 @@ def snapshot_of(shipped: Cubic, name: str) -> str:
 
 
 def held(shipped: Cubic, name: str) -> list[dict[str, Any]]:
-    delta = current.open_delta(shipped.settings, shipped.registry.tables[name])
+    delta = delta_table.open_delta(shipped.settings, shipped.registry.tables[name])
     assert delta is not None
     own = {column.name for column in CHANGE_COLUMNS}
     rows = delta.to_pyarrow_table().to_pylist()

@@ -28,7 +28,8 @@ from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents import places, row_ledger, upkeep
-from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.job import Job, ResidentsOutcome
+from ingestion_dagster.residents.load import load_residents
 from ingestion_dagster.residents.model import RowReport
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY

@@ -13,7 +13,7 @@ from ingestion_dagster.engine import landing, ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_drop_folder import LocalDropFolder
-from ingestion_dagster.residents import load, row_ledger, upkeep
+from ingestion_dagster.residents import job, row_ledger, upkeep
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster_tests.residents.scene import (
     AS_OF,
@@ -225,7 +225,7 @@ def test_the_day_turns_at_midnight_in_london(residents: Residents, monkeypatch: 
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return datetime.fromisoformat(f"{instant}+00:00").astimezone(tz)
 
-    monkeypatch.setattr(load, "datetime", Clock)
+    monkeypatch.setattr(job, "datetime", Clock)
     residents.drop("nsss/a.csv", [nsss(1)])
     residents.run(as_of=None)
     assert residents.outbound("nsss") == [f"PROCESSED_a.csv_{day}.xlsx"]
