@@ -17,6 +17,7 @@ from ingestion_dagster_tests.catalog.fake_search import FakeSearch
 from ingestion_dagster_tests.catalog.fill_scene import small, target
 from ingestion_dagster_tests.catalog.scenes import FakePlaces
 from ingestion_dagster_tests.catalog.worlds import World
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 
 __all__ = ["small"]
@@ -42,7 +43,7 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_no_harm(
         sleeper = driver.start(world.settings, fault=f"{point}:SIGSTOP")
         try:
             sleeper.await_sleep()
-            await_lease(world)
+            processes.await_leases(world.places.ledger)
             code, complaint = driver.start(world.settings.model_copy(update={"lease_seconds": 60})).end(40)
             assert code == 0, f"the run that takes over is held up by the sleeper: {complaint[-3000:]}"
             left = pictures.left_behind(world)
@@ -66,7 +67,7 @@ def test_a_copier_that_wakes_up_while_its_successor_copies_changes_nothing_of_it
         successor = None
         try:
             sleeper.await_sleep()
-            await_lease(world)
+            processes.await_leases(world.places.ledger)
             patient = world.settings.model_copy(update={"lease_seconds": 60})
             successor = driver.start(patient, fault="catalog.copy.range.after:2:SIGSTOP")
             successor.await_sleep()
@@ -85,12 +86,6 @@ def test_a_copier_that_wakes_up_while_its_successor_copies_changes_nothing_of_it
         assert differences(pictures.left_behind(world), undisturbed) == []
 
 
-def await_lease(world: World) -> None:
-    """Wait until the leases of what is in hand have really run out."""
-    asleep = "SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads WHERE status NOT IN ('archived', 'errored')"
-    world.query(world.places.ledger, asleep)
-
-
 def half(world: World) -> tuple[str, int]:
     """Label and rows of the staged table."""
     ((label,),) = world.query(world.places.api, "SELECT obj_description('catalog_next.image'::regclass, 'pg_class')")
@@ -106,7 +101,7 @@ def test_whoever_promotes_is_left_alone_while_it_sleeps_and_ends_what_it_began(
         sleeper = driver.start(world.settings, fault=f"{point}:1:SIGSTOP")
         try:
             sleeper.await_sleep()
-            await_lease(world)
+            processes.await_leases(world.places.ledger)
             code, complaint = driver.start(world.settings, "hasten").end(30)
             assert code == 1
             assert "Busy" in complaint

@@ -30,6 +30,7 @@ from ingestion_dagster_tests.cubic.test_crashes import (
     land_rest,
     records,
 )
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
 
 registry_file = crashes.registry_file
@@ -180,18 +181,12 @@ def asleep(settings: Settings, fault: str) -> Iterator[driver.Process]:
     sleeper = driver.start(settings, fault=f"{name}:{passage or 1}:SIGSTOP")
     try:
         sleeper.await_sleep()
-        await_leases(settings)
+        processes.await_leases(Database.at(settings.database_url or ""))
         await_end_of_idle_transactions(settings)
         yield sleeper
     finally:
         sleeper.send(signal.SIGKILL)
         sleeper.end(10)
-
-
-def await_leases(settings: Settings) -> None:
-    """Wait until every lease has really run out."""
-    with Database.at(settings.database_url or "").connect() as connection:
-        connection.execute("SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads WHERE lease_until > now()")
 
 
 def await_end_of_idle_transactions(settings: Settings, seconds: float = 1.5) -> None:

@@ -146,6 +146,17 @@ def start(module: str, settings: Settings, name: str, *, fault: str | None = Non
     return Process(module, pid, complaints)
 
 
+def await_leases(database: Database) -> None:
+    """Wait until no load is leased any more, also by a renewal that was on its way when its sender fell asleep."""
+    over = """
+        SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads
+        WHERE status NOT IN ('archived', 'errored') HAVING max(lease_until) > clock_timestamp()
+    """
+    with database.connect() as connection:
+        while connection.execute(over).rowcount:
+            pass
+
+
 def emptied(database: Database, *schemas: str) -> Database:
     """The same database without a row in the tables of these schemas."""
     with database.connect() as connection:

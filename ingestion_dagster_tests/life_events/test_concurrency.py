@@ -12,6 +12,7 @@ from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic.test_concurrency import await_end_of_idle_transactions, held_at_the_start
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.life_events import driver, loading
 from ingestion_dagster_tests.life_events.loading import numbered
 from ingestion_dagster_tests.life_events.test_crashes import land_backlog
@@ -186,7 +187,7 @@ def test_the_database_itself_ends_the_session_of_a_run_that_sleeps(installation:
     try:
         sleeper.await_sleep()
         await_end_of_idle_transactions(settings, 10)
-        driver.query(settings, "SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads WHERE lease_until > now()")
+        processes.await_leases(Database.at(settings.database_url or ""))
         assert driver.start(settings).end(30)[0] == 0
         assert differences(driver.left_behind(settings), awake) == []
         wake(sleeper)

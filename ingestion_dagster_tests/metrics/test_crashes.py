@@ -23,7 +23,7 @@ from ingestion_dagster_tests.catalog import test_crashes as test_catalog_crashes
 from ingestion_dagster_tests.cubic import test_adoption as test_cubic_adoption
 from ingestion_dagster_tests.cubic import test_catalogue, test_consume, test_current, test_fetch, test_reconciliation
 from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
-from ingestion_dagster_tests.engine import test_notifications
+from ingestion_dagster_tests.engine import processes, test_notifications
 from ingestion_dagster_tests.life_events import test_crashes as test_life_events_crashes
 from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
@@ -308,7 +308,7 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(settings
     while (ended := driver.end(driver.start(settings, fault=poison)))[0] == -signal.SIGKILL:
         deaths += 1
         assert deaths <= 1 + settings.max_attempts, "the poison is never given up"
-        await_leases(settings)
+        processes.await_leases(Database.at(settings.database_url or ""))
     assert ended == (0, "")
     assert deaths == 1 + settings.max_attempts  # in a batch, then by itself
     found = {load["key"]: (load["status"], load["error_code"]) for load in driver.loads(settings)}
@@ -319,12 +319,6 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(settings
     assert charged == {"a.json": 0, "poison.json": settings.max_attempts, "z.json": 0, "zz.json": 0}
     assert [key for key, _ in driver.files(settings)["failed"]] == ["poison.VERSION.json", "poison.VERSION.json.report.json"]
     driver.assert_history_is_legal(settings)
-
-
-def await_leases(settings: Settings) -> None:
-    """Wait until every lease has really run out."""
-    with Database.at(settings.database_url or "").connect() as connection:
-        connection.execute("SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads WHERE lease_until > now()")
 
 
 SLEEPING = [
@@ -352,7 +346,7 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_nothing(
     sleeper = driver.start(settings, fault=f"{name}:{passage or 1}:SIGSTOP")
     try:
         driver.await_stop(sleeper)
-        await_leases(settings)
+        processes.await_leases(Database.at(settings.database_url or ""))
         code, complaint = driver.end(driver.start(settings), 30)
         assert code == 0, f"the run that takes over is held up by the sleeper's locks, or failed: {complaint}"
         driver.finish(settings, 20)

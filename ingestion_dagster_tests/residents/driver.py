@@ -309,11 +309,6 @@ def left_behind(settings: Settings, there: Api) -> dict[str, Any]:
     return {"api": there.kept(), **ledger_left(settings), "workbooks": workbooks(settings)}
 
 
-def await_leases(settings: Settings) -> None:
-    """Wait until every lease has really run out."""
-    query(settings, "SELECT pg_sleep_until(max(lease_until) + interval '10 ms') FROM ledger.loads WHERE lease_until > now()")
-
-
 def await_lost_sessions(settings: Settings, seconds: float) -> None:
     """Wait until the database has ended the sessions of locks that say nothing."""
     deadline = time.monotonic() + seconds

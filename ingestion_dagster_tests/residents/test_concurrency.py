@@ -13,6 +13,7 @@ from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic.test_concurrency import await_end_of_idle_transactions, held_at_the_start
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import LETTER, SUPERMARKET, Somebody, as_csv
@@ -144,7 +145,7 @@ def asleep(settings: Settings, fault: str) -> Iterator[driver.Process]:
     sleeper = driver.start(settings, fault=f"{name}:{passage or 1}:SIGSTOP")
     try:
         sleeper.await_sleep()
-        driver.await_leases(settings)
+        processes.await_leases(Database.at(settings.database_url or ""))
         driver.await_lost_sessions(settings, 1.5)
         await_end_of_idle_transactions(settings)
         yield sleeper
