@@ -177,8 +177,7 @@ def test_after_crashes_a_cluster_holds_what_an_undisturbed_run_puts_there(
 ) -> None:
     """Names of the test's own: other tests use the cluster too."""
     own = f"p{uuid.uuid4().hex[:8]}"
-    databases = worlds.databases_of(server)
-    with quick_folder() as home:
+    with worlds.databases_of(server) as databases, quick_folder() as home:
         settings = worlds.settings_for(databases, home, catalog_search_url=opensearch, max_attempts=100, catalog_index_workers=1)
         world = World(settings)
         worlds.set_up(world, own, alias=own)

@@ -242,8 +242,7 @@ def test_a_search_cluster_in_trouble_fails_the_run_in_time_and_the_refresh_goes_
 ) -> None:
     """It goes away, wards off all that is put, and has no room left, in turn."""
     own = f"q{uuid.uuid4().hex[:8]}"
-    databases = worlds.databases_of(server)
-    with quick_folder() as home, faulty_proxy(opensearch) as proxy:
+    with worlds.databases_of(server) as databases, quick_folder() as home, faulty_proxy(opensearch) as proxy:
         world = World(worlds.settings_for(databases, home, catalog_search_url=opensearch, catalog_index_workers=1))
         worlds.set_up(world, own, alias=own, generations=("second",))
         impatient = world.settings.model_copy(update={"catalog_search_url": proxy.url, "catalog_search_patience_seconds": 0.5})
