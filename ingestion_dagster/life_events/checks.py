@@ -26,7 +26,8 @@ from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import counts
 from ingestion_dagster.life_events.elements import GROUP, RECORD_COUNT, REGISTRATION, TAGS
-from ingestion_dagster.life_events.registry import DATASET, NOTIFY, PIPELINE, PUBLISH
+from ingestion_dagster.life_events.registry import DATASET, PIPELINE
+from ingestion_dagster.life_events.topics import topics
 from ingestion_dagster.settings import Settings, current
 
 COUNTS_MATCH = "counts_match"
@@ -115,7 +116,7 @@ def _is_harmless(name: str, value: object) -> bool:
 
 def published_in_time(connection: Connection, settings: Settings) -> Finding:
     """No event is due for longer than the limit, to whomever."""
-    lags = [outbox.lag(connection, topic) for topic in _topics(connection)]
+    lags = [outbox.lag(connection, topic) for topic in topics(connection)]
     oldest = max(lag.oldest_seconds for lag in lags)
     limit = settings.life_events_publish_minutes * 60
     metadata = {"due": sum(lag.due + lag.later for lag in lags), "oldest_seconds": round(oldest, 1), "limit_seconds": limit}
@@ -124,12 +125,8 @@ def published_in_time(connection: Connection, settings: Settings) -> Finding:
 
 def no_dead_letters(connection: Connection) -> Finding:
     """Nobody has refused an event, and none has expired before it could be told of."""
-    dead = sum(outbox.lag(connection, topic).dead for topic in _topics(connection))
+    dead = sum(outbox.lag(connection, topic).dead for topic in topics(connection))
     return not dead, dg.AssetCheckSeverity.WARN, {"dead_letters": dead, "next": "ingestion life_events republish"}
-
-
-def _topics(connection: Connection) -> list[str]:
-    return [PUBLISH, *outbox.topics(connection, NOTIFY)]
 
 
 def none_past_its_time(connection: Connection, settings: Settings, now: datetime) -> Finding:

@@ -62,14 +62,14 @@ def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, st
 def _standing(connection: Connection) -> list[str]:
     """How many events are where on their way to the platform and to acquirers, if there are any."""
     from ingestion_dagster.engine import outbox
-    from ingestion_dagster.life_events.registry import NOTIFY, PUBLISH
+    from ingestion_dagster.life_events.topics import receiver, topics
 
     lines = []
     row = connection.execute("SELECT count(*) FROM life_events.records WHERE state = 'published'").fetchone()
     if row and row[0]:
         lines.append(f"{row[0]} events are published and not consumed by everybody")
-    for topic in (PUBLISH, *outbox.topics(connection, NOTIFY)):
-        whom = "the platform" if topic == PUBLISH else f"acquirer {topic.removeprefix(NOTIFY)}"
+    for topic in topics(connection):
+        whom = receiver(topic)
         lag = outbox.lag(connection, topic)
         if lag.due or lag.later:
             held, until = outbox.held(connection, topic)

@@ -5,10 +5,13 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""What answers a call."""
 
 
 async def serve(app: web.Application, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ from ingestion_dagster.residents import dispatch
 from ingestion_dagster.residents.api_client import HereToHelp as Client
 from ingestion_dagster.residents.places import NAMES
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
-from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
+from ingestion_dagster.sandbox.usage import Settings as Switches
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.metrics.driver import differences
 from ingestion_dagster_tests.residents import driver

@@ -25,7 +25,7 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents.places import NAMES
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
-from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
+from ingestion_dagster.sandbox.usage import Settings as Switches
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import LETTER, Somebody, as_csv, columns_of

@@ -1,43 +1,10 @@
-"""What makes the sandbox's Here to Help API slow, scarce or faulty, and the count of what it was asked: never of whom."""
+"""How much a server of the sandbox takes on: what is set, the usage plan, and the count of what it was asked: never of whom."""
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-OPERATIONS = frozenset({"create", "get", "notes", "note", "list", "add_request", "search", "resident", "patch", "ping"})
-KINDS = frozenset({"429", "500", "503", "403", "hang", "reset", "lost", "slow_then_ok", "html", "bad_json", "partial"})
-
-
-@dataclass
-class Fault:
-    """What is to go wrong: with an operation or any, so many `times` or until it is cleared; `skip` calls go well first.
-
-    `reset` ends the connection before anything is done, `lost` after it is done and before it is told; `bad_json` does it and garbles
-    the answer; `partial` keeps the resident of a create call and fails at the request. All others do nothing.
-    """
-
-    kind: str
-    op: str = "any"
-    times: int = 1
-    skip: int = 0
-    until: bool = False
-    retry_after: str | None = None
-    seconds: float = 2.0
-    """How slow `slow_then_ok` is."""
-
-    def __post_init__(self) -> None:
-        self.kind = str(self.kind)
-        if self.kind not in KINDS or self.op not in OPERATIONS | {"any"}:
-            raise ValueError(f"no fault of this kind: {self.op} {self.kind}")
-        if self.kind == "partial" and self.op not in {"create", "any"}:
-            raise ValueError("only a create call has parts")
-
-    def is_for(self, operation: str) -> bool:
-        """Whether it is one for this operation, and is not used up."""
-        fits = self.op == operation or (self.op == "any" and (self.kind != "partial" or operation == "create"))
-        return fits and (self.until or self.times > 0)
 
 
 @dataclass
