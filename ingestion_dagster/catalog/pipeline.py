@@ -105,11 +105,18 @@ def _places(settings: Settings) -> tuple[tuple[str, str], ...]:
     return (("loaded", "tables of the API's database, and its search index"), ("search", places.shown(places.search_url(settings))))
 
 
-def _standing(connection: Connection) -> list[str]:
+def _standing(connection: Connection, dataset: str | None) -> list[str]:
     """What readers get, what a rollback would bring back, what is on its way, and what waits."""
     from ingestion_dagster.catalog import standing
 
-    return standing.lines(connection)
+    return standing.lines(connection, dataset)
+
+
+def _wants(connection: Connection, dataset: str | None) -> list[tuple[str, str]]:
+    """Promotions that were broken off and that nobody has mended."""
+    from ingestion_dagster.catalog import standing
+
+    return standing.wants(connection, dataset)
 
 
 def _contents(_connection: Connection, settings: Settings) -> list[tuple[int, str]]:
@@ -136,6 +143,7 @@ CATALOG = Pipeline(
     contents=_contents,
     samples=lambda _folder, _scratch: (),
     standing=_standing,
+    wants=_wants,
     retry=_retry,
     replay=_replay,
     take_over=_take_over,

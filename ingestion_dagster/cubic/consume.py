@@ -37,15 +37,6 @@ from ingestion_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CODES: Final[dict[str, str]] = {
-    "record_not_json": "A record of the stream is not one JSON object in UTF-8, or is nested too deeply.",
-    "record_aggregated": "A record of the stream holds several, packed by the producer library; turn its aggregation off.",
-    "record_without_topic": "A record has no `topic`, or one that names none (letters, digits, `._-`, no dot first, 249 at most).",
-    "record_without_partition": "A record has no `partition`, or one that is no number from 0 up.",
-    "record_without_offset": "A record has no `offset`, or one that is no number from 0 up.",
-}
-"""Why a record is a dead letter, each code with its line in the documentation."""
-
 _TOPIC = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,249}")
 _LARGEST = 2**63 - 2
 _AGGREGATED = b"\xf3\x89\x9a\xc2"

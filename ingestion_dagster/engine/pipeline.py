@@ -102,8 +102,10 @@ class Pipeline:
     """Which of the files of a living system have been dealt with, by key, and lines on those that a person should look at."""
     as_of_narrows: bool = True
     """Whether a run as of a day takes only what had been discovered by then; else it only judges by it."""
-    standing: Callable[[Connection], list[str]] = lambda _connection: []
-    """Lines on what is still to be done, or stands refused, besides loads."""
+    standing: Callable[[Connection, str | None], list[str]] = lambda _connection, _dataset: []
+    """Lines on what is still to be done, or stands refused, besides loads: of a dataset, or of all (None)."""
+    wants: Callable[[Connection, str | None], list[tuple[str, str]]] = lambda _connection, _dataset: []
+    """What of it waits for a person: a line, and the command that comes next."""
     keyed: Callable[[Connection, Settings, str | None, str | None], list[KeyedRun]] | None = None
     """The runs that are meant by a dataset and a partition (None: all of them), each for a load of its own. None: its runs claim what is
     claimable. Such a pipeline has no landing zone."""

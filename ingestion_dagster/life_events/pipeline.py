@@ -59,7 +59,7 @@ def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, st
     return [(count, f"life_events.records, {state}") for state, count in rows]
 
 
-def _standing(connection: Connection) -> list[str]:
+def _standing(connection: Connection, _dataset: str | None) -> list[str]:
     """How many events are where on their way to the platform and to acquirers, if there are any."""
     from ingestion_dagster.engine import outbox
     from ingestion_dagster.life_events.topics import receiver, topics
@@ -76,9 +76,28 @@ def _standing(connection: Connection) -> list[str]:
             by_run = f"; {held} of them are in the hands of a run, or of a dead one until {until:%H:%M:%S} UTC" if until else ""
             lines.append(f"{lag.due + lag.later} events are due to {whom}, the oldest for {lag.oldest_seconds:.0f} s{by_run}")
         if lag.dead:
-            codes = ", ".join(f"{count} {code}" for code, count in outbox.dead_codes(connection, topic))
-            lines.append(f"{lag.dead} events did not reach {whom} ({codes}); mend the cause, then 'ingestion life_events republish'")
+            lines.append(f"{_dead(connection, topic, whom, lag.dead)}; mend the cause, then 'ingestion life_events republish'")
     return lines
+
+
+def _wants(connection: Connection, _dataset: str | None) -> list[tuple[str, str]]:
+    """Events that nobody will be told of unless a person does something."""
+    from ingestion_dagster.engine import outbox
+    from ingestion_dagster.life_events.topics import receiver, topics
+
+    wanted = []
+    for topic in topics(connection):
+        if codes := outbox.dead_codes(connection, topic):
+            line = _dead(connection, topic, receiver(topic), sum(count for _, count in codes))
+            wanted.append((line, f"ingestion explain {codes[0][0]} --pipeline life_events"))
+    return wanted
+
+
+def _dead(connection: Connection, topic: str, whom: str, count: int) -> str:
+    from ingestion_dagster.engine import outbox
+
+    codes = ", ".join(f"{number} {code}" for code, number in outbox.dead_codes(connection, topic))
+    return f"{count} events did not reach {whom} ({codes})"
 
 
 def _behind(connection: Connection, _settings: Settings) -> list[tuple[str, ...]]:
@@ -99,6 +118,7 @@ LIFE_EVENTS = Pipeline(
     samples=_samples,
     behind=_behind,
     standing=_standing,
+    wants=_wants,
     follow_job=PUBLISH_JOB,
     stand_ins=places.stand_ins_needed,
     replay=_replay,

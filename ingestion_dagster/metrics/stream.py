@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
-from typing import Final
+
 
 import orjson
 
@@ -27,15 +27,6 @@ from ingestion_dagster.engine.streams import Drained, Record, Stream
 from ingestion_dagster.engine.whereabouts import Version
 from ingestion_dagster.metrics.payload import UNCLASSIFIED, content_hash, decode
 from ingestion_dagster.metrics.places import DATASETS
-
-CODES: Final[dict[str, str]] = {
-    "record_not_json": "A record of the stream is not one JSON object in UTF-8, or is nested too deeply.",
-    "record_without_name": "A record of the stream has no `name`, or one that is no text.",
-    "record_without_data": "A record of the stream has no `data`, or `data` that is no JSON object.",
-    "unusable_name": "The `name` of a record cannot be the key of a file.",
-    "record_too_large": "A record of the stream is larger than a metric file may be.",
-}
-"""Problem codes of records, each with its line in the documentation."""
 
 WITHOUT_NAME = Problem("record_without_name", "name", "absent, or no text; send the key of the file, such as in/abc.json")
 WITHOUT_DATA = Problem("record_without_data", "data", "absent, or no JSON object; send the whole content of the metric file")
