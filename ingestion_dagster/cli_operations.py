@@ -121,7 +121,31 @@ def _plain(markdown: str) -> str:
     return _LINK.sub(r"\1", markdown).replace("`", "")
 
 
+def doctor(pipeline: AnyPipelineName = None, as_json: AsJson = False) -> None:
+    """Look at everything the installation needs, and say of what is wrong what to do. Changes nothing. Exit 1: there is a problem."""
+    from ingestion_dagster.doctor.checkup import examined
+    from ingestion_dagster.doctor.examination import Level
+
+    findings = examined(current(), pipelines_named(pipeline))
+    problems = sum(finding.level is Level.PROBLEM for finding in findings)
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings], ensure_ascii=False))
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        styles = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+        for finding in findings:
+            style = styles[finding.level] if console.is_terminal else None
+            console.print(f"{finding.level:<8}{finding.check}: {finding.what}", style=style, markup=False)
+            if finding.do:
+                console.print(f"        {finding.do}", markup=False)
+        warnings = sum(finding.level is Level.WARNING for finding in findings)
+        console.print(f"{len(findings)} findings: {problems} problems, {warnings} warnings", markup=False)
+    if problems:
+        raise typer.Exit(PROBLEM)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command(epilog="Example: ingestion status metrics --json")(status)
+    app.command(epilog="Example: ingestion doctor catalog")(doctor)
     app.command(epilog="Example: ingestion explain schema_changed --pipeline cubic")(explain)
