@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import entries, landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.landing import Zone
@@ -59,7 +59,7 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
 
 def _enter(connection: Connection, zone: Zone, objects: Sequence[StoredObject]) -> None:
     arrivals = [arrival for arrival in map(zone.arrival, objects) if arrival is not None]
-    ledger.discover(connection, zone.pipeline, zone.landing.url, arrivals, datetime.now(UTC))
+    entries.discover(connection, zone.pipeline, zone.landing.url, arrivals, datetime.now(UTC))
 
 
 def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connection) -> None:
@@ -130,6 +130,6 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
                 with connection.transaction():
                     ledger.settle(connection, [Verdict(load, Status.READY_FOR_ARCHIVING, why=ADOPTED) for load in batch])
                 done = [replace(load, status=Status.READY_FOR_ARCHIVING) for load in batch]
-                landing.move(connection, zone, done, lease_seconds=limits.lease_seconds, run_id=run_id)
+                moving.move(connection, zone, done, lease_seconds=limits.lease_seconds, run_id=run_id)
                 adopted += len(batch)
     return Adopted(told, adopted, doubts)

@@ -23,6 +23,7 @@ from ingestion_dagster.cli_operations import register
 from ingestion_dagster.cli_residents import residents_commands
 from ingestion_dagster.console import err
 from ingestion_dagster.engine import ledger, postgres, whereabouts
+from ingestion_dagster.engine.datasets import pause_dataset, resume_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
 from ingestion_dagster.engine.ledger import Scope
@@ -217,7 +218,7 @@ def pause(
     check_dataset(found, dataset)
     with postgres.ready(current()).connect() as connection:
         found.sync_datasets(connection, current())
-        ledger.pause(connection, found.name, dataset, why)
+        pause_dataset(connection, found.name, dataset, why)
     print(f"{found.name} {dataset} is paused")
 
 
@@ -228,7 +229,7 @@ def resume(pipeline: PipelineName, dataset: Annotated[str, typer.Argument(metava
     check_dataset(found, dataset)
     with postgres.ready(current()).connect() as connection:
         found.sync_datasets(connection, current())
-        ledger.resume(connection, found.name, dataset)
+        resume_dataset(connection, found.name, dataset)
     print(f"{found.name} {dataset} is active")
 
 

@@ -95,7 +95,9 @@ def explain(
     if as_json:
         print(json.dumps([entry.as_dict() for entry in found], ensure_ascii=False))
     elif code is None:
-        print_table([{"owner": entry.owner, "code": entry.code, "means": _plain(entry.means)} for entry in found], ["owner", "code", "means"])
+        print_table(
+            [{"owner": entry.owner, "code": entry.code, "means": _plain(entry.means)} for entry in found], ["owner", "code", "means"]
+        )
     else:
         print("\n\n".join(_told(entry) for entry in found))
 

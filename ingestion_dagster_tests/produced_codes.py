@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import ingestion_dagster
 from ingestion_dagster.catalog import copy_errors, staging
-from ingestion_dagster.cubic import casts
-from ingestion_dagster.cubic import columns
+from ingestion_dagster.cubic import casts, columns
 from ingestion_dagster.life_events import problems
 from ingestion_dagster.metrics.problems import Code
 
@@ -115,13 +114,17 @@ def _of_registries() -> dict[str, set[str]]:
         "engine": set(),
         "residents": set(),
         "metrics": set(map(str, Code)),
-        "cubic": {casts.code(kind) for kind in (*columns._WORDS, "decimal(1,0)")} | {"field_count"}
-        | _literals("ingestion_dagster.cubic.consume", "record_") | {f"record_without_{part}" for part in ("topic", "partition", "offset")},
+        "cubic": {casts.code(kind) for kind in (*columns._WORDS, "decimal(1,0)")}
+        | {"field_count"}
+        | _literals("ingestion_dagster.cubic.consume", "record_")
+        | {f"record_without_{part}" for part in ("topic", "partition", "offset")},
         "life_events": set(problems.CODES) | {"platform_400"},
-        "catalog": {code for _, code, _ in copy_errors._TRANSIENT} | {code for code, _ in copy_errors._VALUES.values()}
+        "catalog": {code for _, code, _ in copy_errors._TRANSIENT}
+        | {code for code, _ in copy_errors._VALUES.values()}
         | {f"missing_{facet}" for facet in (*staging.COMPARED, "index", "constraint")}
         | {f"sensitive_terms_{kind}" for kind in ("too_large", "unreadable", "unavailable")},
     }
+
 
 def _literals(module: str, beginning: str) -> set[str]:
     """The texts in a module that begin so."""

@@ -12,7 +12,6 @@ from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE, MediaType, filtered_name
 from ingestion_dagster.catalog.search import SearchEngine
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_LEFT_ERRORED,
@@ -23,6 +22,7 @@ from ingestion_dagster.engine.checks import (
     standing_checks,
 )
 from ingestion_dagster.engine.dagster import error_table
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Refused
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
@@ -169,7 +169,7 @@ def _made_of(engine: SearchEngine, index: str) -> tuple[object, ...]:
 
 
 def _enter(connection: Connection, _settings: Settings) -> None:
-    ledger.sync_datasets(connection, PIPELINE, DATASETS)
+    sync_datasets(connection, PIPELINE, DATASETS)
 
 
 STANDING = standing_checks(

@@ -15,10 +15,11 @@ from ingestion_dagster.catalog.pipeline import refresh_job
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
-from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG, Ingestion, run_tags
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import not_now
@@ -156,7 +157,7 @@ def catalog_upstream_sensor(context: dg.SensorEvaluationContext, ingestion: Inge
     seen = _read(context)
     requests, says = [], []
     with places.ledger.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
         for model in MEDIA_TYPES:
             refresh, why = _due(connection, places, model, seen)
             says.append(f"{model}: {why}")

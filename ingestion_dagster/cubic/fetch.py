@@ -29,10 +29,10 @@ from ingestion_dagster.cubic.feed_client import (
     download,
     page,
 )
+from ingestion_dagster.cubic.feed_source import source_of
 from ingestion_dagster.cubic.feeds import (
     HELD,
     PAGE,
-    Family,
     Feed,
     Invalid,
     Listed,
@@ -44,8 +44,7 @@ from ingestion_dagster.cubic.feeds import (
     since,
 )
 from ingestion_dagster.cubic.registry import PIPELINE
-from ingestion_dagster.engine import stand_ins
-from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
+from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.http import TRANSPORT, Client, Http
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, open_store
@@ -64,9 +63,6 @@ MAX_DATASET_BYTES = 4 * 1024**3
 _MOST_PAGES = 10_000
 _FILE = "dataset.csv.gz"
 
-STAND_IN = "dmap"
-SANDBOX_KEYS: dict[Family, str] = {"public": "sandbox-public", "controlled": "sandbox-controlled"}
-"""What the sandbox's feeds are opened with."""
 
 IN_PROGRESS = "dmap_fetch_in_progress"
 RECORD_INVALID = "dmap_record_invalid"
@@ -110,35 +106,6 @@ class Fetched:
     def may_pass(self) -> bool:
         """Whether another attempt, soon, could get further."""
         return any(problem.code not in LASTING for problem in self.failures)
-
-
-def source_of(settings: Settings, family: Family) -> Source:
-    """Where the feeds of a family are asked, and with which key. Without a URL it is the sandbox.
-
-    Raises `ConfigurationError` naming the variable to set, or that the sandbox does not run.
-    """
-    variable = f"INGESTION_CUBIC_DMAP_{family.upper()}_KEY"
-    key = settings.cubic_dmap_public_key if family == "public" else settings.cubic_dmap_controlled_key
-    url = settings.cubic_dmap_url
-    if url is None:
-        if settings.environment != "local":
-            raise ConfigurationError(f"no DMAP feed is known in {settings.environment}: set INGESTION_CUBIC_DMAP_URL and {variable}")
-        url = stand_ins.url(settings.home_folder, STAND_IN)
-        if url is None:
-            raise ConfigurationError(
-                "INGESTION_CUBIC_DMAP_URL is not set, and the sandbox feed in its place does not run: 'ingestion sandbox up' starts it"
-            )
-        return Source(url, SANDBOX_KEYS[family], variable)
-    loopback = is_loopback(url)
-    if not url.startswith("https://") and not (url.startswith("http://") and loopback):
-        raise ConfigurationError("INGESTION_CUBIC_DMAP_URL must begin with https://: a key is sent with each request")
-    if loopback and settings.environment == "production":
-        raise ConfigurationError("INGESTION_CUBIC_DMAP_URL names this machine, where production has no feed")
-    if not key:
-        raise ConfigurationError(f"the DMAP feeds need a key: set {variable}")
-    if not key.isascii() or not key.isprintable():
-        raise ConfigurationError(f"{variable} holds a character that no header can carry")
-    return Source(url.rstrip("/"), key, variable)
 
 
 def landing_zone(settings: Settings) -> ObjectStore:

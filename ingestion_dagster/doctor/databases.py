@@ -111,10 +111,14 @@ def api_database(settings: Settings, now: Now = utc_now) -> Iterator[Said]:
         if others := _names(connection, NOT_OURS, relations):
             said.append(problem(f"{others} belong to a role that ours is no member of", "make our role a member of their owner"))
         if no_schema := ", ".join(row[0] for row in connection.execute(NO_SCHEMA)):
-            said.append(problem(f"our role can neither make nor use {no_schema}", "GRANT CREATE ON DATABASE to it, or make these schemas for it"))
+            said.append(
+                problem(f"our role can neither make nor use {no_schema}", "GRANT CREATE ON DATABASE to it, or make these schemas for it")
+            )
         if published := _names(connection, PUBLISHED, relations):
             said.append(
-                warning(f"publications of others hold these tables: {published}", "make our role a member of their owner: a swap cannot follow")
+                warning(
+                    f"publications of others hold these tables: {published}", "make our role a member of their owner: a swap cannot follow"
+                )
             )
         yield from said or [ok("the tables, and the schemas beside them, can be swapped by our role")]
         yield from _room(connection)
@@ -197,7 +201,9 @@ def _schema(connection: Connection) -> Iterator[Said]:
     lacking = [row[0] for row in connection.execute(LACKING, {"schemas": list(SCHEMAS)})]
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        yield problem(f"our role lacks privileges on {', '.join(lacking[:3])}{more}", "grant SELECT, INSERT, UPDATE, DELETE, or connect as the owner")
+        yield problem(
+            f"our role lacks privileges on {', '.join(lacking[:3])}{more}", "grant SELECT, INSERT, UPDATE, DELETE, or connect as the owner"
+        )
 
 
 def _room(connection: Connection) -> Iterator[Said]:
@@ -205,7 +211,11 @@ def _room(connection: Connection) -> Iterator[Said]:
     assert row is not None
     left, most = row
     said = f"{left} of {most} connections are left"
-    yield ok(said) if left >= FEW_CONNECTIONS else warning(said, "raise max_connections, or see who holds them: SELECT * FROM pg_stat_activity")
+    yield (
+        ok(said)
+        if left >= FEW_CONNECTIONS
+        else warning(said, "raise max_connections, or see who holds them: SELECT * FROM pg_stat_activity")
+    )
 
 
 def _names(connection: Connection, query: LiteralString, relations: list[str]) -> str:

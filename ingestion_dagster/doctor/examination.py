@@ -102,7 +102,9 @@ class _Running:
         late = self.thread.is_alive()
         yield from list(self.said)
         if late:
-            yield problem(f"no answer within {self.check.seconds:g} s", "see to what it asks: a firewall drops packets, or it is overloaded")
+            yield problem(
+                f"no answer within {self.check.seconds:g} s", "see to what it asks: a firewall drops packets, or it is overloaded"
+            )
 
 
 def examine(checks: Sequence[Check], settings: Settings | None) -> list[Finding]:
@@ -112,7 +114,9 @@ def examine(checks: Sequence[Check], settings: Settings | None) -> list[Finding]
     for each in running:
         each.begin()
     return [
-        Finding(each.check.name, said.level, _without(said.what, hidden), _without(said.do, hidden)) for each in running for said in each.end()
+        Finding(each.check.name, said.level, _without(said.what, hidden), _without(said.do, hidden))
+        for each in running
+        for said in each.end()
     ]
 
 

@@ -77,7 +77,9 @@ def _open_api(settings: Settings) -> Said | None:
 
 def _home_in_production(settings: Settings) -> Said | None:
     if settings.environment == "production" and settings.storage.startswith("file://"):
-        return warning("production keeps its files in a folder", "set INGESTION_STORAGE_URL to s3://…, unless the folder is shared and backed up")
+        return warning(
+            "production keeps its files in a folder", "set INGESTION_STORAGE_URL to s3://…, unless the folder is shared and backed up"
+        )
     return None
 
 
@@ -95,7 +97,8 @@ def _own_keys(settings: Settings) -> Said | None:
 def _runs(settings: Settings) -> Said | None:
     if settings.lease_seconds >= settings.run_seconds:
         return warning(
-            "INGESTION_LEASE_SECONDS is not shorter than INGESTION_RUN_SECONDS", "what a dead run held comes back only after the lease: shorten it"
+            "INGESTION_LEASE_SECONDS is not shorter than INGESTION_RUN_SECONDS",
+            "what a dead run held comes back only after the lease: shorten it",
         )
     return None
 

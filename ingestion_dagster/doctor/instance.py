@@ -48,7 +48,8 @@ def _configuration(home: Path, settings: Settings) -> Said:
     limit = wanted["concurrency"]["runs"]["tag_concurrency_limits"][0]["limit"]
     if settings.runs_per_pipeline > limit:
         return warning(
-            f"INGESTION_RUNS_PER_PIPELINE is {settings.runs_per_pipeline}, and the queue lets {limit} run", "raise the limit in dagster.yaml with it"
+            f"INGESTION_RUNS_PER_PIPELINE is {settings.runs_per_pipeline}, and the queue lets {limit} run",
+            "raise the limit in dagster.yaml with it",
         )
     return ok(f"{home}/dagster.yaml is the project's")
 
@@ -62,8 +63,10 @@ def _instance(home: Path, settings: Settings, now: Callable[[], datetime]) -> It
         beats = instance.get_daemon_heartbeats()
         if not beats:
             said = "no daemon has ever run here: sensors and queued runs need one"
-            yield warning(said, "start 'dagster-daemon run', or 'make dev'") if settings.environment != "production" else problem(
-                said, "start 'dagster-daemon run'"
+            yield (
+                warning(said, "start 'dagster-daemon run', or 'make dev'")
+                if settings.environment != "production"
+                else problem(said, "start 'dagster-daemon run'")
             )
             return
         silent = timedelta(seconds=max(0.0, now().timestamp() - max(beat.timestamp for beat in beats.values())))

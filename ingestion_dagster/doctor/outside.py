@@ -104,7 +104,9 @@ def sftp(settings: Settings) -> Iterator[Said]:
         with socket.create_connection((host, port), timeout=4) as connection:
             greeting = connection.recv(4)
     except OSError as error:
-        yield problem(f"{host}:{port} cannot be reached ({error.strerror or type(error).__name__})", "see to the name, the port and the firewall")
+        yield problem(
+            f"{host}:{port} cannot be reached ({error.strerror or type(error).__name__})", "see to the name, the port and the firewall"
+        )
         return
     yield ok(f"{host}:{port} answers") if greeting == b"SSH-" else problem(f"{host}:{port} is no SSH server", "correct the port")
 
@@ -124,7 +126,7 @@ _Asked = tuple[str, str, str | None, str, dict[str, Any], tuple[tuple[str, ...],
 def _of_aws(settings: Settings, pipeline: str) -> Iterator[_Asked]:
     stream = getattr(settings, f"{pipeline}_kinesis_stream", None)
     if stream:
-        from ingestion_dagster.engine.streams import Stream
+        from ingestion_dagster.engine.kinesis import Stream
 
         meant = Stream.of(stream)
         active = (("StreamDescriptionSummary", "StreamStatus"), "ACTIVE")
@@ -142,7 +144,14 @@ def _of_aws(settings: Settings, pipeline: str) -> Iterator[_Asked]:
             if queue := said.get("queue"):
                 yield f"queue of {acquirer}", "sqs", None, "get_queue_attributes", {"QueueUrl": queue, "AttributeNames": ["QueueArn"]}, None
     if settings.sns_topic_arn:
-        yield "topic of alerts", "sns", settings.sns_topic_arn.split(":")[3] or None, "get_topic_attributes", {"TopicArn": settings.sns_topic_arn}, None
+        yield (
+            "topic of alerts",
+            "sns",
+            settings.sns_topic_arn.split(":")[3] or None,
+            "get_topic_attributes",
+            {"TopicArn": settings.sns_topic_arn},
+            None,
+        )
 
 
 def _asked(
@@ -187,13 +196,18 @@ def _answers(url: str) -> Said:
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     async def ask() -> int:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session, session.get(url, allow_redirects=False) as answer:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            session.get(url, allow_redirects=False) as answer,
+        ):
             return answer.status
 
     try:
         status = asyncio.run(ask())
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        return problem(f"nobody answers at {shown} ({type(error).__name__})", "see to the name, the certificate, the network on the way there")
+        return problem(
+            f"nobody answers at {shown} ({type(error).__name__})", "see to the name, the certificate, the network on the way there"
+        )
     if status >= 500:
         return problem(f"{shown} answers {status}", "ask whoever runs it")
     return ok(f"{shown} answers")

@@ -32,7 +32,9 @@ def engine(settings: Settings) -> Iterator[Said]:
         yield problem(str(error) or "it does not answer", "see to the cluster, and the network on the way there")
     except Answered as error:
         if error.status in (401, 403):
-            yield problem(f"it does not let us in ({error.status})", "correct user and password in INGESTION_CATALOG_SEARCH_URL, or their role")
+            yield problem(
+                f"it does not let us in ({error.status})", "correct user and password in INGESTION_CATALOG_SEARCH_URL, or their role"
+            )
         else:
             yield problem(f"it answers {error.status} ({error.kind})", "see to its log")
     finally:
@@ -42,7 +44,7 @@ def engine(settings: Settings) -> Iterator[Said]:
 def _version(root: Any) -> Said:
     version = root.get("version", {})
     number, kind = str(version.get("number", "?")), version.get("distribution", "elasticsearch")
-    if not number.split(".")[0].isdigit():
+    if not number.split(".", maxsplit=1)[0].isdigit():
         return problem("it does not say which version it is", "see whether the URL leads to a search cluster")
     return ok(f"{kind} {number}")
 

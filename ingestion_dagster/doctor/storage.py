@@ -53,7 +53,9 @@ def _folder(folder: Path) -> Iterator[Said]:
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
             yield ok(f"{folder} is made when it is first used")
         else:
-            yield problem(f"{folder} is not there, and cannot be made below {there}", f"make it, writable for user {os.geteuid()}: is it mounted?")
+            yield problem(
+                f"{folder} is not there, and cannot be made below {there}", f"make it, writable for user {os.geteuid()}: is it mounted?"
+            )
         return
     probe = folder / f"{PROBE}-{uuid.uuid4().hex}"
     try:
@@ -66,8 +68,10 @@ def _folder(folder: Path) -> Iterator[Said]:
     except OSError as error:
         yield problem(f"{folder}: {error.strerror}", f"let user {os.geteuid()} list, write and delete there; make room if it is full")
         return
-    yield ok(f"{folder} can be listed, written and deleted from") if read == _CONTENT else problem(
-        f"{folder} gives back something else than was written", "see to the disk"
+    yield (
+        ok(f"{folder} can be listed, written and deleted from")
+        if read == _CONTENT
+        else problem(f"{folder} gives back something else than was written", "see to the disk")
     )
 
 
@@ -97,8 +101,10 @@ def _bucket(url: str) -> Iterator[Said]:
     except BotoCoreError as error:
         yield problem(f"{url} cannot be {step} ({type(error).__name__})", "see to the credentials, AWS_REGION and the network")
         return
-    yield ok(f"{url} can be listed, written and deleted from") if read == _CONTENT else problem(
-        f"{url} gives back something else than was written", "see to what stands between"
+    yield (
+        ok(f"{url} can be listed, written and deleted from")
+        if read == _CONTENT
+        else problem(f"{url} gives back something else than was written", "see to what stands between")
     )
     yield from _versioning(client, bucket, url)
 
@@ -114,7 +120,9 @@ def _versioning(client: object, bucket: str, url: str) -> Iterator[Said]:
     if status == "Enabled":
         yield ok(f"{bucket} keeps versions")
     else:
-        yield warning(f"{bucket} keeps no versions", f"switch versioning on: what is overwritten in {url} before it is read is gone otherwise")
+        yield warning(
+            f"{bucket} keeps no versions", f"switch versioning on: what is overwritten in {url} before it is read is gone otherwise"
+        )
 
 
 _ADVICE = {

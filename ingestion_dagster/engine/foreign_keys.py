@@ -8,7 +8,7 @@ from psycopg import sql
 from ingestion_dagster.engine.postgres import Connection
 
 _TO = """
-SELECT k.confrelid, referenced.relname, k.conrelid, n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid), k.convalidated,
+SELECT referenced.relname, k.conrelid, n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid), k.convalidated,
        obj_description(k.oid, 'pg_constraint'),
        (SELECT array_agg(a.attname::text ORDER BY p.number)
         FROM unnest(k.conkey) WITH ORDINALITY AS p (attnum, number)
@@ -29,7 +29,6 @@ ORDER BY n.nspname, c.relname, k.conname
 class ForeignKey:
     """A foreign key that a table (`schema`.`table`) holds to another (`referenced`); `definition` and `comment` are the server's own."""
 
-    referenced_oid: int
     referenced: str
     table_oid: int
     schema: str

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import ledger, moving, whereabouts
 from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
 from ingestion_dagster.engine.checks import evaluated, failed_names
 from ingestion_dagster.engine.claims import Claims, Limits
@@ -149,7 +149,7 @@ def _loaded(
     run_id, limits, zone = context.run.run_id, Limits.of(settings), loading.zone
     loading.enter(connection)
     loading.before(connection)
-    landing.sweep(connection, zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+    moving.sweep(connection, zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
 
     def claim() -> Claims:
         if loading.narrow is not None:

@@ -34,7 +34,6 @@ class Outcome:
 
     tallies: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
     codes: Counter[str] = field(default_factory=Counter)
-    given_back: int = 0
     moves_pending: int = 0
     rows_superseded: int = 0
     rows_withdrawn: int = 0
@@ -46,7 +45,6 @@ class Outcome:
         late_ids = set(late)
         for verdict in verdicts:
             if verdict.to == Status.READY:
-                self.given_back += 1
                 continue
             tally = self.tallies[verdict.dataset or verdict.load.dataset or UNKNOWN_DATASET, verdict.load.partition]
             tally += Tally(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
@@ -126,6 +127,6 @@ class Pipeline:
     def sync_datasets(self, connection: Connection, settings: Settings) -> None:
         """Enter the datasets into the ledger."""
         if self.sync is None:
-            ledger.sync_datasets(connection, self.name, self.datasets)
+            sync_datasets(connection, self.name, self.datasets)
         else:
             self.sync(connection, settings)

@@ -93,7 +93,11 @@ def sections(owner: str, pipeline: str = "PIPELINE") -> tuple[Section, ...]:
     """The codes of a pipeline's own, or of `engine`, by section. `pipeline` stands in the commands of what any pipeline can have."""
     raw = files("ingestion_dagster").joinpath(owner, "codes.toml").read_text(encoding="utf-8")
     return tuple(
-        Section(name, said["title"], tuple(_entry(owner, pipeline if owner == ENGINE else owner, said, code, own) for code, own in said["codes"].items()))
+        Section(
+            name,
+            said["title"],
+            tuple(_entry(owner, pipeline if owner == ENGINE else owner, said, code, own) for code, own in said["codes"].items()),
+        )
         for name, said in tomllib.loads(raw).items()
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import landing, ledger, moving, whereabouts
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, run_tags
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.landing import Zone
@@ -257,7 +257,7 @@ def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorD
     def sweep(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:
         settings = ingestion.settings()
         with ingestion.database().connect() as connection:
-            returned, moved = landing.sweep(
+            returned, moved = moving.sweep(
                 connection, place(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
             )
             started = context.instance.get_runs(dg.RunsFilter(tags={PIPELINE_TAG: pipeline}, statuses=[dg.DagsterRunStatus.STARTED]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import ledger, postgres, whereabouts
+from ingestion_dagster.engine import postgres, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import (
     OWNERS,
@@ -19,6 +19,7 @@ from ingestion_dagster.engine.dagster import (
     column_schema,
     error_table,
 )
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.load_step import Claim, Loading, Part, foretold, load_step, run_load_step
@@ -179,7 +180,7 @@ def loading(context: dg.AssetExecutionContext, config: MetricsConfig, settings: 
         ),
         parts=[part(name, settings) for name in (*FILE_TYPES, *TABLES) if asset_key(name) in context.selected_asset_keys],
         outcome=outcome,
-        enter=lambda connection: ledger.sync_datasets(connection, PIPELINE, DATASETS),
+        enter=lambda connection: sync_datasets(connection, PIPELINE, DATASETS),
         judge=lambda _connection, loads: foretold(LANDING_ZONE.key, judge_loads(job, loads)),
         load=load,
         checks=lambda connection, _outcome, _told: check_results(context.selected_asset_check_keys, connection, run_id),

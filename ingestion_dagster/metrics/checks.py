@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_ERRORED,
@@ -20,6 +19,7 @@ from ingestion_dagster.engine.checks import (
     standing_checks,
     table,
 )
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
 from ingestion_dagster.metrics.places import PIPELINE
@@ -168,5 +168,5 @@ STANDING = standing_checks(
     cron="0 7 * * *",
     timezone="Europe/London",
     description="Check what must hold whatever was loaded today.",
-    before=lambda connection, _settings: ledger.sync_datasets(connection, PIPELINE, FILE_TYPES),
+    before=lambda connection, _settings: sync_datasets(connection, PIPELINE, FILE_TYPES),
 )

@@ -9,8 +9,9 @@ from datetime import datetime
 
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, moving
 from ingestion_dagster.engine.claims import Claims
+from ingestion_dagster.engine.datasets import available_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Load, Previous, Status, Verdict
@@ -55,7 +56,7 @@ def load_metrics(claims: Claims, job: Job, connection: Connection, outcome: Outc
     started = time.monotonic()
     for batch in claims.batches(connection):
         settled = load_batch(connection, job, claims, batch, outcome)
-        pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+        pending = moving.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
         outcome.moves_pending += len(pending)
         outcome.seconds = time.monotonic() - started
     return outcome
@@ -149,7 +150,7 @@ def _stage_and_merge(connection: Connection, job: Job, claims: Claims, batch: Se
     interface = MetricsAPIInterface(connection, job.full_topics)
     interface.await_turn()
     previous = ledger.previous_versions(connection, batch)
-    available = ledger.available_datasets(connection, job.zone.pipeline) & job.datasets
+    available = available_datasets(connection, job.zone.pipeline) & job.datasets
     overtaken = ledger.overtaken(connection, batch) if job.zone.landing.dated_by_arrival else frozenset()
     verdicts = [superseded(load) for load in batch if load.id in overtaken]
     verdicts += [_too_large(load) for load in batch if load.size > job.max_load_bytes and load.id not in overtaken]

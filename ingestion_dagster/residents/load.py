@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import ledger, moving
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.ledger import Load, Status, Verdict
@@ -40,7 +40,7 @@ def load_residents(
         for batch in claims.rounds(connection, count=1, size=1):
             for load in batch:
                 settled = _settled(SheetFile(connection, database, job, claims, load, line, until), outcome)
-                pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+                pending = moving.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
                 outcome.moves_pending += len(pending)
                 outcome.seconds = time.monotonic() - started
     if outcome.trouble is not None:

@@ -5,9 +5,10 @@ from functools import cache
 
 from ingestion_dagster.engine import stand_ins
 from ingestion_dagster.engine.drop_folder import DropFolder, FolderIds, open_drop_folder
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Target, Zone
-from ingestion_dagster.engine.ledger import Arrival, Load
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings

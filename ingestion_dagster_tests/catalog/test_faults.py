@@ -59,7 +59,7 @@ def _named(connection: psycopg.Connection[Any], statement: str) -> str:
 
 
 _ONLY_READ = frozenset(
-    ("exists", "behind", "aliases_of", "indexes", "label", "wait_ready", "count", "counts_by", "get", "search", "problems"),
+    ("exists", "behind", "aliases_of", "indexes", "label", "wait_ready", "count", "get", "search", "problems"),
 )
 
 

@@ -56,10 +56,6 @@ class Beside(Scene):
             yield
         self.engine.fault = None
 
-    def forget_filtered(self) -> None:
-        """As entries of refreshes without a filtered index were written before."""
-        self.ledger.execute("UPDATE catalog.promotions SET plan = plan #- '{before,image-filtered}' #- '{after,image-filtered}'")
-
 
 @pytest.fixture
 def scene(places: Places, ledger: Connection) -> Beside:
@@ -133,28 +129,6 @@ def test_without_the_filtered_index_of_before_its_alias_leads_nowhere_after_a_ro
     assert (scene.ids(), scene.behind()) == ([1, 2, 3, 4, 5], (("image-old",), ()))
     scene.rollback()
     assert scene.behind() == (("image-b",), ("image-b-filtered",))
-
-
-def test_an_entry_of_older_form_moves_the_filtered_alias_to_what_is_of_the_generation_before(scene: Beside) -> None:
-    scene.promote(scene.stage("a", range(1, 7)))
-    scene.promote(scene.stage("b", range(1, 8), filtered=False))
-    scene.put_filtered("b", range(1, 8))
-    scene.lead("image-filtered", "image-b-filtered")
-    scene.forget_filtered()
-    assert scene.rollback().warnings == ()
-    assert scene.behind() == (("image-a",), ("image-a-filtered",))
-
-
-@pytest.mark.parametrize(("leads_to", "then"), [("b", ()), ("old", ("image-old-filtered",))])
-def test_an_entry_of_older_form_takes_from_readers_only_what_is_of_rows_that_go(
-    scene: Beside, leads_to: str, then: tuple[str, ...]
-) -> None:
-    scene.promote(scene.stage("b", range(1, 7), filtered=False))
-    scene.put_filtered("b", range(1, 7))
-    scene.lead("image-filtered", f"image-{leads_to}-filtered")
-    scene.forget_filtered()
-    assert len(scene.rollback().warnings) == (leads_to == "b")
-    assert scene.behind() == (("image-old",), then)
 
 
 @pytest.mark.parametrize("is_through", [True, False])

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_dagster.cubic import zone as cubic_zone
-from ingestion_dagster.cubic.load import CubicOutcome, Job, load_cubic
+from ingestion_dagster.cubic.load import CubicOutcome, load_cubic
 from ingestion_dagster.cubic.registry import PIPELINE, registry
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.cubic.table_batch import Job
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Load, Scope
 from ingestion_dagster.engine.object_store import ObjectStore, open_store
@@ -46,7 +47,7 @@ def run(settings: Settings) -> CubicOutcome:
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
         cubic_zone.prepare(connection, job.registry)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        moving.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         landing.discover(connection, job.zone, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
             return load_cubic(claims, job, connection)

@@ -20,13 +20,14 @@ import boto3
 import pytest
 
 from ingestion_dagster.cubic import batches, batches_sql
-from ingestion_dagster.cubic.consume import Consumed, read, run
+from ingestion_dagster.cubic.consume import Consumed, run
+from ingestion_dagster.cubic.envelopes import read
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.kinesis import Record
 from ingestion_dagster.engine.local_store import LocalStore
 from ingestion_dagster.engine.object_store import StoredObject, open_store
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.engine.streams import Record
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic import consume_driver as driver
 from ingestion_dagster_tests.engine import conftest as s3

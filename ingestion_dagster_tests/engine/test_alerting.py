@@ -27,10 +27,11 @@ from dagster_shared.error import SerializableErrorInfo
 from ingestion_dagster.engine import alerting, ledger, notifications, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG, no_retry_of_mistakes
+from ingestion_dagster.engine.datasets import pause_dataset, sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.kinesis import Record, Stream
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.engine.streams import Record, Stream
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.sensors import metrics_watch_sensor
 from ingestion_dagster.metrics.stream import Taker
@@ -276,7 +277,7 @@ def let_claims_age(metrics: Metrics, age: timedelta) -> None:
 def refuse(metrics: Metrics) -> Callable[[Taker, Iterable[int]], None]:
     """Takes bad records of these numbers."""
     with metrics.database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
 
     def take(taker: Taker, numbers: Iterable[int]) -> None:
         records = [Record("shardId-000000000000", str(number), b"{", datetime.now(UTC)) for number in numbers]
@@ -707,7 +708,7 @@ def test_paused_loads_are_no_stall(watch: Watch, slack: Slack, waiting: Waiting,
     waiting(timedelta(hours=3))
     metrics.query("UPDATE ledger.loads SET dataset_id = (SELECT id FROM ledger.datasets WHERE name = 'deaths')")
     with metrics.database.connect() as connection:
-        ledger.pause(connection, PIPELINE, "deaths", "under review")
+        pause_dataset(connection, PIPELINE, "deaths", "under review")
     assert watch.tick().endswith("; sensors tick and loads are taken")
 
 

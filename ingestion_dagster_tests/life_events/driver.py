@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -48,8 +49,8 @@ def run(settings: Settings) -> Outcome:
     job = replace(Job.of(settings), chunk_records=CHUNK)
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, [DATASET])
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        sync_datasets(connection, PIPELINE, [DATASET])
+        moving.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         landing.discover(connection, job.zone, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
             return load_life_events(claims, job, connection)
@@ -58,7 +59,7 @@ def run(settings: Settings) -> Outcome:
 def discover(settings: Settings) -> None:
     """Enter what stands in the landing zone, and load nothing."""
     with postgres.locate(settings).connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, [DATASET])
+        sync_datasets(connection, PIPELINE, [DATASET])
         landing.discover(connection, places.zone(settings), datetime.now(UTC))
 
 

@@ -12,7 +12,8 @@ import dagster as dg
 import pytest
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import landing, whereabouts
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.life_events import places
@@ -115,7 +116,7 @@ class LifeEvents:
     def discovered_yesterday(self, *names: str) -> None:
         """Enter what stands in the landing zone, and date these files back."""
         with self.database.connect() as connection:
-            ledger.sync_datasets(connection, PIPELINE, [DATASET])
+            sync_datasets(connection, PIPELINE, [DATASET])
             landing.discover(connection, places.zone(self.settings), datetime.now(UTC))
             connection.execute(
                 "UPDATE ledger.loads SET partition = %s, discovered_at = discovered_at - interval '1 day' WHERE key = ANY(%s)",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
-from ingestion_dagster.engine.landing import SOURCE_DELETED
 from ingestion_dagster.engine.local_store import LocalStore
+from ingestion_dagster.engine.moving import SOURCE_DELETED
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.life_events import counts, load, record, upkeep
 from ingestion_dagster.life_events.staging import Staging

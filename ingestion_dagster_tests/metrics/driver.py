@@ -21,8 +21,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import LEGAL_MOVES, Scope
 from ingestion_dagster.engine.outcome import Outcome
@@ -45,8 +46,8 @@ def run(settings: Settings) -> Outcome:
     place = zone(settings)
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        landing.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        sync_datasets(connection, PIPELINE, DATASETS)
+        moving.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         landing.discover(connection, place, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
             return load_metrics(claims, Job(place, frozenset(FILE_TYPES), NOW, settings.max_load_bytes), connection)
@@ -62,7 +63,7 @@ def copy_of_template(server: EmbeddedServer, name: str) -> Database:
 def discover(settings: Settings) -> None:
     """Enter what stands in the landing zone, and load nothing."""
     with postgres.locate(settings).connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
         landing.discover(connection, zone(settings), datetime.now(UTC))
 
 

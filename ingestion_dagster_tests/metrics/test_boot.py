@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import landing
+from ingestion_dagster.engine import landing, moving
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.landing import Zone
@@ -423,7 +423,7 @@ def test_a_step_that_is_tried_again_after_the_commit_boots_no_second_time(
         raise psycopg.OperationalError
 
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "move", lost)
+        patch.setattr(moving, "move", lost)
         pending = boot_driver.boot(loaded.settings, folder, "the-same-run").moves_pending
     assert pending == len([state for state in loaded.states() if state["status"].startswith("ready_for")]) > 0
     assert values(loaded) == NEW_VALUES
@@ -449,7 +449,7 @@ def test_a_boot_that_outlasts_its_leases_holds_them_when_it_commits(loaded: Metr
         return []
 
     monkeypatch.setattr(MetricsAPIInterface, "merge", slow)
-    monkeypatch.setattr(landing, "move", look)
+    monkeypatch.setattr(moving, "move", look)
     boot_driver.boot(settings, folder)
     assert set(held) == {(True,)}
 

@@ -13,10 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries, ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.ledger import Arrival, Scope, Status, Step, Verdict
+from ingestion_dagster.engine.entries import Arrival
+from ingestion_dagster.engine.ledger import Scope, Status, Step, Verdict
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics import files
@@ -327,7 +328,7 @@ def test_renewing_leases_never_gets_in_the_way_of_moving_loads_on(database: Data
             failures.append(error)
 
     with database.connect() as connection:
-        ledger.discover(connection, PIPELINE, "file:///nowhere", list(map(Arrival, objects)), EARLIEST)
+        entries.discover(connection, PIPELINE, "file:///nowhere", list(map(Arrival, objects)), EARLIEST)
         batch = ledger.claim(connection, Scope(PIPELINE), "run", count=count, size=10**9, lease_seconds=60)
         assert len(batch) == count
         renewers = [threading.Thread(target=renew, args=(batch[0].claim,)) for _ in range(2)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import ingestion_dagster
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.datasets import pause_dataset, resume_dataset
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import LEGAL_MOVES
 from ingestion_dagster.engine.postgres import Database
@@ -76,13 +76,13 @@ class Story:
 def land_with_cases_paused(settings: Settings) -> None:
     land_backlog(settings)
     with Database.at(settings.database_url or "").connect() as connection:
-        assert ledger.pause(connection, PIPELINE, "cases", "for a test")
+        assert pause_dataset(connection, PIPELINE, "cases", "for a test")
 
 
 def resume_cases(settings: Settings) -> None:
     driver.run(settings)
     with Database.at(settings.database_url or "").connect() as connection:
-        assert ledger.resume(connection, PIPELINE, "cases")
+        assert resume_dataset(connection, PIPELINE, "cases")
 
 
 def finish_backlog(settings: Settings) -> None:

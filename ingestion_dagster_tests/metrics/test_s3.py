@@ -12,7 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import ledger, moving
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.ledger import Scope
@@ -331,14 +331,14 @@ def test_an_outage_while_a_run_reads_ends_the_run_and_charges_no_load(outage: Ou
 def test_an_outage_between_commit_and_move_leaves_the_move_to_the_next_run(
     outage: Outage, away: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    move = landing.move
+    move = moving.move
 
     def cut_off(*arguments: Any, **options: Any) -> list[ledger.Load]:
         outage.begin()
         return move(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "move", cut_off)
+        patch.setattr(moving, "move", cut_off)
         assert driver.run(away).moves_pending == 2
     outage.end()
     assert len(list(zone(away).landing.list())) == 2

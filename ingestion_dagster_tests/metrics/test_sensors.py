@@ -12,8 +12,9 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, moving
 from ingestion_dagster.engine.dagster import ENVIRONMENT_TAG, INGESTION, PIPELINE_TAG
+from ingestion_dagster.engine.datasets import pause_dataset, sync_datasets
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.sensors import not_now
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
@@ -83,7 +84,7 @@ def test_skipped_tick_says_what_it_saw(tick: Tick, metrics: Metrics) -> None:
 def test_paused_loads_are_seen_named_and_not_asked_for(tick: Tick, metrics: Metrics) -> None:
     metrics.load("first.json", CASES)
     with metrics.database.connect() as connection:
-        ledger.pause(connection, PIPELINE, "cases", "under review")
+        pause_dataset(connection, PIPELINE, "cases", "under review")
     metrics.load("second.json", CASES | {"age": "01+"})
     result = tick()
     assert result.run_requests == []
@@ -220,7 +221,7 @@ def test_long_listing_goes_on_at_the_next_tick_and_its_cursor_stays_small(
 def claimed_by(metrics: Metrics, run: dg.DagsterRun, *, lease_seconds: float) -> None:
     """Let a run hold everything that is claimable, as if it were at work or dead."""
     with metrics.database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
         landing.discover(connection, zone(metrics.settings), datetime.now(UTC))
         assert ledger.claim(connection, Scope(PIPELINE), run.run_id, count=10, size=10**9, lease_seconds=lease_seconds)
 
@@ -279,7 +280,7 @@ def test_moves_of_a_run_that_died_after_its_commit_are_finished_and_its_slot_is_
     dead = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     metrics.land(a=GOOD, bad=GOOD | {"sex": "banana"})
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "move", lambda *_arguments, **_named: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(moving, "move", lambda *_arguments, **_named: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             metrics.run(run_id=dead.run_id)
     assert metrics.statuses() == {"a.json": "ready_for_archiving", "bad.json": "ready_for_erroring"}

@@ -22,6 +22,7 @@ import pytest
 
 from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.datasets import mark_rebuilt, pause_dataset, resume_dataset
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
@@ -612,7 +613,7 @@ def test_file_that_never_moves_holds_its_shard_and_no_other_and_goes_on_when_it_
     metrics = metrics_of(folder)
     driver.finish(folder)
     with metrics.database.connect() as connection:
-        assert ledger.pause(connection, PIPELINE, "cases", "under review")
+        assert pause_dataset(connection, PIPELINE, "cases", "under review")
     explicit = {"0": str(0), "1": str(2**127)}
     for hash_key, name, content in (("0", "p.json", version(1, **CASES)), ("0", "p.json", version(2, **CASES)), ("1", "q.json", GOOD)):
         stream.kinesis.put_record(
@@ -624,7 +625,7 @@ def test_file_that_never_moves_holds_its_shard_and_no_other_and_goes_on_when_it_
     assert taken.drained.waiting == 1
     assert metrics.statuses() == {"p.json": "ready", "q.json": "archived"}
     with metrics.database.connect() as connection:
-        assert ledger.resume(connection, PIPELINE, "cases")
+        assert resume_dataset(connection, PIPELINE, "cases")
     finish(folder)
     assert value(folder)[0] == 2
     assert [load[1] for load in loads(folder)] == ["archived"] * 3
@@ -699,7 +700,7 @@ def test_content_that_a_rebuild_has_replaced_is_loaded_when_it_is_sent_again(fol
     stream.send("in/a.json", GOOD)
     finish(folder)
     with metrics_of(folder).database.connect() as connection:
-        ledger.mark_rebuilt(connection, PIPELINE)
+        mark_rebuilt(connection, PIPELINE)
     lose_checkpoints(folder)
     assert taken_in(folder).known == 1, "sent before the rebuild"
     time.sleep(0.01)

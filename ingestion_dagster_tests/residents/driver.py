@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from pydantic import SecretStr
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
@@ -53,7 +53,7 @@ def run(settings: Settings) -> ResidentsOutcome:
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
         upkeep.sync(connection, settings)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        moving.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         upkeep.write_missing_reports(connection, settings)
         landing.discover(connection, job.zone, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:

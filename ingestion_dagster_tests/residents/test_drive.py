@@ -14,9 +14,10 @@ import pytest
 
 from ingestion_dagster import arrivals
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import drive_calls, landing, ledger
+from ingestion_dagster.engine import drive_calls, landing, moving
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.datasets import resume_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents import outbound, places, upkeep
@@ -110,7 +111,7 @@ class OnDrive(Residents):
         """What a sweep does once the leases of the dead have run out."""
         self.query("UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
         with self.database.connect() as connection:
-            landing.sweep(connection, places.zone(self.settings), lease_seconds=60, max_attempts=3)
+            moving.sweep(connection, places.zone(self.settings), lease_seconds=60, max_attempts=3)
 
     def paused(self) -> list[str]:
         return [name for (name,) in self.query("SELECT name FROM ledger.datasets WHERE paused_at IS NOT NULL ORDER BY 1")]
@@ -667,7 +668,7 @@ def test_the_first_look_is_one_of_each_folder(on: OnDrive, monkeypatch: pytest.M
     assert on.paused() == ["nsss"]
     assert on.calls() == 0
     with on.database.connect() as connection:
-        ledger.resume(connection, "residents", "nsss")
+        resume_dataset(connection, "residents", "nsss")
     on.run()
     assert (on.paused(), on.counts[0]) == ([], 3)
     another = on.server.folder("another", drive_id="0AShared")

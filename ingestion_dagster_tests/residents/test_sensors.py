@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG
+from ingestion_dagster.engine.datasets import pause_dataset
 from ingestion_dagster.residents import sensors
 from ingestion_dagster.residents.sensors import RESIDENTS_LOAD_JOB, residents_drive_sensor, residents_sweep_sensor
 from ingestion_dagster_tests.residents.scene import Residents, api, nsss, residents
@@ -74,7 +74,7 @@ def test_a_file_that_is_still_being_written_is_left_alone(tick: Tick, residents:
 def test_a_paused_dataset_is_seen_named_and_not_asked_for(tick: Tick, residents: Residents) -> None:
     tick()
     with residents.database.connect() as connection:
-        ledger.pause(connection, "residents", "nsss", "under review")
+        pause_dataset(connection, "residents", "nsss", "under review")
     residents.drop("nsss/a.csv", [nsss(1)])
     result = tick()
     assert result.run_requests == []
