@@ -42,6 +42,8 @@ class Request:
     as_of: str | None = None
     dry_run: bool = False
     boot_from: Path | None = None
+    quiet: bool = False
+    """Log nothing of what is refused: whoever asked tells of it."""
 
     def config(self) -> dict[str, Any]:
         """The launchpad configuration that says so."""
@@ -52,7 +54,7 @@ class Request:
 
     def of(self, job: Job) -> Job:
         """That job, asked for so."""
-        return replace(job, partition=self.partition, config=self.config())
+        return replace(job, partition=self.partition, config=self.config(), quiet=self.quiet)
 
 
 Progress = Callable[[int, int], None]

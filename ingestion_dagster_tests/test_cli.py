@@ -552,6 +552,8 @@ def test_demo_is_green_twice_and_red_when_a_file_does_not_end_as_expected(ingest
     rows = metrics.rows("metrics.core_time_series")
     assert rows > 10_000
     assert f"{rows} rows in metrics.core_time_series" in first.out
+    bad = len(list((ROOT / "source_data" / "metrics" / "bad").iterdir()))
+    assert re.search(rf"^metrics +\d+ +{bad} +0 +{bad} are bad on purpose", first.out, re.MULTILINE)
     second = ingestion("demo")
     assert second.code == 0, second
     assert metrics.rows("metrics.core_time_series") == rows
