@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_dagster.arrivals import add_partitions, await_settled
-from ingestion_dagster.engine import ledger, moving, postgres, whereabouts
-from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.ledger import Scope
@@ -75,8 +74,7 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
             jobs = _jobs(pipeline, settings, request)
             return sum((_judged(execute(settings, request.of(loading.job))) for loading in jobs), start=RunSummary())
         pipeline.sync_datasets(connection, settings)
-        limits = Limits.of(settings)
-        moving.sweep(connection, pipeline.zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts)
+        pipeline.sweep(connection, settings)
         await_settled(pipeline, settings, connection)
         add_partitions(pipeline, settings, connection)
         total = RunSummary()

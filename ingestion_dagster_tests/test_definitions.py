@@ -23,11 +23,13 @@ from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.engine.sensors import LoadingJob, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, landing_sensor
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 from ingestion_dagster.metrics.rules import reference
 from ingestion_dagster.metrics.sensors import METRICS_JOB
+from ingestion_dagster.operations.sensors import sweep_sensor
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings
 
 SNAPSHOT = Path(__file__).parent / "definitions.json"
@@ -285,7 +287,7 @@ def test_sensors_run_by_default_only_where_the_environment_says_so(monkeypatch: 
     monkeypatch.delenv("INGESTION_SENSORS", raising=False)
     if value is not None:
         monkeypatch.setenv("INGESTION_SENSORS", value)
-    sensors = landing_sensor("a_sensor", "metrics", zone, [LoadingJob(METRICS_JOB)]), sweep_sensor("metrics", zone)
+    sensors = landing_sensor("a_sensor", "metrics", zone, [LoadingJob(METRICS_JOB)]), sweep_sensor(PIPELINES["metrics"])
     assert [sensor.default_status.value for sensor in sensors] == [status, status]
 
 

@@ -12,11 +12,8 @@ from ingestion_dagster.catalog.sensors import (
     REFRESH_JOBS,
     UPDATE_JOBS,
     WEEKLY,
-    catalog_failure_sensor,
-    catalog_sweep_sensor,
     catalog_terms_sensor,
     catalog_upstream_sensor,
-    catalog_watch_sensor,
 )
 from ingestion_dagster.engine.dagster import INGESTION
 
@@ -34,9 +31,6 @@ defs = dg.Definitions(
     sensors=[
         catalog_upstream_sensor,
         catalog_terms_sensor,
-        catalog_sweep_sensor,
-        catalog_failure_sensor,
-        catalog_watch_sensor,
     ],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,

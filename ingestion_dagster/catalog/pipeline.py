@@ -1,6 +1,6 @@
 """The catalogue pipeline as the command line sees it. What copies, searches or swaps is imported when it is needed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from ingestion_dagster.catalog import admission, refreshes
@@ -8,7 +8,7 @@ from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Again, Scope
 from ingestion_dagster.engine.pipeline import KeyedRun, LoadJob, Pipeline
@@ -132,6 +132,29 @@ def _predict(settings: Settings, dataset: str | None) -> Mapping[str, int]:
     return readers.foretold(settings, [dataset] if dataset else list(MEDIA_TYPES))
 
 
+def _tidy(connection: Connection, settings: Settings) -> list[str]:
+    """Return what dead runs held, end what they had ended, and complete or revert promotions that were broken off."""
+    returned, finished = refreshes.sweep(connection, Limits.of(settings))
+    return [f"{returned} loads returned to ready, {finished} ended", *_mended(connection, settings)]
+
+
+def _mended(connection: Connection, settings: Settings) -> Iterator[str]:
+    from ingestion_dagster.catalog import steps
+    from ingestion_dagster.catalog.places import Places
+
+    open_ones = connection.execute("SELECT model FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model").fetchall()
+    for (model,) in open_ones:
+        done: str | None
+        try:
+            done = steps.recover(Places.of(settings), connection, MEDIA_TYPES[model], "sweep")
+        except refreshes.Busy:
+            continue  # somebody who lives is at it
+        except (Refused, Transient, ConfigurationError) as error:
+            done = f"its promotion that was broken off could not be mended ({error}); the next tick tries again"
+        if done:
+            yield f"{model}: {done}"
+
+
 CATALOG = Pipeline(
     name=PIPELINE,
     known=lambda: DATASETS,
@@ -150,4 +173,7 @@ CATALOG = Pipeline(
     keyed=_keyed,
     foretell=_predict,
     watched=lambda _settings: (),
+    sensors=lambda _settings: ("catalog_upstream_sensor", "catalog_terms_sensor"),
+    claimable_minutes=lambda settings: settings.catalog_claimable_minutes,
+    tidy=_tidy,
 )

@@ -145,4 +145,6 @@ CUBIC = Pipeline(
     follow_job="cubic_current",
     takes_over_loads=True,
     take_over=_take_over,
+    sensors=lambda _settings: ("cubic_s3_sensor", "cubic_current_sensor"),
+    claimable_minutes=lambda settings: settings.cubic_claimable_minutes,
 )

@@ -1,4 +1,4 @@
-"""What starts runs of the cubic pipeline, and what tidies up after dead ones."""
+"""What starts runs of the cubic pipeline."""
 
 from typing import Any
 
@@ -9,11 +9,10 @@ from ingestion_dagster.cubic.assets import DAILY_TABLES, SNAPSHOT_TABLES, cubic_
 from ingestion_dagster.cubic.partitions import SNAPSHOTS
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, registry
 from ingestion_dagster.cubic.zone import prepare, zone
-from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor
 from ingestion_dagster.settings import Settings
 
 ODS_JOB = "cubic_ods_load"
@@ -51,13 +50,3 @@ def _prepare(connection: Connection, settings: Settings) -> None:
 cubic_s3_sensor = landing_sensor(
     "cubic_s3_sensor", PIPELINE, _place, LOADING_JOBS, Upkeep(before=_prepare, partitions=discovery.snapshots, definition=SNAPSHOTS)
 )
-cubic_sweep_sensor = sweep_sensor(PIPELINE, _place)
-cubic_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(_settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick."""
-    return ("cubic_s3_sensor", "cubic_sweep_sensor", "cubic_failure_sensor")
-
-
-cubic_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.cubic_claimable_minutes)

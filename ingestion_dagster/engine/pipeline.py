@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import ledger, moving
 from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
@@ -119,6 +119,14 @@ class Pipeline:
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()
     """Take over another system's tables in the database, or (True) only say what would be; lines that tell of it, none if none is there."""
 
+    sensors: Callable[[Settings], tuple[str, ...]] = lambda _settings: ()
+    """Its own sensors that should tick by the settings."""
+    claimable_minutes: Callable[[Settings], int] = lambda _settings: 60
+    """For how long a load may wait, though a run could claim it, before people are told."""
+    tidy: Callable[[Connection, Settings], Sequence[str]] | None = None
+    """Give back what dead runs held, and finish what they left half done; lines that tell of it, one at least. None: leases and moves are
+    all there is to see to."""
+
     @property
     def datasets(self) -> tuple[str, ...]:
         """The datasets that may arrive."""
@@ -130,3 +138,12 @@ class Pipeline:
             sync_datasets(connection, self.name, self.datasets)
         else:
             self.sync(connection, settings)
+
+    def sweep(self, connection: Connection, settings: Settings) -> Sequence[str]:
+        """Give back what dead runs held, and finish what they left half done; lines that tell of it. Repeatable."""
+        if self.tidy is not None:
+            return self.tidy(connection, settings)
+        returned, moved = moving.sweep(
+            connection, self.zone(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+        )
+        return (f"{returned} loads returned to ready, {moved} moves finished",)

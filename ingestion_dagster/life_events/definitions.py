@@ -10,11 +10,8 @@ from ingestion_dagster.life_events.publish_assets import EVENT_STORE, EVENTS_PLA
 from ingestion_dagster.life_events.sensors import (
     LIFE_EVENTS_LOAD_JOB,
     LIFE_EVENTS_PUBLISH_JOB,
-    life_events_failure_sensor,
     life_events_outbox_sensor,
     life_events_s3_sensor,
-    life_events_sweep_sensor,
-    life_events_watch_sensor,
 )
 
 defs = dg.Definitions(
@@ -25,9 +22,6 @@ defs = dg.Definitions(
     sensors=[
         life_events_s3_sensor,
         life_events_outbox_sensor,
-        life_events_sweep_sensor,
-        life_events_failure_sensor,
-        life_events_watch_sensor,
     ],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,

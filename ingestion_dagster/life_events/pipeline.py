@@ -123,4 +123,6 @@ LIFE_EVENTS = Pipeline(
     stand_ins=places.stand_ins_needed,
     replay=_replay,
     done=_done,
+    sensors=lambda _settings: ("life_events_s3_sensor", "life_events_outbox_sensor"),
+    claimable_minutes=lambda settings: settings.life_events_claimable_minutes,
 )

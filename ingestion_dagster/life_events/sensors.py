@@ -1,4 +1,4 @@
-"""What starts runs of the life events pipeline, and what tidies up after dead ones."""
+"""What starts runs of the life events pipeline."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 
 from ingestion_dagster.engine import outbox
-from ingestion_dagster.engine.alerting import failure_sensor, state_alert, watch_sensor
+from ingestion_dagster.engine.alerting import state_alert
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import Due, LoadingJob, due_sensor, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import Due, LoadingJob, due_sensor, landing_sensor
 from ingestion_dagster.life_events import places
 from ingestion_dagster.life_events.assets import life_events_files
 from ingestion_dagster.life_events.checks import PUBLISHED_KEY, RELEASED_KEY
@@ -118,13 +118,3 @@ life_events_outbox_sensor = due_sensor(
     _due,
     "Watches the outbox of life events. Asks for one run of publishing when events are due, or have been deleted, and none is in flight.",
 )
-life_events_sweep_sensor = sweep_sensor(PIPELINE, places.zone)
-life_events_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(_settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick."""
-    return ("life_events_s3_sensor", "life_events_outbox_sensor", "life_events_sweep_sensor", "life_events_failure_sensor")
-
-
-life_events_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.life_events_claimable_minutes)

@@ -7,11 +7,8 @@ from ingestion_dagster.metrics.assets import DASHBOARD, KINESIS_STREAM, LANDING_
 from ingestion_dagster.metrics.checks import STANDING
 from ingestion_dagster.metrics.sensors import (
     METRICS_JOB,
-    metrics_failure_sensor,
     metrics_kinesis_sensor,
     metrics_s3_sensor,
-    metrics_sweep_sensor,
-    metrics_watch_sensor,
 )
 
 defs = dg.Definitions(
@@ -19,7 +16,7 @@ defs = dg.Definitions(
     asset_checks=[STANDING.checks],
     jobs=[METRICS_JOB, STANDING.job],
     schedules=[STANDING.schedule],
-    sensors=[metrics_s3_sensor, metrics_kinesis_sensor, metrics_sweep_sensor, metrics_failure_sensor, metrics_watch_sensor],
+    sensors=[metrics_s3_sensor, metrics_kinesis_sensor],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,
 )

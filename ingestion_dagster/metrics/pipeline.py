@@ -28,4 +28,7 @@ METRICS = Pipeline(
     ),
     tables=tuple(f"metrics.{table.name}" for table in TABLES.values() if table.is_fact),
     take_over=take_over,
+    # Without a stream Dagster passes over the one of streams.
+    sensors=lambda settings: ("metrics_s3_sensor", *(("metrics_kinesis_sensor",) if settings.metrics_kinesis_stream else ())),
+    claimable_minutes=lambda settings: settings.metrics_claimable_minutes,
 )

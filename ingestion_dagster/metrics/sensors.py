@@ -1,11 +1,10 @@
-"""What starts a run of the metrics pipeline, and what tidies up after a dead one."""
+"""What starts a run of the metrics pipeline."""
 
 import dagster as dg
 
-from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import LoadingJob, StreamSource, landing_sensor, stream_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, StreamSource, landing_sensor, stream_sensor
 from ingestion_dagster.metrics.assets import metrics_files
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
@@ -31,14 +30,3 @@ def _take_records(connection: Connection, settings: Settings, seconds: float) ->
 KINESIS = StreamSource("INGESTION_METRICS_KINESIS_STREAM", lambda settings: settings.metrics_kinesis_stream, _take_records)
 
 metrics_kinesis_sensor = stream_sensor("metrics_kinesis_sensor", PIPELINE, zone, KINESIS, [LoadingJob(METRICS_JOB)])
-metrics_sweep_sensor = sweep_sensor(PIPELINE, zone)
-metrics_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick; without a stream Dagster passes over the one of streams."""
-    always = ("metrics_s3_sensor", "metrics_sweep_sensor", "metrics_failure_sensor")
-    return (*always, "metrics_kinesis_sensor") if settings.metrics_kinesis_stream else always
-
-
-metrics_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.metrics_claimable_minutes)

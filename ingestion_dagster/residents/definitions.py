@@ -8,9 +8,6 @@ from ingestion_dagster.residents.checks import STANDING
 from ingestion_dagster.residents.sensors import (
     RESIDENTS_LOAD_JOB,
     residents_drive_sensor,
-    residents_failure_sensor,
-    residents_sweep_sensor,
-    residents_watch_sensor,
 )
 
 defs = dg.Definitions(
@@ -18,7 +15,7 @@ defs = dg.Definitions(
     asset_checks=[STANDING.checks],
     jobs=[RESIDENTS_LOAD_JOB, STANDING.job],
     schedules=[STANDING.schedule],
-    sensors=[residents_drive_sensor, residents_sweep_sensor, residents_failure_sensor, residents_watch_sensor],
+    sensors=[residents_drive_sensor],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,
 )

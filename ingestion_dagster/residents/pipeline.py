@@ -97,4 +97,6 @@ RESIDENTS = Pipeline(
     done=first_day.done,
     as_of_narrows=False,
     progress=_progress,
+    sensors=lambda _settings: ("residents_drive_sensor",),
+    claimable_minutes=lambda settings: settings.residents_claimable_minutes,
 )

@@ -18,7 +18,8 @@ from ingestion_dagster.engine.datasets import pause_dataset, sync_datasets
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.sensors import not_now
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
-from ingestion_dagster.metrics.sensors import metrics_s3_sensor, metrics_sweep_sensor
+from ingestion_dagster.metrics.sensors import metrics_s3_sensor
+from ingestion_dagster.operations.sensors import SWEEPS
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
 
 GOOD = time_series_payload()
@@ -236,23 +237,23 @@ def test_started_run_whose_leases_have_all_expired_is_reported_failed(tick: Tick
     metrics.land(a=GOOD, b=CASES)
     dead = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     claimed_by(metrics, dead, lease_seconds=-1)
-    result = tick(metrics_sweep_sensor)
+    result = tick(SWEEPS[PIPELINE])
     assert result.run_requests == []
     assert result.skip_message == "2 loads returned to ready, 0 moves finished, 1 dead runs reported failed"
     assert status_of(instance, dead) == dg.DagsterRunStatus.FAILURE
     assert metrics.statuses() == {"a.json": "ready", "b.json": "ready"}
-    assert "1 dead" not in tick(metrics_sweep_sensor).skip_message
+    assert "1 dead" not in tick(SWEEPS[PIPELINE]).skip_message
 
 
 def test_run_that_still_holds_a_lease_is_left_alone(tick: Tick, metrics: Metrics, instance: dg.DagsterInstance) -> None:
     metrics.land(a=GOOD)
     alive = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     claimed_by(metrics, alive, lease_seconds=-1)
-    tick(metrics_sweep_sensor)
+    tick(SWEEPS[PIPELINE])
     idle = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     metrics.land(b=CASES)
     claimed_by(metrics, idle, lease_seconds=60)
-    result = tick(metrics_sweep_sensor)
+    result = tick(SWEEPS[PIPELINE])
     assert result.skip_message == "0 loads returned to ready, 0 moves finished, 0 dead runs reported failed"
     assert status_of(instance, idle) == dg.DagsterRunStatus.STARTED
 
@@ -264,13 +265,13 @@ def test_run_that_lost_one_lease_and_took_another_is_alive(tick: Tick, metrics: 
     with metrics.database.connect() as connection:
         ledger.expire(connection, PIPELINE, 3)
     claimed_by(metrics, run, lease_seconds=60)
-    tick(metrics_sweep_sensor)
+    tick(SWEEPS[PIPELINE])
     assert status_of(instance, run) == dg.DagsterRunStatus.STARTED
 
 
 def test_run_that_has_not_claimed_anything_yet_is_left_alone(tick: Tick, instance: dg.DagsterInstance) -> None:
     young = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
-    tick(metrics_sweep_sensor)
+    tick(SWEEPS[PIPELINE])
     assert status_of(instance, young) == dg.DagsterRunStatus.STARTED
 
 
@@ -284,9 +285,9 @@ def test_moves_of_a_run_that_died_after_its_commit_are_finished_and_its_slot_is_
         with pytest.raises(KeyboardInterrupt):
             metrics.run(run_id=dead.run_id)
     assert metrics.statuses() == {"a.json": "ready_for_archiving", "bad.json": "ready_for_erroring"}
-    assert tick(metrics_sweep_sensor).skip_message.startswith("0 loads returned to ready, 0 moves finished")
+    assert tick(SWEEPS[PIPELINE]).skip_message.startswith("0 loads returned to ready, 0 moves finished")
     metrics.query("UPDATE ledger.loads SET lease_until = now() - interval '1 second' RETURNING id")
-    result = tick(metrics_sweep_sensor)
+    result = tick(SWEEPS[PIPELINE])
     assert result.skip_message == "0 loads returned to ready, 2 moves finished, 1 dead runs reported failed"
     assert metrics.statuses() == {"a.json": "archived", "bad.json": "errored"}
     assert metrics.keys("in") == []

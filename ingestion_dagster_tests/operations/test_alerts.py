@@ -1,9 +1,10 @@
-"""What the sensors alert to, and what not: each thing once, and nothing of a record's content."""
+"""What runs and the sensors of operations alert to, and what not: each thing once, and nothing of a record's content."""
 
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,14 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.kinesis import Record, Stream
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.metrics.pipeline import METRICS
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
-from ingestion_dagster.metrics.sensors import metrics_watch_sensor
 from ingestion_dagster.metrics.stream import Taker
+from ingestion_dagster.operations import sensors
+from ingestion_dagster.operations import watch as watching
+from ingestion_dagster.operations.failures import owner_of
+from ingestion_dagster.operations.sensors import FAILURE, WATCH
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine.test_notifications import Answer, Slack
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
@@ -45,8 +51,8 @@ GOOD = time_series_payload()
 BAD = time_series_payload(sex=WORD, age=f"{WORD}!")
 CASES: dict[str, Any] = {"metric_group": "cases", "metric": "COVID-19_cases_casesByDay"}
 
-failure_sensor = alerting.failure_sensor(PIPELINE)
-watch_sensor = alerting.watch_sensor(PIPELINE, lambda _: WATCHED, lambda settings: settings.metrics_claimable_minutes)
+failure_sensor = FAILURE
+watch_sensor = sensors.watch_sensor({PIPELINE: replace(METRICS, sensors=lambda _: WATCHED[:1])})
 
 
 @pytest.fixture
@@ -438,10 +444,10 @@ def test_a_run_materialized_from_the_ui_is_known_by_its_assets(instance: dg.Dags
     def run(*paths: list[str], **tags: str) -> dg.DagsterRun:
         return create_run_for_test(instance, job_name="__ASSET_JOB", asset_selection=frozenset(map(dg.AssetKey, paths)), tags=tags)
 
-    assert alerting.belongs_to(run(["metrics", "cases"]), PIPELINE)
-    assert not alerting.belongs_to(run(["parcels", "boxes"]), PIPELINE)
-    assert not alerting.belongs_to(run(["metrics_of_others", "cases"]), PIPELINE)
-    assert not alerting.belongs_to(run(["metrics", "cases"], **{PIPELINE_TAG: "parcels"}), PIPELINE)
+    assert owner_of(run(["metrics", "cases"]), PIPELINES) == PIPELINE
+    assert owner_of(run(["parcels", "boxes"]), PIPELINES) is None
+    assert owner_of(run(["metrics_of_others", "cases"]), PIPELINES) is None
+    assert owner_of(run(["metrics", "cases"], **{PIPELINE_TAG: "parcels"}), PIPELINES) is None
 
 
 def test_a_failed_run_that_the_failure_sensor_missed_is_told_by_the_watch(
@@ -473,6 +479,25 @@ def test_the_failure_sensor_under_dagsters_own_loop(metrics: Metrics, slack: Sla
     assert result.run_id in slack.texts[0]
     assert tick(done.cursor).dagster_run_reactions == []
     assert len(slack.texts) == 1
+
+
+def test_a_failed_run_is_told_of_in_whatever_code_location_its_job_is(metrics: Metrics, slack: Slack, instance: dg.DagsterInstance) -> None:
+    repository = dg.Definitions(sensors=[FAILURE], resources={"ingestion": INGESTION}).get_repository_def()
+    cursor = None
+    for told in (False, True):
+        context = dg.build_sensor_context(
+            instance=instance, cursor=cursor, repository_def=repository, resources={"ingestion": INGESTION}, sensor_name=FAILURE.name
+        )
+        cursor = FAILURE.evaluate_tick(context).cursor
+        assert bool(slack.texts) is told
+        if not told:
+            for location, tag in (("cubic", "cubic"), ("operations", "operations"), ("of others", "parcels")):
+                origin = RemoteJobOrigin(repository_origin(location), "a_job")
+                run = create_run_for_test(
+                    instance, job_name="a_job", status=dg.DagsterRunStatus.STARTED, tags={PIPELINE_TAG: tag}, remote_job_origin=origin
+                )
+                instance.report_run_failed(run, "the machine is gone")
+    assert [text.partition(": a run failed")[0] for text in slack.texts] == ["*[staging] cubic", "*[staging] operations"]
 
 
 # Sensors
@@ -593,20 +618,26 @@ def test_sensors_of_others_and_those_switched_off_are_not_watched(
     assert len(slack.texts) == 1
 
 
-def test_sensors_of_another_code_location_are_not_watched(daemon: Daemon, instance: dg.DagsterInstance, metrics: Metrics) -> None:
-    here = daemon.state("metrics_s3_sensor", location="ingestion")
-    daemon.state("metrics_s3_sensor", location="a branch deployment")
-    origin = here.origin.repository_origin.code_location_origin
-    context = dg.SensorEvaluationContext(
-        instance_ref=None,
-        last_tick_completion_time=None,
-        last_run_key=None,
-        cursor=None,
-        repository_name="__repository__",
-        instance=instance,
-        code_location_origin=origin,
-    )
-    assert [state.selector_id for state in alerting.sensors_of(context, WATCHED)] == [here.selector_id]
+def test_a_sensor_is_watched_in_whatever_code_location_it_ticks(watch: Watch, daemon: Daemon, slack: Slack) -> None:
+    """Also in one that loads no more: then nobody there could tell."""
+    daemon.state("metrics_s3_sensor", location="metrics", last_tick=timedelta(hours=1))
+    watch.tick()
+    assert watch.tick().endswith("; metrics_s3_sensor does not tick")
+    assert len(slack.texts) == 1
+
+
+def test_a_sensor_that_has_moved_to_another_code_location_is_watched_there_alone(
+    watch: Watch, daemon: Daemon, instance: dg.DagsterInstance, slack: Slack
+) -> None:
+    here = daemon.state("metrics_s3_sensor", location="metrics")
+    for location, age in (("ingestion", 1), ("a branch deployment", 2)):
+        daemon.ticks(
+            daemon.state("metrics_s3_sensor", location=location, last_tick=timedelta(days=age), switched_on=timedelta(days=3)), "fff"
+        )
+    for _ in range(2):
+        assert watch.tick().endswith("; sensors tick and loads are taken")
+    assert slack.texts == []
+    assert [state.selector_id for state in watching.sensors_of(instance, WATCHED)] == [here.selector_id]
 
 
 def test_a_sensor_that_is_off_by_a_setting_of_its_own_is_not_watched(
@@ -614,7 +645,7 @@ def test_a_sensor_that_is_off_by_a_setting_of_its_own_is_not_watched(
 ) -> None:
     """The stream was unset: the sensor, on by default before, is passed over by Dagster and ticks no more."""
     daemon.ticks(daemon.state("metrics_kinesis_sensor", last_tick=timedelta(hours=1)), "fff")
-    watch = Watch(instance, metrics_watch_sensor)
+    watch = Watch(instance, WATCH)
     assert watch.tick().endswith("; sensors tick and loads are taken")
     monkeypatch.setenv("INGESTION_METRICS_KINESIS_STREAM", "metric-files")
     assert watch.tick().endswith("; metrics_kinesis_sensor fails; metrics_kinesis_sensor does not tick")
@@ -661,7 +692,7 @@ Waiting = Callable[[timedelta], None]
 
 def test_loads_that_nobody_takes_are_told_once_a_stall(watch: Watch, slack: Slack, waiting: Waiting, metrics: Metrics) -> None:
     waiting(timedelta(minutes=61))
-    assert watch.tick().endswith("; nothing has run")
+    assert watch.tick().endswith("; metrics: nothing has run")
     assert slack.texts == [], "a dataset may have been resumed this second"
     for _ in range(3):
         watch.tick()
@@ -687,7 +718,7 @@ def test_loads_within_the_limit_are_no_stall(watch: Watch, slack: Slack, waiting
     waiting(timedelta(minutes=59))
     assert watch.tick().endswith("; sensors tick and loads are taken")
     monkeypatch.setenv("INGESTION_METRICS_CLAIMABLE_MINUTES", "58")
-    assert watch.tick().endswith("; nothing has run")
+    assert watch.tick().endswith("; metrics: nothing has run")
 
 
 @pytest.mark.parametrize(("content", "put_back"), [(GOOD, ledger.replay), (BAD, ledger.retry)], ids=["replay", "retry"])
@@ -700,8 +731,8 @@ def test_an_old_load_that_is_put_back_has_waited_since_then(
         put_back(connection, Scope(PIPELINE))
     assert watch.tick().endswith("; sensors tick and loads are taken")
     later = datetime.now(UTC) + timedelta(minutes=61)
-    monkeypatch.setattr(alerting, "datetime", type("Later", (datetime,), {"now": staticmethod(lambda _zone: later)}))
-    assert watch.tick().endswith("; nothing has run")
+    monkeypatch.setattr(sensors, "datetime", type("Later", (datetime,), {"now": staticmethod(lambda _zone: later)}))
+    assert watch.tick().endswith("; metrics: nothing has run")
 
 
 def test_paused_loads_are_no_stall(watch: Watch, slack: Slack, waiting: Waiting, metrics: Metrics) -> None:
@@ -730,8 +761,8 @@ def test_a_run_that_works_since_long_is_no_stall_and_one_that_queues_since_long_
     waiting(timedelta(hours=3))
     run_of_ours(instance, status)
     now = datetime.now(UTC) + timedelta(hours=2)
-    monkeypatch.setattr(alerting, "datetime", type("Later", (datetime,), {"now": staticmethod(lambda _zone: now)}))
-    assert watch.tick().endswith("; nothing has run") is stall
+    monkeypatch.setattr(sensors, "datetime", type("Later", (datetime,), {"now": staticmethod(lambda _zone: now)}))
+    assert watch.tick().endswith("; metrics: nothing has run") is stall
 
 
 # The tick itself
@@ -781,6 +812,6 @@ def test_a_channel_that_is_half_configured_fails_the_tick(watch: Watch, monkeypa
 def test_the_sensors_are_on_only_where_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, status in (("running", dg.DefaultSensorStatus.RUNNING), ("stopped", dg.DefaultSensorStatus.STOPPED)):
         monkeypatch.setenv("INGESTION_SENSORS", value)
-        for sensor in (alerting.failure_sensor(PIPELINE), alerting.watch_sensor(PIPELINE, lambda _: (), lambda _: 1)):
+        for sensor in (sensors.failure_sensor(PIPELINES), sensors.watch_sensor(PIPELINES), sensors.sweep_sensor(METRICS)):
             assert sensor.default_status == status
             assert sensor.description

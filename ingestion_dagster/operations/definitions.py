@@ -1,0 +1,12 @@
+"""What operations offers to Dagster. It loads whatever a pipeline's registry is like: nothing of it is read before a tick."""
+
+import dagster as dg
+
+from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.operations.sensors import FAILURE, SWEEPS, WATCH
+
+defs = dg.Definitions(
+    sensors=[*SWEEPS.values(), FAILURE, WATCH],
+    resources={"ingestion": INGESTION},
+    executor=dg.in_process_executor,
+)
