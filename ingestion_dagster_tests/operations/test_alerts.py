@@ -25,7 +25,7 @@ from dagster._core.test_utils import create_run_for_test, instance_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from ingestion_dagster.engine import alerting, ledger, notifications, whereabouts
+from ingestion_dagster.engine import alerting, channels, ledger, notifications, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG, no_retry_of_mistakes
 from ingestion_dagster.engine.datasets import pause_dataset, sync_datasets
@@ -771,7 +771,7 @@ def test_a_run_that_works_since_long_is_no_stall_and_one_that_queues_since_long_
 def test_a_tick_says_what_is_due_and_what_is_uncertain(
     watch: Watch, slack: Slack, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "_ANSWER_SECONDS", 0.5)
     for run_id in ("one", "two", "three"):
         metrics.load(f"{run_id}.json", BAD | {"note": run_id}, run_id=run_id)
     let_claims_age(metrics, timedelta(hours=1))
