@@ -1,7 +1,8 @@
 """What is checked of the catalogue: the gates of a promotion, and, every day, what must hold whatever was refreshed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -16,10 +17,10 @@ from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_LEFT_ERRORED,
     ROWS_ADD_UP,
+    Find,
     Finding,
-    claimed_in_time,
-    rows_add_up,
     standing_checks,
+    standing_findings,
 )
 from ingestion_dagster.engine.dagster import error_table
 from ingestion_dagster.engine.datasets import sync_datasets
@@ -115,18 +116,6 @@ _REFUSED = "SELECT error_code, error_message FROM ledger.loads WHERE id = ANY(%(
 _OPEN = "SELECT suffix FROM catalog.promotions WHERE model = %(model)s AND ended_at IS NULL"
 
 
-def find(name: str, connection: Connection, settings: Settings) -> Finding:
-    """What a standing check sees, by its name."""
-    if name == ROWS_ADD_UP:
-        return rows_add_up(connection, PIPELINE)
-    if name == NOTHING_LEFT_ERRORED:
-        return nothing_left_refused(connection)
-    if name == CLAIMED_IN_TIME:
-        return claimed_in_time(connection, PIPELINE, settings.catalog_claimable_minutes)
-    what, _, model = name.rpartition("_of_")
-    return no_broken_promotion(connection, model) if what == NO_BROKEN_PROMOTION else aliases_lead_home(connection, settings, model)
-
-
 def nothing_left_refused(connection: Connection) -> Finding:
     """No refresh stands refused; one that was given up, or that a later one has taken the place of, has been dealt with."""
     ids = [going.load_id for model in MEDIA_TYPES if (going := refreshes.at_work(connection, model))]
@@ -168,14 +157,29 @@ def _made_of(engine: SearchEngine, index: str) -> tuple[object, ...]:
     return label.get("refresh"), label.get("origin")
 
 
+def _no_broken_promotion(model: str, connection: Connection, _settings: Settings) -> Finding:
+    return no_broken_promotion(connection, model)
+
+
+def _aliases_lead_home(model: str, connection: Connection, settings: Settings) -> Finding:
+    return aliases_lead_home(connection, settings, model)
+
+
 def _enter(connection: Connection, _settings: Settings) -> None:
     sync_datasets(connection, PIPELINE, DATASETS)
 
 
+DAILY: Mapping[str, Find] = {
+    **standing_findings(PIPELINE, lambda settings: settings.catalog_claimable_minutes),
+    NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_refused(connection),
+    **{f"{NO_BROKEN_PROMOTION}_of_{model}": partial(_no_broken_promotion, model) for model in MEDIA_TYPES},
+    **{f"{ALIASES_LEAD_HOME}_of_{model}": partial(_aliases_lead_home, model) for model in MEDIA_TYPES},
+}
+
 STANDING = standing_checks(
     PIPELINE,
     _STANDING_SPECS,
-    find,
+    DAILY,
     word="daily",
     cron="40 5 * * *",
     timezone="UTC",

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -97,19 +97,7 @@ def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence
             raise Transient("database_gave_way", failure)
     _tell_of(batch_in_hand, verdicts, outcome)
     outcome.count(verdicts)
-    return [
-        replace(
-            v.load,
-            status=v.to,
-            problems=v.problems,
-            rows_in=v.rows_in,
-            rows_written=v.rows_written,
-            rows_unchanged=v.rows_unchanged,
-            rows_rejected=v.rows_rejected,
-        )
-        for v in verdicts
-        if v.to != Status.READY
-    ]
+    return [verdict.settled for verdict in verdicts if verdict.to != Status.READY]
 
 
 def _tell_of(batch: "TableBatch", verdicts: Sequence[Verdict], outcome: CubicOutcome) -> None:

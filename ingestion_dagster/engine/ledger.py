@@ -154,6 +154,19 @@ class Verdict:
         return self.rows_in - self.rows_written - self.rows_rejected
 
     @property
+    def settled(self) -> Load:
+        """The load as it is once the verdict is settled, to be moved."""
+        return replace(
+            self.load,
+            status=self.to,
+            problems=self.problems,
+            rows_in=self.rows_in,
+            rows_written=self.rows_written,
+            rows_unchanged=self.rows_unchanged,
+            rows_rejected=self.rows_rejected,
+        )
+
+    @property
     def error(self) -> Problem | None:
         """The problem shown with the load: the first error. Of warnings only that it was not read at all."""
         return next((problem for problem in self.problems if problem.severity == "error" or problem == SUPERSEDED), None)

@@ -1,7 +1,7 @@
 """What is checked of life events: after each load and each publishing, by the step itself, and every day."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,18 +9,15 @@ import dagster as dg
 
 from ingestion_dagster.engine import outbox
 from ingestion_dagster.engine.checks import (
-    CLAIMED_IN_TIME,
-    NOTHING_ERRORED,
-    NOTHING_LEFT_ERRORED,
-    ROWS_ADD_UP,
+    Find,
     Finding,
     accounted,
-    claimed_in_time,
-    nothing_errored,
-    nothing_left_errored,
+    found_of_loads,
+    load_check_specs,
     result,
-    rows_add_up,
     standing_checks,
+    standing_findings,
+    standing_specs,
 )
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
@@ -46,8 +43,7 @@ PLATFORM_KEY = dg.AssetKey([PIPELINE, "events_platform"])
 RELEASED_KEY = dg.AssetKey([PIPELINE, "released_events"])
 
 LOAD_CHECK_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=SOURCE_KEY, description="Every record that came in was accepted, a duplicate, or rejected."),
-    dg.AssetCheckSpec(NOTHING_ERRORED, asset=SOURCE_KEY, description="No file stands refused."),
+    *load_check_specs(SOURCE_KEY.path, "Every record that came in was accepted, a duplicate, or rejected."),
     dg.AssetCheckSpec(COUNTS_MATCH, asset=STAGED_KEY, description="Accepted, duplicate and bad records are as many as each file says."),
     dg.AssetCheckSpec(COUNTS_AND_CODES_ONLY, asset=STAGED_KEY, description="What Dagster is told holds counts and codes, and no value."),
 ]
@@ -71,15 +67,10 @@ def load_check_results(
 ) -> Iterator[dg.AssetCheckResult]:
     """The results of the selected checks of a load step, for what this run has loaded and told."""
     for check in sorted(selected):
-        match check.name:
-            case "rows_add_up":
-                found = rows_add_up(connection, PIPELINE, DATASET, run_id)
-            case "nothing_errored":
-                found = nothing_errored(connection, PIPELINE, DATASET)
-            case "counts_match":
-                found = accounted(counts.unaccounted(connection, run_id))
-            case _:
-                found = counts_and_codes_only(told)
+        found = found_of_loads(check.name, connection, PIPELINE, DATASET, run_id)
+        if found is None:
+            is_counted = check.name == COUNTS_MATCH
+            found = accounted(counts.unaccounted(connection, run_id)) if is_counted else counts_and_codes_only(told)
         yield result(check, found)
 
 
@@ -151,9 +142,7 @@ def daily_file_has_come(connection: Connection, settings: Settings, now: datetim
 
 
 DAILY_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_KEY, description="For every load there has been, no record is unaccounted for."),
-    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_KEY, description="No file stands refused."),
-    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_KEY, description="No file that could be loaded has waited beyond the limit."),
+    *standing_specs(LANDING_KEY),
     dg.AssetCheckSpec(DAILY_FILE_HAS_COME, asset=LANDING_KEY, description="The daily file has come by INGESTION_LIFE_EVENTS_EXPECTED_BY."),
     dg.AssetCheckSpec(COUNTS_MATCH, asset=STORE_KEY, description="For every file, its records are as many as it says."),
     dg.AssetCheckSpec(PUBLISHED_IN_TIME, asset=PLATFORM_KEY, description="No event is due beyond the limit."),
@@ -162,10 +151,8 @@ DAILY_SPECS = [
 ]
 """Standing: evaluated by a run of their own."""
 
-DAILY: Mapping[str, Callable[[Connection, Settings], Finding]] = {
-    ROWS_ADD_UP: lambda connection, _settings: rows_add_up(connection, PIPELINE),
-    NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_errored(connection, PIPELINE),
-    CLAIMED_IN_TIME: lambda connection, settings: claimed_in_time(connection, PIPELINE, settings.life_events_claimable_minutes),
+DAILY: Mapping[str, Find] = {
+    **standing_findings(PIPELINE, lambda settings: settings.life_events_claimable_minutes),
     DAILY_FILE_HAS_COME: lambda connection, settings: daily_file_has_come(connection, settings, datetime.now(UTC)),
     COUNTS_MATCH: lambda connection, _settings: accounted(counts.unaccounted(connection)),
     PUBLISHED_IN_TIME: published_in_time,
@@ -191,7 +178,7 @@ def _cron(due: str) -> str:
 STANDING = standing_checks(
     PIPELINE,
     DAILY_SPECS,
-    lambda name, connection, settings: DAILY[name](connection, settings),
+    DAILY,
     word="daily",
     cron=_cron(current().life_events_expected_by),
     timezone="Europe/London",

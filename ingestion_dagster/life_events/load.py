@@ -118,15 +118,7 @@ def load_file(connection: Connection, job: Job, claims: Claims, load: Load, outc
     outcome.count([verdict])
     if verdict.to == Status.READY:
         return None
-    return replace(
-        load,
-        status=verdict.to,
-        problems=verdict.problems,
-        rows_in=verdict.rows_in,
-        rows_written=verdict.rows_written,
-        rows_unchanged=verdict.rows_unchanged,
-        rows_rejected=verdict.rows_rejected,
-    )
+    return verdict.settled
 
 
 def _judged_by_database(connection: Connection, job: Job, claims: Claims, load: Load) -> Verdict:

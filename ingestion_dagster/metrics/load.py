@@ -65,7 +65,7 @@ def load_metrics(claims: Claims, job: Job, connection: Connection, outcome: Outc
 def load_batch(connection: Connection, job: Job, claims: Claims, batch: Sequence[Load], outcome: Outcome) -> list[Load]:
     """Judge, stage, merge and settle a claimed batch; the loads as they are now to be moved. Raises `Transient`."""
     verdicts = _load_batch(connection, job, claims, batch, outcome)
-    return [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
+    return [verdict.settled for verdict in verdicts]
 
 
 def judge_loads(job: Job, loads: Sequence[Load]) -> Outcome:

@@ -3,7 +3,6 @@
 import logging
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 import psycopg
 
@@ -80,17 +79,7 @@ def _settled(file: "SheetFile", outcome: ResidentsOutcome) -> list[Load]:
     outcome.count([verdict])
     if verdict.to == Status.READY:
         return []
-    return [
-        replace(
-            load,
-            status=verdict.to,
-            problems=verdict.problems,
-            rows_in=verdict.rows_in,
-            rows_written=verdict.rows_written,
-            rows_unchanged=verdict.rows_unchanged,
-            rows_rejected=verdict.rows_rejected,
-        )
-    ]
+    return [verdict.settled]
 
 
 def _give_back(connection: Connection, load: Load, outcome: ResidentsOutcome, why: str) -> None:

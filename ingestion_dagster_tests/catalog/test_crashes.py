@@ -16,8 +16,8 @@ from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster_tests.api import test_catalog_processes
 from ingestion_dagster_tests.catalog import driver, pictures, slack_server, test_promotion_faults, worlds
 from ingestion_dagster_tests.catalog.worlds import World
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 from ingestion_dagster_tests.engine.processes import quick_folder
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 from ingestion_dagster_tests.residents.test_crashes import fault_points
 
 MIXED_AT = ("catalog.swap.tables.after", "catalog.swap.alias.before", "catalog.embedded_switch.before")

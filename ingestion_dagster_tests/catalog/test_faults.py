@@ -24,8 +24,8 @@ from ingestion_dagster_tests.catalog import driver, pictures, worlds
 from ingestion_dagster_tests.catalog.cuts import function_of_ours, only_reads
 from ingestion_dagster_tests.catalog.faulty_proxy import faulty_proxy, passes, status
 from ingestion_dagster_tests.catalog.worlds import World
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 from ingestion_dagster_tests.engine.processes import quick_folder
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 
 
 class Cuts:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -128,7 +128,7 @@ class Scene:
         verdicts = [Verdict(load, to, **verdict) for load in loads]
         with self.connection.transaction():
             ledger.settle(self.connection, verdicts)
-        return [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
+        return [verdict.settled for verdict in verdicts]
 
     def finish(self, loads: Sequence[Load]) -> None:
         """Move loads on to their end, objects or none."""

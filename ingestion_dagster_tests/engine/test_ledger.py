@@ -173,7 +173,8 @@ def test_two_that_discover_at_once_make_each_load_once(scene: Scene) -> None:
 
 DISCOVER_50 = f"""
 import sys
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster_tests.engine.scene import NOON, seen
 with Database.at(sys.argv[1]).connect() as connection:

@@ -35,6 +35,7 @@ from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.metrics.stream import CODES, Taken, key_of, read, take
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 from ingestion_dagster_tests.metrics import driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 
@@ -287,7 +288,7 @@ def test_poison_record_goes_to_the_error_zone_and_blocks_nobody(settings: Settin
     assert (dataset, place, number, size) == ("unclassified", f"kinesis://{NAME}", "2", 1)
     store, _, key = location.partition("/kinesis/")
     assert open_store(store).find(f"kinesis/{key}") is not None
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 def test_poison_record_that_is_read_again_is_no_new_load(settings: Settings, stream: Producer) -> None:
@@ -296,7 +297,7 @@ def test_poison_record_that_is_read_again_is_no_new_load(settings: Settings, str
     before = driver.left_behind(settings)
     lose_checkpoints(settings)
     assert taken_in(settings).poison == 1
-    assert driver.differences(driver.left_behind(settings), before) == []
+    assert differences(driver.left_behind(settings), before) == []
     assert len(loads(settings)) == 1
 
 
@@ -355,7 +356,7 @@ def test_retry_of_a_poison_record_refuses_it_as_the_file_that_it_is(settings: Se
     driver.finish(settings)
     assert [(load[1], load[4]) for load in loads(settings)] == [("errored", "unreadable_json"), ("errored", "missing_field")]
     assert len(driver.files(settings)["failed"]) == 4
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 def test_a_file_without_its_envelope_is_recovered_by_retry(settings: Settings, stream: Producer) -> None:
@@ -651,7 +652,7 @@ def test_lost_checkpoint_reads_all_again_and_doubles_nothing(settings: Settings,
         taken = taken_in(settings)
         assert (taken.drained.records, taken.written, taken.known, taken.poison) == (8, 0, 7, 1)
     finish(settings)
-    assert driver.differences(driver.left_behind(settings), before) == []
+    assert differences(driver.left_behind(settings), before) == []
     assert metrics_of(settings).query("SELECT count(*) FROM ledger.load_events") == history
     stream.send("in/a.json", version(4))
     finish(settings)
@@ -797,8 +798,8 @@ def test_after_a_crash_reading_on_ends_like_an_undisturbed_reading(
     code, complaint = driver.end(tick_process(folder, fault))
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
     finish(folder)
-    assert driver.differences(left_behind(folder), expected) == []
-    driver.assert_history_is_legal(folder)
+    assert differences(left_behind(folder), expected) == []
+    assert_history_is_legal(folder)
 
 
 @pytest.mark.parametrize("fault", ["metrics.stream.landing.after:2", "metrics.stream.poison.after", "streams.checkpoint.before"])
@@ -862,7 +863,7 @@ def test_two_processes_at_once_lose_and_double_nothing(folder: Settings, stream:
         assert driver.end(process)[0] == 0
     finish(folder)
     assert len(loads(folder)) == 63
-    driver.assert_history_is_legal(folder)
+    assert_history_is_legal(folder)
 
 
 def test_names_of_two_shards_are_looked_at_one_at_a_time(folder: Settings, stream: Producer) -> None:

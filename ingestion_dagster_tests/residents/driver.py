@@ -35,6 +35,7 @@ from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine import processes
+from ingestion_dagster_tests.engine.histories import finished, query
 
 AS_OF = date(2026, 11, 20)
 HASH_KEY = "0123456789abcdef" * 4  # pragma: allowlist secret
@@ -208,28 +209,9 @@ def drop(settings: Settings, dataset: str, name: str, content: bytes, minute: in
     return path
 
 
-def query(settings: Settings, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-    """Rows of a statement in the ledger's database."""
-    with postgres.locate(settings).connect() as connection:
-        found = connection.execute(statement, parameters)
-        return found.fetchall() if found.description else []
-
-
-def let_leases_run_out(settings: Settings) -> None:
-    """Nobody holds a load any longer: what time does to the leases of the dead, at once."""
-    query(settings, "UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
-
-
 def finish(settings: Settings, seconds: float = 60) -> None:
     """Runs in this process, one after the other, until every load is finished."""
-    deadline = time.monotonic() + seconds
-    while True:
-        run(settings)
-        still_open = query(settings, "SELECT key, status FROM ledger.loads WHERE status NOT IN ('archived', 'errored')")
-        if not still_open:
-            return
-        assert time.monotonic() < deadline, f"still open after {seconds} s: {still_open}"
-        time.sleep(0.2)
+    finished(settings, run, seconds)
 
 
 _LOADS = """
