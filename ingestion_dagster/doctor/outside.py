@@ -131,6 +131,8 @@ def _of_aws(settings: Settings, pipeline: str) -> Iterator[_Asked]:
         meant = Stream.of(stream)
         active = (("StreamDescriptionSummary", "StreamStatus"), "ACTIVE")
         yield f"stream {meant.name}", "kinesis", meant.region, "describe_stream_summary", meant.arguments, active
+    if queue := getattr(settings, f"{pipeline}_queue_url", None):
+        yield "queue of S3 events", "sqs", None, "get_queue_attributes", {"QueueUrl": queue, "AttributeNames": ["QueueArn"]}, None
     if pipeline == "cubic" and settings.cubic_glue_databases:
         for name in settings.cubic_glue_databases.split(","):
             yield f"Glue database {name.strip()}", "glue", None, "get_database", {"Name": name.strip()}, None
