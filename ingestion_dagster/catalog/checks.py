@@ -87,7 +87,7 @@ def _shown(value: object) -> object:
     return value if isinstance(value, bool | int | float | str) else dg.MetadataValue.json(orjson.loads(orjson.dumps(value, default=str)))
 
 
-_STANDING_SPECS = [
+DAILY_SPECS = [
     *(
         spec
         for model in MEDIA_TYPES
@@ -178,7 +178,7 @@ DAILY: Mapping[str, Find] = {
 
 STANDING = standing_checks(
     PIPELINE,
-    _STANDING_SPECS,
+    DAILY_SPECS,
     DAILY,
     word="daily",
     cron="40 5 * * *",

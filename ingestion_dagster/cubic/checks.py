@@ -53,7 +53,7 @@ def check_results(
         yield result(check, found)
 
 
-NIGHTLY_SPECS = [
+DAILY_SPECS = [
     *standing_specs(LANDING_ZONE_KEY),
     dg.AssetCheckSpec(NOTHING_UNCLASSIFIED, asset=LANDING_ZONE_KEY, description="Every file lies below the prefix of a registered table."),
     dg.AssetCheckSpec(NOTHING_WAITS, asset=LANDING_ZONE_KEY, description="No table waits for a decision about its columns."),
@@ -108,7 +108,7 @@ def _archive_readable(connection: Connection, settings: Settings) -> Finding:
     return not (found.missing or found.differing or found.damaged), dg.AssetCheckSeverity.ERROR, metadata
 
 
-NIGHTLY: Mapping[str, Find] = {
+DAILY: Mapping[str, Find] = {
     **standing_findings(PIPELINE, lambda settings: settings.cubic_claimable_minutes),
     NOTHING_UNCLASSIFIED: _nothing_unclassified,
     NOTHING_WAITS: _nothing_waits,
@@ -127,8 +127,8 @@ def _before(connection: Connection, settings: Settings) -> None:
 
 STANDING = standing_checks(
     PIPELINE,
-    NIGHTLY_SPECS,
-    NIGHTLY,
+    DAILY_SPECS,
+    DAILY,
     word="nightly",
     cron="0 3 * * *",
     timezone="America/New_York",

@@ -23,7 +23,7 @@ import psycopg
 from ingestion_dagster.cubic import batches
 from ingestion_dagster.cubic.batches import Batch, Places
 from ingestion_dagster.cubic.envelopes import read
-from ingestion_dagster.cubic.gathering import Buffer, Sealed, Shard, Waits
+from ingestion_dagster.cubic.gathering import Buffer, Limits, Sealed, Shard, Waits
 from ingestion_dagster.cubic.registry import PIPELINE, Registry
 from ingestion_dagster.engine import kinesis, pauses, postgres
 from ingestion_dagster.engine.datasets import sync_datasets
@@ -62,20 +62,6 @@ class Consumed:
     """Records of files that had been begun by another, which the stream no longer keeps."""
     unwritten: int = 0
     """Records in hand that could not be written before the end; the next consumer reads them again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a topic's records become a file: at so many, so many seconds after the first arrived, or at so many bytes."""
-
-    records: int
-    seconds: float
-    bytes: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Limits":
-        """As the settings say."""
-        return cls(settings.cubic_consume_records, settings.cubic_consume_seconds, settings.cubic_consume_bytes)
 
 
 def run(
@@ -280,7 +266,7 @@ class _Consumer:
             self.consumed.known += 1
         else:
             buffer = shard.buffers.get(line.topic)
-            if buffer is not None and self._is_aged(buffer, record.arrived):
+            if buffer is not None and self.limits.is_aged(buffer, record.arrived):
                 self._write(shard, buffer)
                 buffer = None
             if buffer is None:
@@ -289,22 +275,16 @@ class _Consumer:
             self.held += len(line.content)
         shard.read, shard.arrived = record.sequence_number, record.arrived
         shard.fetched.popleft()
-        if line.topic in shard.buffers and self._is_full(shard.buffers[line.topic]):
+        if line.topic in shard.buffers and self.limits.is_full(shard.buffers[line.topic]):
             self._write(shard, shard.buffers[line.topic])
         self._relieve()
-
-    def _is_full(self, buffer: Buffer) -> bool:
-        return len(buffer.lines) >= self.limits.records or buffer.bytes >= self.limits.bytes
-
-    def _is_aged(self, buffer: Buffer, now: datetime) -> bool:
-        return (now - buffer.first.arrived).total_seconds() >= self.limits.seconds
 
     def _write_due(self, shard: Shard) -> None:
         """Write what is full or old. How late a backlog is read does not cut it up: there the time is that of the record read last."""
         now = self.clock()
         for buffer in list(shard.buffers.values()):
             has_waited = (now - buffer.begun).total_seconds() >= self.limits.seconds
-            if has_waited or self._is_full(buffer) or self._is_aged(buffer, shard.arrived if shard.is_behind else now):
+            if has_waited or self.limits.is_full(buffer) or self.limits.is_aged(buffer, shard.arrived if shard.is_behind else now):
                 self._write(shard, buffer)
 
     def _write_all(self, shard: Shard) -> None:

@@ -17,7 +17,7 @@ from ingestion_dagster.engine.scheduled import scheduled
 from ingestion_dagster.settings import Settings, current
 
 if TYPE_CHECKING:
-    from ingestion_dagster.cubic.fetch import Fetched
+    from ingestion_dagster.cubic.fetching import Fetched
 
 JOB = "cubic_dmap_fetch"
 NOTHING_INVALID = "nothing_invalid"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from ingestion_dagster.cubic.batches import ARRIVALS_AGREE, Batch, Range
 from ingestion_dagster.cubic.envelopes import Line
 from ingestion_dagster.engine.kinesis import Record
+from ingestion_dagster.settings import Settings
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -37,6 +38,28 @@ class Buffer:
         first, last = self.first, self.last
         numbers = (first.sequence_number, last.sequence_number, first.arrived, last.arrived)
         return Range(stream, first.shard, self.topic, *numbers, len(self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a topic's records become a file: at so many, so many seconds after the first arrived, or at so many bytes."""
+
+    records: int
+    seconds: float
+    bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """As the settings say."""
+        return cls(settings.cubic_consume_records, settings.cubic_consume_seconds, settings.cubic_consume_bytes)
+
+    def is_full(self, buffer: Buffer) -> bool:
+        """Whether a topic's records are to become a file because they are many."""
+        return len(buffer.lines) >= self.records or buffer.bytes >= self.bytes
+
+    def is_aged(self, buffer: Buffer, now: datetime) -> bool:
+        """Whether they are to because the first has waited for long."""
+        return (now - buffer.first.arrived).total_seconds() >= self.seconds
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import counts, places
 from ingestion_dagster.life_events.checks import (
-    LANDING_KEY,
+    LANDING_ZONE_KEY,
     LOAD_CHECK_SPECS,
     SOURCE_KEY,
     STAGED_KEY,
@@ -31,7 +31,7 @@ from ingestion_dagster.life_events.registry import DATASET, PIPELINE
 from ingestion_dagster.settings import Settings
 
 LANDING_ZONE = dg.AssetSpec(
-    key=LANDING_KEY,
+    key=LANDING_ZONE_KEY,
     description="Where GRO's daily extract of death registrations arrives, pushed or pulled. A file is deleted once its events are stored.",
     group_name=PIPELINE,
     kinds={"s3", "xml"},

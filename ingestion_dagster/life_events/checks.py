@@ -34,7 +34,7 @@ NO_DEAD_LETTERS = "no_dead_letters"
 NONE_PAST_ITS_TIME = "none_past_its_time"
 DAILY_FILE_HAS_COME = "daily_file_has_come"
 
-LANDING_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
+LANDING_ZONE_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
 SOURCE_KEY = dg.AssetKey([PIPELINE, DATASET])
 STAGED_KEY = dg.AssetKey([PIPELINE, "staged_events"])
 STORE_KEY = dg.AssetKey([PIPELINE, "event_store"])
@@ -142,8 +142,10 @@ def daily_file_has_come(connection: Connection, settings: Settings, now: datetim
 
 
 DAILY_SPECS = [
-    *standing_specs(LANDING_KEY),
-    dg.AssetCheckSpec(DAILY_FILE_HAS_COME, asset=LANDING_KEY, description="The daily file has come by INGESTION_LIFE_EVENTS_EXPECTED_BY."),
+    *standing_specs(LANDING_ZONE_KEY),
+    dg.AssetCheckSpec(
+        DAILY_FILE_HAS_COME, asset=LANDING_ZONE_KEY, description="The daily file has come by INGESTION_LIFE_EVENTS_EXPECTED_BY."
+    ),
     dg.AssetCheckSpec(COUNTS_MATCH, asset=STORE_KEY, description="For every file, its records are as many as it says."),
     dg.AssetCheckSpec(PUBLISHED_IN_TIME, asset=PLATFORM_KEY, description="No event is due beyond the limit."),
     dg.AssetCheckSpec(NO_DEAD_LETTERS, asset=PLATFORM_KEY, description="The platform has refused no event."),

@@ -19,7 +19,8 @@ import pytest
 
 from ingestion_dagster.cubic.feed_source import source_of
 from ingestion_dagster.cubic.feeds import Feed, feeds_of
-from ingestion_dagster.cubic.fetch import Fetched, fetch_feed, landing_zone, missing, summary
+from ingestion_dagster.cubic.fetch import fetch_feed, landing_zone, missing, summary
+from ingestion_dagster.cubic.fetching import Fetched
 from ingestion_dagster.cubic.registry import parse_registry
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
