@@ -18,6 +18,7 @@ from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG, Ingestion,
 from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.scheduled import schedule_status
 from ingestion_dagster.engine.sensors import not_now
 from ingestion_dagster.settings import Settings, current
 
@@ -70,10 +71,6 @@ def _status(settings: Settings) -> dg.DefaultSensorStatus:
     return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
 
 
-def _schedule_status(settings: Settings) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if settings.sensors == "running" else dg.DefaultScheduleStatus.STOPPED
-
-
 def _request(instance: dg.DagsterInstance, settings: Settings, refresh: Refresh) -> dg.RunRequest:
     """A run for a refresh, whose partition is made known first."""
     definition = refreshes.definition(refresh.model)
@@ -91,7 +88,7 @@ def _weekly(model: str) -> dg.ScheduleDefinition:
         job=REFRESH_JOBS[model],
         cron_schedule=settings.catalog_schedule,
         execution_timezone="UTC",
-        default_status=_schedule_status(settings),
+        default_status=schedule_status(settings),
         description=f"Refreshes {model} at INGESTION_CATALOG_SCHEDULE, unless a refresh is on its way.",
     )
     def weekly(context: dg.ScheduleEvaluationContext, ingestion: Ingestion) -> dg.RunRequest | dg.SkipReason:
@@ -120,7 +117,7 @@ def _hourly(model: str) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule=current().catalog_updates_schedule,
         execution_timezone="UTC",
-        default_status=_schedule_status(current()),
+        default_status=schedule_status(current()),
         description=f"Brings what has changed upstream into live {model} at INGESTION_CATALOG_UPDATES_SCHEDULE.",
     )
     def hourly(context: dg.ScheduleEvaluationContext, ingestion: Ingestion) -> dg.RunRequest | dg.SkipReason:

@@ -17,7 +17,8 @@ from ingestion_dagster.life_events.assets import life_events_files
 from ingestion_dagster.life_events.checks import PUBLISHED_KEY, RELEASED_KEY
 from ingestion_dagster.life_events.pipeline import LOAD_JOB, PUBLISH_JOB
 from ingestion_dagster.life_events.publish_assets import life_events_events
-from ingestion_dagster.life_events.registry import NOTIFY, PIPELINE, PUBLISH
+from ingestion_dagster.life_events.registry import PIPELINE, PUBLISH
+from ingestion_dagster.life_events.topics import receiver, topics
 from ingestion_dagster.settings import Settings
 
 LIFE_EVENTS_LOAD_JOB: Any = dg.define_asset_job(
@@ -87,9 +88,9 @@ def _tell(connection: Connection, settings: Settings, now: datetime) -> None:
     """Alert to what is due for too long (once an outage), to dead letters (once a day), and to a daily file that has not come."""
     from ingestion_dagster.life_events import expected
 
-    for topic in (PUBLISH, *outbox.topics(connection, NOTIFY)):
+    for topic in topics(connection):
         lag = outbox.lag(connection, topic)
-        whom = "the platform" if topic == PUBLISH else f"acquirer {topic.removeprefix(NOTIFY)}"
+        whom = receiver(topic)
         if lag.oldest_seconds > settings.life_events_publish_minutes * 60:
             since = now - timedelta(seconds=lag.oldest_seconds)
             title = f"{lag.due + lag.later} events are due to {whom}, the oldest for {lag.oldest_seconds / 60:.0f} minutes"
