@@ -17,7 +17,7 @@ SHOWN = 3
 NEXT = {
     "make dev": "the Dagster UI with sensors on, at http://localhost:3000; Ctrl-C ends it",
     ".venv/bin/ingestion status metrics": "where every load of a pipeline stands, and what went wrong, in a terminal",
-    ".venv/bin/ingestion check metrics source_data/metrics/bad": "every problem of each bad file, nothing loaded",
+    ".venv/bin/ingestion explain unknown_sex": "what a code means, and who does what about it",
     ".venv/bin/ingestion cubic query 'SELECT * FROM cubic__ods_qlik__edw_sample__current'": "the newest rows of a replicated table",
     ".venv/bin/ingestion catalog search image 'harbour lights'": "what readers of the catalogue find",
 }
@@ -98,7 +98,13 @@ def _places(standings: Sequence[Standing]) -> Table:
 
 
 def _refusals(standings: Sequence[Standing]) -> Table:
-    table = _table("What was refused, and why (all of it: .venv/bin/ingestion status --loads)", "pipeline", "files", "code", "for example")
+    table = _table(
+        "What was refused, and why (what a code means and what to do: .venv/bin/ingestion explain CODE)",
+        "pipeline",
+        "files",
+        "code",
+        "for example",
+    )
     for each in standings:
         for number, (code, message, count) in enumerate(each.errors[:SHOWN]):
             table.add_row(each.name if number == 0 else "", str(count), code, Text(message))

@@ -290,6 +290,9 @@ class Settings(BaseSettings):
     )
     sns_topic_arn: str | None = Field(None, description="SNS topic that alerts are published to, for e-mail. Unset: none.")
     ui_url: str = Field("http://localhost:3000", description="Where people reach the Dagster UI; alerts link to runs there.")
+    docs_url: str | None = Field(
+        None, description="Where people reach these docs (`make docs` builds them); assets link to their page. Unset: no links."
+    )
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="Whether sensors run as soon as the code is loaded; `make dev` sets running."
     )

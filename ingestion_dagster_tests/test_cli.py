@@ -20,6 +20,7 @@ from ingestion_dagster import cli
 from ingestion_dagster.engine import embedded_postgres, landing
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.postgres import Database
@@ -552,7 +553,7 @@ def test_demo_is_green_twice_and_red_when_a_file_does_not_end_as_expected(ingest
     rows = metrics.rows("metrics.core_time_series")
     assert rows > 10_000
     assert f"{rows} rows in metrics.core_time_series" in first.out
-    bad = len(list((ROOT / "source_data" / "metrics" / "bad").iterdir()))
+    bad = len(list((project_file("source_data") / "metrics" / "bad").iterdir()))
     assert re.search(rf"^metrics +\d+ +{bad} +0 +{bad} are bad on purpose", first.out, re.MULTILINE)
     second = ingestion("demo")
     assert second.code == 0, second

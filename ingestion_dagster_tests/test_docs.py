@@ -51,9 +51,9 @@ def test_every_picture_is_shown_and_says_what_it_shows() -> None:
     assert all(len(words) > 15 for words in shown.values())
 
 
-def test_the_table_of_codes_is_the_codes_own() -> None:
-    assert subprocess.run([sys.executable, str(ROOT / "tools" / "metric_codes.py"), "--check"], check=False).returncode == 0, (
-        "run .venv/bin/python tools/metric_codes.py"
+def test_the_tables_of_codes_are_the_codes_own() -> None:
+    assert subprocess.run([sys.executable, str(ROOT / "tools" / "runbook.py"), "--check"], check=False).returncode == 0, (
+        "run .venv/bin/python tools/runbook.py"
     )
 
 

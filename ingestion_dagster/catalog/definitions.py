@@ -15,7 +15,7 @@ from ingestion_dagster.catalog.sensors import (
     catalog_terms_sensor,
     catalog_upstream_sensor,
 )
-from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.dagster import INGESTION, documented
 
 _ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = []
 for chain in CHAINS.values():
@@ -24,7 +24,7 @@ for live in LIVE_ASSETS.values():
     _ASSETS += [live.updates, live.rebuild, live.operation]
 
 defs = dg.Definitions(
-    assets=_ASSETS,
+    assets=dg.map_asset_specs(documented, _ASSETS),
     asset_checks=[STANDING.checks, *(chain.gates for chain in CHAINS.values())],
     jobs=[*REFRESH_JOBS.values(), *UPDATE_JOBS.values(), *FILTER_JOBS.values(), *OPERATION_JOBS.values(), STANDING.job],
     schedules=[*WEEKLY, *HOURLY, STANDING.schedule],

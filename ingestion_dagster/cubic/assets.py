@@ -30,14 +30,6 @@ from ingestion_dagster.settings import Settings, current
 TABLES = registry(current())
 _FETCHED = {feed.table.name for feed in feeds_of(TABLES)}
 
-LANDING_ZONE = dg.AssetSpec(
-    key=LANDING_ZONE_KEY,
-    description="Where Qlik, the DMAP fetch and the Kafka consumer put files: `cubic/ods_qlik/…`, `cubic/dmap/…`, `cubic/kafka/…`.",
-    group_name=PIPELINE,
-    kinds={"s3", "csv", "json"},
-    owners=OWNERS,
-)
-
 KINESIS_STREAM = dg.AssetSpec(
     key=[PIPELINE, "kinesis_stream"],
     description="Where Cubic's Kafka topics come out; 'ingestion cubic consume' writes its records to the landing zone, in batches.",
@@ -45,6 +37,15 @@ KINESIS_STREAM = dg.AssetSpec(
     kinds={"kinesis", "json"},
     owners=OWNERS,
     metadata={"setting": "INGESTION_CUBIC_KINESIS_STREAM"},
+)
+
+LANDING_ZONE = dg.AssetSpec(
+    key=LANDING_ZONE_KEY,
+    deps=[KINESIS_STREAM],
+    description="Where Qlik, the DMAP fetch and the Kafka consumer put files: `cubic/ods_qlik/…`, `cubic/dmap/…`, `cubic/kafka/…`.",
+    group_name=PIPELINE,
+    kinds={"s3", "csv", "json"},
+    owners=OWNERS,
 )
 
 ARCHIVE = dg.AssetSpec(

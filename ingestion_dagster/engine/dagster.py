@@ -166,6 +166,17 @@ def column_schema(columns: Iterable[tuple[str, str, str]]) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name, kind, description) for name, kind, description in columns])
 
 
+def documented(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """The spec with what to read about it: its pipeline's page, as a link in the description too if it is known where the docs are."""
+    page, docs = spec.key.path[0], current().docs_url
+    if not docs:
+        return spec.merge_attributes(metadata={"docs": f"docs/{page}.md"})
+    url = f"{docs.rstrip('/')}/{page}.html"
+    return spec.merge_attributes(metadata={"docs": dg.MetadataValue.url(url)}).replace_attributes(
+        description=f"{spec.description}\n\n[More about {page}]({url})"
+    )
+
+
 def column_lineage(sources: Mapping[str, Iterable[tuple[dg.AssetKey, str]]]) -> dg.TableColumnLineage:
     """A `dagster/column_lineage`: for each column, the asset and column that its values come from."""
     deps = {column: [dg.TableColumnDep(asset, name) for asset, name in of] for column, of in sources.items()}

@@ -61,7 +61,7 @@ LANDING_ZONE = dg.AssetSpec(
 
 DASHBOARD = dg.AssetSpec(
     key=[PIPELINE, "dashboard"],
-    deps=[dg.AssetKey([PIPELINE, table.name]) for table in TABLES.values() if table.is_fact],
+    deps=[dg.AssetKey([PIPELINE, name]) for name in TABLES],
     description="The UKHSA data dashboard: reads the views in schema public, released and public rows only where the public looks on.",
     group_name=PIPELINE,
     kinds={"postgres"},

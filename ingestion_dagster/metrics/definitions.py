@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.dagster import INGESTION, documented
 from ingestion_dagster.metrics.assets import DASHBOARD, KINESIS_STREAM, LANDING_ZONE, metrics_files
 from ingestion_dagster.metrics.checks import STANDING
 from ingestion_dagster.metrics.sensors import (
@@ -12,7 +12,7 @@ from ingestion_dagster.metrics.sensors import (
 )
 
 defs = dg.Definitions(
-    assets=[KINESIS_STREAM, LANDING_ZONE, metrics_files, DASHBOARD],
+    assets=dg.map_asset_specs(documented, [KINESIS_STREAM, LANDING_ZONE, metrics_files, DASHBOARD]),
     asset_checks=[STANDING.checks],
     jobs=[METRICS_JOB, STANDING.job],
     schedules=[STANDING.schedule],

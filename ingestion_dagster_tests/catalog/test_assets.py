@@ -117,6 +117,9 @@ def test_a_partition_that_a_person_adds_becomes_a_refresh_and_each_asset_tells_i
     assert "Refresh `autumn` of `image`" in found["promoted"]["report"]
     assert (found["promoted"]["refresh_state"], found["promoted"]["alias"], found["promoted"]["loads_archived"]) == ("live", "image", 1)
     assert found["staged_table"]["ids_new"] == 30
+    columns = {column.name: column for column in found["promoted"]["dagster/column_schema"].columns}
+    assert columns == {column.name: column for column in found["staged_table"]["dagster/column_schema"].columns}
+    assert (columns["identifier"].type, columns["identifier"].description) == ("uuid", "never null")
     gates = judged(result)
     assert len(gates) >= 11
     assert {name for name, each in gates.items() if not each.passed} == set()

@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "life_events": ("life_events_",),
     "catalog": ("catalog_",),
     "Private API": ("api_",),
-    "Alerts": ("slack_", "sns_", "ui_url"),
+    "Alerts and links": ("slack_", "sns_", "ui_url", "docs_url"),
     "Runs and sensors": ("",),
 }
 """Title of a group, and how the names begin that belong to it; the first group that fits has a setting, the last has the rest."""
