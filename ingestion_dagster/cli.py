@@ -22,7 +22,7 @@ from ingestion_dagster.cli_life_events import life_events_commands
 from ingestion_dagster.cli_operations import register
 from ingestion_dagster.cli_residents import residents_commands
 from ingestion_dagster.console import err
-from ingestion_dagster.engine import ledger, postgres, whereabouts
+from ingestion_dagster.engine import ledger, logs, postgres, whereabouts
 from ingestion_dagster.engine.datasets import pause_dataset, resume_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
@@ -335,11 +335,13 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
         reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
         if not as_json:
             for problem in problems:
-                print(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]")
+                print(one_line(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]"))
     if as_json:
         print(json.dumps(reports, ensure_ascii=False))
     else:
         print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} have errors")
+        if refused:
+            err.print(f"what a code in brackets means: ingestion explain CODE --pipeline {pipeline.name}", markup=False)
     return SOME_REFUSED if refused else LOADED
 
 
@@ -430,12 +432,21 @@ def _progress(title: str) -> Iterator[runs.Progress | None]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
+def _readable() -> Settings | None:
+    """The settings, if they can be read; the command itself says what is wrong with them."""
+    try:
+        return current()
+    except ValidationError:
+        return None
+
+
 def main() -> None:
     """Entry point. Mistakes of set-up end with one line that says what to do, exit code 1."""
     load_dotenv(Path.cwd() / ".env", override=False)
     for stream in (sys.stdout, sys.stderr):
         # A file name may hold what the terminal's encoding does not.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logs.configure(_readable())
     try:
         app()
     except ConfigurationError as error:

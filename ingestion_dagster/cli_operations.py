@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from ingestion_dagster.arguments import AnyPipelineName, AsJson, Dataset, check_dataset, pipeline_named, pipelines_named
@@ -126,9 +127,20 @@ def _plain(markdown: str) -> str:
 def doctor(pipeline: AnyPipelineName = None, as_json: AsJson = False) -> None:
     """Look at everything the installation needs, and say of what is wrong what to do. Changes nothing. Exit 1: there is a problem."""
     from ingestion_dagster.doctor.checkup import examined
-    from ingestion_dagster.doctor.examination import Level
+    from ingestion_dagster.doctor.examination import Finding, Level
 
-    findings = examined(current(), pipelines_named(pipeline))
+    try:
+        findings = examined(current(), pipelines_named(pipeline))
+    except ValidationError as error:
+        # Without the values: one may be a password.
+        findings = [
+            Finding(
+                "settings", Level.PROBLEM, f"INGESTION_{str(each['loc'][0]).upper()}: {each['msg']}", "correct it; nothing works before"
+            )
+            if each["loc"]
+            else Finding("settings", Level.PROBLEM, each["msg"], "correct it; nothing works before")
+            for each in error.errors(include_input=False)
+        ]
     problems = sum(finding.level is Level.PROBLEM for finding in findings)
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], ensure_ascii=False))

@@ -5,6 +5,7 @@ import logging
 
 import dagster as dg
 
+from ingestion_dagster.engine.dagster import console_log
 from ingestion_dagster.engine.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -20,4 +21,7 @@ def _of(pipeline: str) -> dg.Definitions:
     return found
 
 
-defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic", "residents", "life_events", "catalog", "operations")))
+defs = dg.Definitions.merge(
+    dg.Definitions(loggers={"console": console_log}),
+    *map(_of, ("metrics", "cubic", "residents", "life_events", "catalog", "operations")),
+)

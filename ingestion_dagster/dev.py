@@ -48,7 +48,8 @@ def main() -> None:
             for name, address in servers.up(settings.home_folder, settings.environment, names).items():
                 print(f"{pipeline.name}: {name} of the sandbox answers at {address}", flush=True)
         print(f"{pipeline.name}: files put into {' or '.join(watched)} are loaded within a minute", flush=True)
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *passed_on]
+    form = ["--log-format", "json"] if settings.log_format == "json" else []
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *form, *passed_on]
     os.execv(sys.executable, command)  # noqa: S606 - a list of our own
 
 

@@ -293,6 +293,9 @@ class Settings(BaseSettings):
     docs_url: str | None = Field(
         None, description="Where people reach these docs (`make docs` builds them); assets link to their page. Unset: no links."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How commands, the private API and the sandbox log to stderr: text, or one JSON object a line."
+    )
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="Whether sensors run as soon as the code is loaded; `make dev` sets running."
     )

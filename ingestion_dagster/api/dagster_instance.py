@@ -1,4 +1,4 @@
-"""What Dagster's own storage tells of its queue, its daemon and its sensors: the one module of the API that imports Dagster in this process."""
+"""What Dagster's own storage tells of its queue, its daemon and its sensors. It alone imports Dagster into the API."""
 
 import time
 from functools import cache

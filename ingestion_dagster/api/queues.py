@@ -33,8 +33,8 @@ def _sqs(settings: Settings) -> Iterator[Figure]:
     try:
         client = session.client("sqs", region_name=session.region_name or "eu-west-2", config=config)
         for name, url in queues.items():
-            said = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(_DEPTHS.values()))["Attributes"]  # type: ignore[arg-type]
-            rows += [((name, state), float(said[attribute])) for state, attribute in _DEPTHS.items()]  # type: ignore[index]
+            said = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(_DEPTHS.values()))["Attributes"]
+            rows += [((name, state), float(said[attribute])) for state, attribute in _DEPTHS.items()]
     except (BotoCoreError, ClientError) as error:
         raise Transient(UNAVAILABLE, f"SQS cannot be asked ({type(error).__name__})") from None
     yield Figure("queue_messages", "Messages in an SQS queue, about.", ("queue", "state"), rows)

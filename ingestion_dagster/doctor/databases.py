@@ -47,7 +47,8 @@ ABSENT = "SELECT wanted FROM unnest(%(relations)s::text[]) AS wanted WHERE to_re
 
 NOT_OURS = """
 SELECT c.relname FROM pg_class AS c
-WHERE c.oid = ANY(SELECT to_regclass(wanted) FROM unnest(%(relations)s::text[]) AS wanted) AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1
+WHERE c.oid = ANY(SELECT to_regclass(wanted) FROM unnest(%(relations)s::text[]) AS wanted) AND NOT pg_has_role(c.relowner, 'USAGE')
+ORDER BY 1
 """
 NO_SCHEMA = """
 SELECT wanted FROM unnest(ARRAY['catalog_next', 'catalog_previous', 'catalog_retired']) AS wanted
@@ -57,7 +58,8 @@ WHERE NOT has_database_privilege(current_database(), 'CREATE')
 PUBLISHED = """
 SELECT DISTINCT p.pubname FROM pg_publication_tables AS t JOIN pg_publication AS p ON p.pubname = t.pubname
 WHERE NOT p.puballtables AND NOT pg_has_role(p.pubowner, 'USAGE')
-  AND to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) = ANY(SELECT to_regclass(wanted) FROM unnest(%(relations)s::text[]) AS wanted)
+  AND to_regclass(format('%%I.%%I', t.schemaname, t.tablename))
+      = ANY(SELECT to_regclass(wanted) FROM unnest(%(relations)s::text[]) AS wanted)
 ORDER BY 1
 """
 

@@ -1,24 +1,18 @@
 """One check by itself: cut off when it hangs, its failure a finding of its own, its words without a secret."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pydantic import SecretStr
-
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.one_line import one_line
+from ingestion_dagster.engine.secrets import secrets_of, without
 from ingestion_dagster.settings import Settings
 
 SECONDS = 8.0
 """How long a check may take."""
-
-_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
-_SECRET_NAMES = re.compile(r"(_key|_token|_secret|webhook_url)$")
-_SHORTEST_SECRET = 4
 
 
 class Level(StrEnum):
@@ -114,7 +108,7 @@ def examine(checks: Sequence[Check], settings: Settings | None) -> list[Finding]
     for each in running:
         each.begin()
     return [
-        Finding(each.check.name, said.level, _without(said.what, hidden), _without(said.do, hidden))
+        Finding(each.check.name, said.level, one_line(without(said.what, hidden)), one_line(without(said.do, hidden)))
         for each in running
         for said in each.end()
     ]
@@ -130,23 +124,3 @@ def _broken(error: Exception) -> Said:
         first = error.problems[0]
         return problem(f"{first.code}: {first.place}: {first.message}", f"ingestion explain {first.code}")
     return problem(f"it could not be looked at ({type(error).__name__})", "report it with the name of this check")
-
-
-def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """What may not be shown: keys, tokens, and the passwords of URLs; the longest first."""
-    found: set[str] = set()
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            found.update(re.split(r"[,:]", value.get_secret_value()), [value.get_secret_value()])
-        elif isinstance(value, str):
-            found.update(_IN_URL.findall(value))
-            if _SECRET_NAMES.search(name):
-                found.add(value)
-    return tuple(sorted((each.strip() for each in found if len(each.strip()) >= _SHORTEST_SECRET), key=len, reverse=True))
-
-
-def _without(text: str, hidden: Sequence[str]) -> str:
-    for secret in hidden:
-        text = text.replace(secret, "***")
-    return one_line(text)

@@ -2,22 +2,24 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from ingestion_dagster.doctor.examination import Said, ok, problem, warning
 from ingestion_dagster.engine import stand_ins
+from ingestion_dagster.engine.http import Client, Http
 from ingestion_dagster.settings import Settings
 
-PATIENCE_SECONDS = 2.0
+_ANSWER_SECONDS = 5.0
 
 
 def here_to_help(settings: Settings) -> Iterator[Said]:
     """The API of residents: its health check, with the key."""
     from ingestion_dagster.residents import places
-    from ingestion_dagster.residents.api_client import open_api
+    from ingestion_dagster.residents.api_client import HereToHelp
 
     if said := _no_stand_in(settings, settings.residents_api_url, places.SANDBOX):
         yield said
@@ -25,8 +27,8 @@ def here_to_help(settings: Settings) -> Iterator[Said]:
     address = places.api_address(settings)
 
     async def ping() -> None:
-        async with open_api(address.url, address.key, requests_per_second=1, in_flight=1, patience_seconds=PATIENCE_SECONDS) as api:
-            await api.ping()
+        async with _asking() as client:
+            await HereToHelp(client, address.url, address.key).ping()
 
     asyncio.run(ping())
     yield ok("it answers its health check, and takes the key")
@@ -52,8 +54,6 @@ def drop_folder(settings: Settings) -> Iterator[Said]:
 
 def events_platform(settings: Settings) -> Iterator[Said]:
     """The platform of life events: a token, and whether anybody answers where events go."""
-    from ingestion_dagster.engine.http import Http
-    from ingestion_dagster.engine.rate import Rate
     from ingestion_dagster.life_events import places
     from ingestion_dagster.life_events.platform_client import Tokens
 
@@ -63,8 +63,7 @@ def events_platform(settings: Settings) -> Iterator[Said]:
     address = places.platform_address(settings)
 
     async def token() -> None:
-        http = Http(connections=1, retries=0, request_timeout=5.0, silence_timeout=5.0, rate=Rate(10))
-        async with http.open() as client:
+        async with _asking() as client:
             await Tokens(client, address).current()
 
     asyncio.run(token())
@@ -86,7 +85,7 @@ def sensitive_terms(settings: Settings) -> Iterator[Said]:
     """The list of sensitive terms of the catalogue: whether it can be had, never what it holds."""
     from ingestion_dagster.catalog import sensitive
 
-    sensitive.load(settings)
+    sensitive.listed(settings)
     yield ok("the list can be had")
 
 
@@ -126,7 +125,7 @@ _Asked = tuple[str, str, str | None, str, dict[str, Any], tuple[tuple[str, ...],
 def _of_aws(settings: Settings, pipeline: str) -> Iterator[_Asked]:
     stream = getattr(settings, f"{pipeline}_kinesis_stream", None)
     if stream:
-        from ingestion_dagster.engine.kinesis import Stream
+        from ingestion_dagster.engine.streams import Stream
 
         meant = Stream.of(stream)
         active = (("StreamDescriptionSummary", "StreamStatus"), "ACTIVE")
@@ -181,6 +180,14 @@ def _asked(
     return ok(f"{name} is there")
 
 
+@asynccontextmanager
+async def _asking() -> AsyncIterator[Client]:
+    """A client that asks once, and does not wait for long."""
+    http = Http(connections=1, retries=0, connect_timeout=3.0, silence_timeout=_ANSWER_SECONDS, request_timeout=_ANSWER_SECONDS)
+    async with http.open() as client:
+        yield client
+
+
 def _no_stand_in(settings: Settings, url: str | None, name: str) -> Said | None:
     """A stand-in that is meant and does not run, where that is no fault: commands start it."""
     if url or settings.environment == "production" or stand_ins.url(settings.home_folder, name):
@@ -199,7 +206,7 @@ def _answers(url: str) -> Said:
 
     async def ask() -> int:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS)) as session,
             session.get(url, allow_redirects=False) as answer,
         ):
             return answer.status

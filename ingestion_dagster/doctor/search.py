@@ -29,7 +29,7 @@ def engine(settings: Settings) -> Iterator[Said]:
         yield _health(calls.once("GET", "/_cluster/health", seconds=_SECONDS))
         yield from _disks(calls)
     except Failed as error:
-        yield problem(str(error) or "it does not answer", "see to the cluster, and the network on the way there")
+        yield problem(error.message, "see to the cluster, and the network on the way there")
     except Answered as error:
         if error.status in (401, 403):
             yield problem(

@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ingestion_dagster.doctor.examination import Said, ok, problem, warning
@@ -48,31 +49,26 @@ def place(url: str) -> Iterator[Said]:
 
 
 def _folder(folder: Path) -> Iterator[Said]:
-    if not folder.is_dir():
-        there = nearest(folder)
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            yield ok(f"{folder} is made when it is first used")
-        else:
-            yield problem(
-                f"{folder} is not there, and cannot be made below {there}", f"make it, writable for user {os.geteuid()}: is it mounted?"
-            )
-        return
-    probe = folder / f"{PROBE}-{uuid.uuid4().hex}"
+    there = nearest(folder)
+    probe = there / f"{PROBE}-{uuid.uuid4().hex}"
     try:
-        next(os.scandir(folder), None)
+        with os.scandir(there) as entries:
+            next(entries, None)
         try:
             probe.write_bytes(_CONTENT)
             read = probe.read_bytes()
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        yield problem(f"{folder}: {error.strerror}", f"let user {os.geteuid()} list, write and delete there; make room if it is full")
+        below = "" if there == folder else f", which is to be made below {there}"
+        yield problem(
+            f"{folder}{below}: {error.strerror}", f"let user {os.geteuid()} list, write and delete there; make room if it is full"
+        )
         return
-    yield (
-        ok(f"{folder} can be listed, written and deleted from")
-        if read == _CONTENT
-        else problem(f"{folder} gives back something else than was written", "see to the disk")
-    )
+    if read != _CONTENT:
+        yield problem(f"{there} gives back something else than was written", "see to the disk")
+    else:
+        yield ok(f"{folder} can be listed, written and deleted from" if there == folder else f"{folder} is made when it is first used")
 
 
 def _bucket(url: str) -> Iterator[Said]:
@@ -82,7 +78,7 @@ def _bucket(url: str) -> Iterator[Said]:
 
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     below = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-    client = boto3.client("s3", config=Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2}))
+    client: Any = boto3.client("s3", config=Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2}))
     step = "listed"
     try:
         client.list_objects_v2(Bucket=bucket, Prefix=below, MaxKeys=1)
@@ -109,11 +105,11 @@ def _bucket(url: str) -> Iterator[Said]:
     yield from _versioning(client, bucket, url)
 
 
-def _versioning(client: object, bucket: str, url: str) -> Iterator[Said]:
+def _versioning(client: Any, bucket: str, url: str) -> Iterator[Said]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        status = client.get_bucket_versioning(Bucket=bucket).get("Status", "off")  # type: ignore[attr-defined]
+        status = client.get_bucket_versioning(Bucket=bucket).get("Status", "off")
     except (ClientError, BotoCoreError):
         yield warning(f"whether {bucket} keeps versions cannot be told", "grant s3:GetBucketVersioning: stores ask for it")
         return

@@ -1,6 +1,7 @@
 """The resource, launchpad configuration and metadata vocabulary that the pipelines' load steps share."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, logs, postgres
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome, Tally
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.secrets import secrets_of
 from ingestion_dagster.settings import Settings, current
 
 PIPELINE_TAG = "ingestion/pipeline"
@@ -43,6 +45,20 @@ class Ingestion(dg.ConfigurableResource[object]):
     def database(self) -> Database:
         """The ledger's and targets' database, schema up to date; the embedded server is started if it is the one in use."""
         return postgres.ready(self.settings())
+
+
+@dg.logger(dg.Field({"log_level": dg.Field(str, default_value="INFO"), "name": dg.Field(str, default_value="dagster")}))
+def console_log(context: dg.InitLoggerContext) -> logging.Logger:
+    """A run's log on stderr: Dagster's own, or one JSON object a line if INGESTION_LOG_FORMAT says so."""
+    settings = current()
+    if settings.log_format == "text":
+        logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
+        return logger
+    found = logging.Logger(context.logger_config["name"], context.logger_config["log_level"].upper())  # noqa: LOG001 - one run's own
+    handler = logging.StreamHandler()
+    handler.setFormatter(logs.LineFormatter(secrets_of(settings)))
+    found.addHandler(handler)
+    return found
 
 
 INGESTION = Ingestion()

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import Final, LiteralString
 
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.whereabouts import UNMENDED
 
 LOADS = """
 SELECT l.pipeline, coalesce(d.name, 'unknown'), l.status, count(*)::float8, sum(l.rows_in)::float8, sum(l.rows_written)::float8,
@@ -16,10 +17,10 @@ LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
 GROUP BY 1, 2, 3
 """
 
-ERRORED = """
-SELECT pipeline, coalesce(error_code, 'unknown'), count(*)::float8
-FROM ledger.loads WHERE status IN ('ready_for_erroring', 'erroring', 'errored') GROUP BY 1, 2
-"""
+ERRORED: Final = f"""
+SELECT l.pipeline, coalesce(l.error_code, 'unknown'), count(*)::float8
+FROM ledger.loads AS l WHERE {UNMENDED} GROUP BY 1, 2
+"""  # noqa: S608 - of constants
 
 HELD_BACK = """
 SELECT l.pipeline, CASE WHEN d.paused_at IS NOT NULL THEN 'paused' WHEN l.waiting_for IS NOT NULL THEN 'waiting' ELSE 'inactive' END,
@@ -70,7 +71,12 @@ def read(connection: Connection, pipelines: Sequence[str]) -> list[Figure]:
     return [
         Figure("loads", "Loads in the ledger.", ("pipeline", "dataset", "status"), [(row[:3], row[3]) for row in loads]),
         Figure("rows", "Rows of the loads in the ledger; a replay counts anew.", ("pipeline", "dataset", "kind"), _rows(loads)),
-        Figure("errored_loads", "Loads that stand refused.", ("pipeline", "code"), _plain(connection, ERRORED)),
+        Figure(
+            "errored_loads",
+            "Loads that stand refused, and of which no newer version came.",
+            ("pipeline", "code"),
+            _plain(connection, ERRORED),
+        ),
         Figure("held_back_loads", "Loads that no run may claim.", ("pipeline", "why"), _plain(connection, HELD_BACK)),
         Figure("expired_leases", "Loads in hand whose lease has run out.", ("pipeline",), _plain(connection, EXPIRED)),
         *_claimable(connection, pipelines),

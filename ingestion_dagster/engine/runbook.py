@@ -1,8 +1,9 @@
 """What every reason code means, how bad it is, and who does what about it: read from the `codes.toml` beside the code that makes it.
 
 A `codes.toml` has sections, each a table of one page of the documentation. Of a section: `title`, `who` acts first (`supplier` or
-`operator`), `badness` (see `BADNESS`), whether a `retry` helps (see `RETRY`), and, unless codes have their own, what to `do`, what the `supplier`
-does, the `operator`'s further steps. Of a code: what it `means`, and any of these where it differs. `{pipeline}` stands for the pipeline's name.
+`operator`), `badness` (see `BADNESS`), whether a `retry` helps (see `RETRY`), and, unless codes have their own, what to `do`, what the
+`supplier` does, the `operator`'s further steps. Of a code: what it `means`, and any of these where it differs. `{pipeline}` stands for
+the pipeline's name.
 """
 
 import tomllib

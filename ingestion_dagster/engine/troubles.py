@@ -2,27 +2,24 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.whereabouts import UNMENDED
 
 STUCK_SECONDS = 600
 """A load whose lease ran out longer ago should have been given back by the sweep, which looks every minute."""
 
-# A file that was delivered again has been dealt with, one way or the other: its newest version stands for it.
-REFUSED = """
+REFUSED: Final = f"""
 SELECT DISTINCT ON (l.error_code) l.error_code, count(*) OVER each_code, l.key, coalesce(d.name, 'unknown'), l.error_message,
        coalesce(l.finished_at, l.claimed_at, l.discovered_at)
 FROM ledger.loads AS l
 LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND l.status IN ('ready_for_erroring', 'erroring', 'errored')
+WHERE l.pipeline = %(pipeline)s AND {UNMENDED}
   AND (%(dataset)s::text IS NULL OR d.name = %(dataset)s::text)
-  AND NOT EXISTS (
-      SELECT FROM ledger.loads AS newer
-      WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.status IN ('archived', 'errored')
-        AND (newer.discovered_at, newer.id) > (l.discovered_at, l.id))
 WINDOW each_code AS (PARTITION BY l.error_code)
 ORDER BY l.error_code, 6 DESC, l.id DESC
-"""
+"""  # noqa: S608 - of constants
 
 STUCK = """
 SELECT count(*), min(l.lease_until)

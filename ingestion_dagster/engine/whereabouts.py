@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -73,19 +73,22 @@ GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 # A file that was delivered again has been dealt with, one way or the other: its newest version stands for it.
-ERRORS = """
-SELECT l.error_code, min(l.error_message), count(*)
-FROM ledger.loads AS l
-LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND l.status IN ('ready_for_erroring', 'erroring', 'errored')
-  AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
-  AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+UNMENDED: Final = """l.status IN ('ready_for_erroring', 'erroring', 'errored')
   AND NOT EXISTS (
       SELECT FROM ledger.loads AS newer
       WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.status IN ('archived', 'errored')
-        AND (newer.discovered_at, newer.id) > (l.discovered_at, l.id))
+        AND (newer.discovered_at, newer.id) > (l.discovered_at, l.id))"""
+"""Of `ledger.loads AS l`: what stands refused."""
+
+ERRORS = f"""
+SELECT l.error_code, min(l.error_message), count(*)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = %(pipeline)s AND {UNMENDED}
+  AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
+  AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
 GROUP BY 1 ORDER BY 3 DESC, 1
-"""
+"""  # noqa: S608 - of constants
 
 UNACCOUNTED = """
 SELECT l.id

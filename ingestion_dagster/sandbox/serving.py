@@ -10,6 +10,9 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ingestion_dagster.engine import logs
+from ingestion_dagster.settings import current
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 """What answers a call."""
 
@@ -38,6 +41,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def run(app: web.Application, asked: argparse.Namespace, path: str = "") -> None:
     """Serve until SIGTERM; the address file names the URL, with `path` behind it."""
+    logs.configure(current(), logs.DATED)
     asyncio.run(_run(app, asked, path))
 
 
