@@ -125,7 +125,7 @@ _Asked = tuple[str, str, str | None, str, dict[str, Any], tuple[tuple[str, ...],
 def _of_aws(settings: Settings, pipeline: str) -> Iterator[_Asked]:
     stream = getattr(settings, f"{pipeline}_kinesis_stream", None)
     if stream:
-        from ingestion_dagster.engine.streams import Stream
+        from ingestion_dagster.engine.kinesis import Stream
 
         meant = Stream.of(stream)
         active = (("StreamDescriptionSummary", "StreamStatus"), "ACTIVE")

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ingestion_dagster.api import metrics, queues
 from ingestion_dagster.api.app import create_app
 from ingestion_dagster.engine.errors import Transient
-from ingestion_dagster.engine.figures import Figure
+from ingestion_dagster.engine.figures import Figure, Row
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
@@ -78,8 +78,14 @@ def test_who_asks_again_at_once_gets_the_same_and_asks_nobody(client: Client, mo
 
 
 def test_an_answer_ages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, read = [0.0], []
-    monkeypatch.setattr(metrics, "_read", lambda _desk: read.append(now[0]) or [])
+    now: list[float] = [0.0]
+    read: list[float] = []
+
+    def reads(_desk: object) -> list[Figure]:
+        read.append(now[0])
+        return []
+
+    monkeypatch.setattr(metrics, "_read", reads)
     scrapes = metrics.Scrapes(clock=lambda: now[0])
     for moment in (0.0, metrics.FRESH_SECONDS - 1, metrics.FRESH_SECONDS + 1):
         now[0] = moment
@@ -116,7 +122,7 @@ def test_dagsters_queue_and_heartbeats_are_told_where_there_is_an_instance(setti
 
 
 def test_no_figure_has_labels_without_end() -> None:
-    rows = [((f"made-up\n{number}",), float(number)) for number in range(metrics.MOST_ROWS + 5)]
+    rows: list[Row] = [((f"made-up\n{number}",), float(number)) for number in range(metrics.MOST_ROWS + 5)]
     body = metrics.exposition([Figure("many", "Many.", ("code",), rows)])
     told = values(body)
     assert sum(name.startswith("ingestion_many") for name in told) == metrics.MOST_ROWS

@@ -17,13 +17,11 @@ def test_the_others_are_told_of_when_one_hangs_and_one_breaks(settings: Settings
         yield ok("so far")
         end.wait()
 
-    def breaks() -> Iterator[Said]:
+    def breaks() -> list[Said]:
         raise KeyError(SECRET)
-        yield
 
-    def refuses() -> Iterator[Said]:
+    def refuses() -> list[Said]:
         raise Transient("http_timeout", "it did not answer")
-        yield
 
     try:
         found = examine(
@@ -46,9 +44,8 @@ def test_the_others_are_told_of_when_one_hangs_and_one_breaks(settings: Settings
 def test_no_finding_tells_a_secret_or_breaks_its_line(settings: Settings) -> None:
     url = f"postgresql://me:{SECRET}@db/ledger"  # pragma: allowlist secret
 
-    def tells() -> Iterator[Said]:
+    def tells() -> list[Said]:
         raise ConfigurationError(f"{url}\nand more")
-        yield
 
     [found] = examine([Check("tells", tells)], settings.model_copy(update={"database_url": url}))
     assert found.what == r"postgresql://me:***@db/ledger\nand more"
