@@ -1,6 +1,7 @@
 """Settings: environment variables, read here and nowhere else; every default is the embedded one."""
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -338,6 +339,14 @@ class Settings(BaseSettings):
     def drive(self) -> str:
         """URL of the drop folder, without a trailing slash: `gdrive:`, or a folder."""
         return (self.drive_url or (self.home_folder / "drive").as_uri()).rstrip("/")
+
+    def drive_folder_id(self, pipeline: str, dataset: str, side: str) -> str | None:
+        """Id of a dataset's `inbound` or `outbound` folder on Drive: INGESTION_<PIPELINE>_<DATASET>_<SIDE>_FOLDER_ID.
+
+        That of a dataset which the registry has and this class does not is read from the environment all the same, now.
+        """
+        name = f"{pipeline}_{dataset}_{side}_folder_id"
+        return getattr(self, name, None) or os.environ.get(f"INGESTION_{name.upper()}") or None
 
     def zone(self, pipeline: str, purpose: str, default_path: str) -> str:
         """URL of one place of a pipeline: its own variable, or a prefix of the storage. No trailing slash."""

@@ -27,7 +27,6 @@ from ingestion_dagster.engine.sensors import LoadingJob, landing_sensor
 from ingestion_dagster.metrics.assets import DASHBOARD
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
-from ingestion_dagster.metrics.rules import reference
 from ingestion_dagster.metrics.sensors import METRICS_JOB
 from ingestion_dagster.operations.sensors import sweep_sensor
 from ingestion_dagster.pipelines import PIPELINES
@@ -183,11 +182,6 @@ def test_lineage_runs_from_what_arrives_to_what_is_fed_and_nothing_stands_alone(
     ):
         assert dg.AssetKey.from_user_string(arrives) in graph.get_ancestor_asset_keys(dg.AssetKey.from_user_string(fed)), (arrives, fed)
     assert {f"metrics/{name}" for name in TABLES} <= {key.to_user_string() for key in graph.get_ancestor_asset_keys(DASHBOARD.key)}
-
-
-def test_the_file_types_are_the_metric_groups_that_the_rules_accept() -> None:
-    groups = reference().groups
-    assert set(FILE_TYPES) == {groups.headline, *groups.time_series}
 
 
 def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:

@@ -1,7 +1,5 @@
 """What starts runs of the cubic pipeline."""
 
-from typing import Any
-
 import dagster as dg
 
 from ingestion_dagster.cubic import discovery
@@ -9,8 +7,8 @@ from ingestion_dagster.cubic.assets import DAILY_TABLES, SNAPSHOT_TABLES, cubic_
 from ingestion_dagster.cubic.partitions import SNAPSHOTS
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, registry
 from ingestion_dagster.cubic.zone import prepare, zone
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor
 from ingestion_dagster.settings import Settings
@@ -22,13 +20,7 @@ DAILY_JOB = "cubic_daily_load"
 def _loading(name: str, step: dg.AssetsDefinition | None, tables: list[CubicTable], what: str) -> list[LoadingJob]:
     if step is None:
         return []
-    job: Any = dg.define_asset_job(
-        name,
-        selection=dg.AssetSelection.assets(step),
-        description=what,
-        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: name},
-        executor_def=dg.in_process_executor,
-    )
+    job = load_job(name, PIPELINE, step, what, queue=name)
     assets = {table.name: table.asset for table in tables}
     return [LoadingJob(job, lambda: frozenset(assets), assets.__getitem__)]
 

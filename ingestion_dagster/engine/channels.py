@@ -58,7 +58,7 @@ class SlackWebhook:
     name: Literal["slack_webhook"] = "slack_webhook"
 
     def send(self, alert: Alert) -> None:
-        """Post to the webhook."""
+        """See Channel. Posts to the webhook."""
         from slack_sdk.errors import SlackRequestError
         from slack_sdk.webhook import WebhookClient
 
@@ -88,7 +88,7 @@ class SlackChannel:
     name: Literal["slack_token"] = "slack_token"
 
     def send(self, alert: Alert) -> None:
-        """Call `chat.postMessage`."""
+        """See Channel. Calls `chat.postMessage`."""
         from slack_sdk import WebClient
         from slack_sdk.errors import SlackApiError
 
@@ -114,7 +114,7 @@ class Topic:
     name: Literal["sns"] = "sns"
 
     def send(self, alert: Alert) -> None:
-        """Publish to the topic."""
+        """See Channel. Publishes to the topic."""
         import boto3
         from botocore import exceptions
         from botocore.config import Config

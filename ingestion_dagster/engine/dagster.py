@@ -78,7 +78,10 @@ class LoadConfig(dg.Config):
     """Judge what would be loaded and report it; claim and write nothing."""
 
     def clock(self) -> datetime:
-        """The instant a run goes by: now, or the end of the day named by `as_of`."""
+        """The instant a run goes by, UTC: now, or the end of the day named by `as_of`.
+
+        Raises `ConfigurationError` for what is no day, or one that has not come.
+        """
         now = datetime.now(UTC)
         if self.as_of is None:
             return now
@@ -128,7 +131,7 @@ RETRY_STEP = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTI
 
 @contextmanager
 def no_retry_of_mistakes() -> Iterator[None]:
-    """Fail the step for good when the project is set up in a way that cannot work: trying again would not change it."""
+    """Fail the step for good (`dg.Failure`) for a `ConfigurationError`: what is set up so that it cannot work is not tried again."""
     try:
         yield
     except ConfigurationError as error:

@@ -120,7 +120,7 @@ def code_of(error: ClientError) -> str:
 
 @contextmanager
 def told(stream: Stream) -> Iterator[None]:
-    """Turns what AWS says into what this project says. Without the original: error bodies hold account numbers and key ids."""
+    """Turns what AWS says into `Transient` or `ConfigurationError`, without the original: error bodies hold account numbers and key ids."""
     try:
         yield
     except ClientError as error:

@@ -205,7 +205,10 @@ def _digest(text: str) -> str:
 
 
 def source_of(zone: Zone, load: Load) -> tuple[ObjectStore, StoredObject]:
-    """Where a load's object stands: where it was landed, or (retried, replayed) where it was moved to."""
+    """Where a load's object stands: where it was landed, or (retried, replayed) where it was moved to.
+
+    Raises `Missing`, and `ConfigurationError` for a place that the settings do not name any more.
+    """
     if load.location is None:
         return zone.landing if load.landing_zone == zone.landing.url else open_store(load.landing_zone), load.stored_object
     for target in (*zone.archive_targets(load), *zone.error_targets(load)):

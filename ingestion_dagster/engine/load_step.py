@@ -14,6 +14,8 @@ from ingestion_dagster.engine.checks import evaluated, failed_names
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
+    PIPELINE_TAG,
+    QUEUE_TAG,
     RETRY_STEP,
     Ingestion,
     LoadConfig,
@@ -95,6 +97,20 @@ def load_step(
         backfill_policy=dg.BackfillPolicy.single_run(),
         retry_policy=RETRY_STEP,
         can_subset=True,
+    )
+
+
+def load_job(name: str, pipeline: str, step: dg.AssetsDefinition, description: str, queue: str | None = None) -> Any:
+    """The job that runs a load step, in one process; Dagster does not export its type.
+
+    Jobs of a `queue` (by default: of a pipeline) take turns.
+    """
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(step),
+        description=description,
+        tags={PIPELINE_TAG: pipeline, QUEUE_TAG: queue or pipeline},
+        executor_def=dg.in_process_executor,
     )
 
 

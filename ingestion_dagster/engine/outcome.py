@@ -12,7 +12,7 @@ UNKNOWN_DATASET = "unclassified"
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one dataset in one partition."""
+    """Counts of one dataset in one partition: loads by their end, rows by what became of them, and bytes of the files that were read."""
 
     loads_archived: int = 0
     loads_errored: int = 0
@@ -30,7 +30,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Outcome:
-    """A run's tallies, the codes of what it refused, and how many moves it had to leave to the sweep."""
+    """A run's tallies by dataset and partition, the codes of what it refused, and how many moves it had to leave to the sweep.
+
+    `seconds`: how long it has loaded so far.
+    """
 
     tallies: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
     codes: Counter[str] = field(default_factory=Counter)

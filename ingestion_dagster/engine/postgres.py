@@ -66,7 +66,10 @@ class Database:
 
 
 def locate(settings: Settings) -> Database:
-    """The database that the settings mean; the embedded server is started or attached to."""
+    """The database that the settings mean; the embedded server is started or attached to.
+
+    Raises `ConfigurationError` for a URL that is none, and in production without one.
+    """
     if settings.database_url:
         return Database.at(settings.database_url)
     if settings.environment == "production":
@@ -79,7 +82,10 @@ def locate(settings: Settings) -> Database:
 
 
 def ready(settings: Settings) -> Database:
-    """The database with its schema up to date: the embedded one migrates itself, any other that is behind is refused."""
+    """The database with its schema up to date: the embedded one migrates itself.
+
+    Raises `ConfigurationError` for any other that is behind, and as `locate`.
+    """
     database = locate(settings)
     found = revision(database)
     if found == HEAD:
@@ -134,7 +140,10 @@ class UpgradeTransaction:
 
 @contextmanager
 def upgrading(database: Database) -> Iterator[UpgradeTransaction]:
-    """One transaction under the upgrade lock, for callers who do more than migrate: committed at the end, undone by any exception."""
+    """One transaction under the upgrade lock, for callers who do more than migrate: committed at the end, undone by any exception.
+
+    Raises `ConfigurationError` for a server that is too old, and if the connection is lost.
+    """
     with _upgrade_lock(database) as connection:
         if connection.info.server_version < OLDEST_SERVER:
             raise ConfigurationError("the database server is older than Postgres 15, which the schema needs")

@@ -132,13 +132,13 @@ LAST_CLAIM = "SELECT max(claimed_at) FROM ledger.loads WHERE pipeline = %(pipeli
 
 
 def status_counts(connection: Connection, pipeline: str | None = None, partitions: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """Loads by pipeline, dataset, partition and status, as `status --json` shows them."""
+    """Loads by pipeline, dataset, partition and status, as `status --json` shows them: `STATUS_COUNT_FIELDS` each."""
     parameters = {"pipeline": pipeline, "partitions": None if partitions is None else sorted(partitions)}
     return [dict(zip(STATUS_COUNT_FIELDS, _plain(row), strict=True)) for row in connection.execute(STATUS_COUNTS, parameters)]
 
 
 def load_states(connection: Connection, pipeline: str | None = None) -> list[dict[str, Any]]:
-    """Every load, as `status --loads --json` shows it; times in ISO 8601, UTC."""
+    """Every load, as `status --loads --json` shows it: `LOAD_STATE_FIELDS` each, times in ISO 8601, UTC."""
     return [dict(zip(LOAD_STATE_FIELDS, _plain(row), strict=True)) for row in connection.execute(LOAD_STATES, {"pipeline": pipeline})]
 
 

@@ -2,14 +2,11 @@
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import dagster as dg
 
 from ingestion_dagster.engine import outbox
 from ingestion_dagster.engine.alerting import state_alert
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import Due, LoadingJob, due_sensor, landing_sensor
 from ingestion_dagster.life_events import places
@@ -21,20 +18,15 @@ from ingestion_dagster.life_events.registry import PIPELINE, PUBLISH
 from ingestion_dagster.life_events.topics import receiver, topics
 from ingestion_dagster.settings import Settings
 
-LIFE_EVENTS_LOAD_JOB: Any = dg.define_asset_job(
-    LOAD_JOB,
-    selection=dg.AssetSelection.assets(life_events_files),
-    description="Read every claimable file of death registrations, and stage its events.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
+LIFE_EVENTS_LOAD_JOB = load_job(
+    LOAD_JOB, PIPELINE, life_events_files, "Read every claimable file of death registrations, and stage its events."
 )
-
-LIFE_EVENTS_PUBLISH_JOB: Any = dg.define_asset_job(
+LIFE_EVENTS_PUBLISH_JOB = load_job(
     PUBLISH_JOB,
-    selection=dg.AssetSelection.assets(life_events_events),
-    description="Tell the platform of every event that is due, and delete what has outlived its time.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PUBLISH_JOB},
-    executor_def=dg.in_process_executor,
+    PIPELINE,
+    life_events_events,
+    "Tell the platform of every event that is due, and delete what has outlived its time.",
+    queue=PUBLISH_JOB,
 )
 
 _SWEEP_EVERY = timedelta(minutes=10)

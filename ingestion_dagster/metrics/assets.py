@@ -32,7 +32,7 @@ from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
-from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, zone
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, processed_url, zone
 from ingestion_dagster.metrics.policy import full_topics
 from ingestion_dagster.metrics.registry import FIELDS, FILE_TYPES, TABLES, Columns, TargetTable
 from ingestion_dagster.settings import Settings
@@ -215,7 +215,7 @@ def part(name: str, settings: Settings) -> Part:
     """A file type, or a table, and what is told of it."""
     schema = {"dagster/column_schema": SPECS[name].metadata["dagster/column_schema"]}
     if name not in TABLES:
-        place = {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
+        place = {"dagster/uri": processed_url(settings)}
         return Part(asset_key(name), (name,), lambda _connection, _outcome, _partitions: schema | place)
 
     def of_table(_connection: Connection, outcome: Outcome, _partitions: list[str]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from ingestion_dagster.engine.pipeline import LoadJob, Pipeline
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.zones import usual_places
 from ingestion_dagster.metrics.adoption import adopt_tables, describe
 from ingestion_dagster.metrics.load import check_file
-from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, processed_url, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
 
 
@@ -21,11 +22,7 @@ METRICS = Pipeline(
     check=lambda _settings, key, raw, _beside: check_file(key, raw),
     jobs=(LoadJob("metrics_load"),),
     asset_of=lambda dataset: (PIPELINE, dataset) if dataset in FILE_TYPES else None,
-    places=lambda settings: (
-        ("loaded", settings.zone(PIPELINE, "processed", "metrics/processed")),
-        ("archived", settings.zone(PIPELINE, "archive", "metrics/archive")),
-        ("refused", settings.zone(PIPELINE, "error", "metrics/failed")),
-    ),
+    places=lambda settings: (("loaded", processed_url(settings)), *usual_places(settings, PIPELINE)),
     tables=tuple(f"metrics.{table.name}" for table in TABLES.values() if table.is_fact),
     take_over=take_over,
     # Without a stream Dagster passes over the one of streams.

@@ -1,21 +1,13 @@
 """What starts a run of the metrics pipeline."""
 
-import dagster as dg
-
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import LoadingJob, StreamSource, landing_sensor, stream_sensor
 from ingestion_dagster.metrics.assets import metrics_files
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
 
-METRICS_JOB = dg.define_asset_job(
-    "metrics_load",
-    selection=dg.AssetSelection.assets(metrics_files),
-    description="Load every claimable metric file.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
-)
+METRICS_JOB = load_job("metrics_load", PIPELINE, metrics_files, "Load every claimable metric file.")
 
 metrics_s3_sensor = landing_sensor("metrics_s3_sensor", PIPELINE, zone, [LoadingJob(METRICS_JOB)])
 

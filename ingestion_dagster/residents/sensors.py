@@ -1,11 +1,7 @@
 """What starts runs of the residents pipeline."""
 
-from typing import Any
-
-import dagster as dg
-
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor
 from ingestion_dagster.residents import places, upkeep
@@ -14,12 +10,11 @@ from ingestion_dagster.residents.pipeline import LOAD_JOB
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings
 
-RESIDENTS_LOAD_JOB: Any = dg.define_asset_job(
+RESIDENTS_LOAD_JOB = load_job(
     LOAD_JOB,
-    selection=dg.AssetSelection.assets(residents_files),
-    description="Send the rows of every claimable spreadsheet to the Here to Help API, and report what became of them.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
+    PIPELINE,
+    residents_files,
+    "Send the rows of every claimable spreadsheet to the Here to Help API, and report what became of them.",
 )
 
 

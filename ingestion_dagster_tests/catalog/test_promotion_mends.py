@@ -16,7 +16,7 @@ from ingestion_dagster.catalog import filtered, index_operations, refreshes, swa
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
 from ingestion_dagster.catalog.swap import Swapped
-from ingestion_dagster.catalog.task_requests import Action, Model, Standing, TaskRequest
+from ingestion_dagster.catalog.task_requests import Action, Standing, TaskRequest
 from ingestion_dagster.catalog.tasks import NewTask
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
@@ -171,9 +171,9 @@ def test_beside_a_rollback_that_was_broken_off_nothing_else_goes_by_what_seems_t
     places = FakePlaces(scene.places.settings, scene.places.ledger, scene.places.upstream, scene.places.api, scene.engine)
     standing = Standing(scene.ledger, scene.engine)
     asked = [
-        TaskRequest(model=Model.IMAGE, action=Action.POINT_ALIAS, index_suffix="new", alias="image"),
-        TaskRequest(model=Model.IMAGE, action=Action.UPDATE_INDEX, index_suffix="new", since_date="1999-01-01"),
-        TaskRequest(model=Model.IMAGE, action=Action.DELETE_INDEX, index_suffix="spare"),
+        TaskRequest(model="image", action=Action.POINT_ALIAS, index_suffix="new", alias="image"),
+        TaskRequest(model="image", action=Action.UPDATE_INDEX, index_suffix="new", since_date="1999-01-01"),
+        TaskRequest(model="image", action=Action.DELETE_INDEX, index_suffix="spare"),
     ]
     work: list[Callable[[], Any]] = [
         lambda: updates.update_live(places, scene.engine, scene.ledger, IMAGE, "run"),

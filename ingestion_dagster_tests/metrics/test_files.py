@@ -819,6 +819,7 @@ def test_representation_of_a_file_holds_no_points() -> None:
         (rules.GeographyRules, "geography_rules", {"types": {}}),
         (rules.GeographyRules, "geography_rules", {"code_length": {"min": 3, "max": 10}}),
         (rules.MetricGroups, "metric_groups", {"headlines": "headline"}),
+        (rules.MetricGroups, "metric_groups", {"headline": "headlines"}),
         (rules.Frequencies, "frequencies", {"letters": {"daily": "DD"}}),
         (rules.Sexes, "sexes", {"stored": {"male": "male"}}),
     ],
