@@ -151,7 +151,8 @@ def test_no_asset_goes_without_a_description_a_group_owners_or_kinds(key: str) -
 def test_no_job_sensor_schedule_or_check_goes_without_a_description() -> None:
     repository, graph = defs.get_repository_def(), defs.resolve_asset_graph()
     said = {job.name: job.description for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    said |= {each.name: each.description for each in (*repository.sensor_defs, *repository.schedule_defs)}
+    said |= {sensor.name: sensor.description for sensor in repository.sensor_defs}
+    said |= {schedule.name: schedule.description for schedule in repository.schedule_defs}
     said |= {f"{key.asset_key.to_user_string()}:{key.name}": graph.get_check_spec(key).description for key in graph.asset_check_keys}
     assert len(said) > 100
     assert {name for name, description in said.items() if len(description or "") <= 10} == set()
