@@ -127,8 +127,9 @@ def run_load_step(
     """
     with no_retry_of_mistakes():
         settings, partitions = ingestion.settings(), partitions_asked_for(context)
-        _refuse_contradictions(config, partitions)
+        # A pipeline that cannot do at all what is asked says so, whatever else is wrong with it.
         loading = plan(settings, partitions)
+        _refuse_contradictions(config, partitions)
         database = ingestion.database()
         with database.connect() as connection:
             if config.dry_run:
