@@ -1,6 +1,6 @@
 # One entry point for people, CI and pre-commit. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test dev lint docs screenshots bench lock clean
+.PHONY: help setup demo test dev stack lint docs screenshots bench lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -35,7 +35,10 @@ test: setup ## the whole test suite (ARGS="-k name" for a part of it)
 dev: setup ## the Dagster UI with sensors on, at http://localhost:3000 (SEARCH=opensearch: with a real search cluster)
 	@INGESTION_SENSORS=running $(PY) -m ingestion_dagster.dev $(if $(SEARCH),--search $(SEARCH))
 
-lint: setup ## every static check: format, style, types, layers, secrets, definitions
+stack: setup ## what production runs as containers, as processes: code servers, daemon, two web interfaces, API
+	@INGESTION_SENSORS=running $(PY) -W ignore -m ingestion_dagster.stack $(ARGS)
+
+lint: setup ## every static check: format, style, types, layers, secrets, image, services, workflows, definitions
 	@sh tools/lint.sh
 
 docs: setup ## the documentation as a site, in build/site (every link, anchor and image is checked)
@@ -59,7 +62,7 @@ $(PEERS)/.stamp $(INGESTR)/.stamp: | setup
 	@VIRTUAL_ENV="$(CURDIR)/$(@D)" $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode $<
 	@touch $@
 
-lock: setup ## compile pyproject.toml into the four hash-locked requirements files
+lock: setup ## compile pyproject.toml into the hash-locked requirements files
 	@sh tools/lock.sh
 
 clean: ## remove .venv, caches and build output (never .ingestion: that is data)

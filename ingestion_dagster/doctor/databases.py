@@ -13,7 +13,7 @@ from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.doctor.examination import Said, ok, problem, warning
 from ingestion_dagster.engine import embedded_postgres
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.postgres import OLDEST_SERVER, Connection, Database
+from ingestion_dagster.engine.postgres import OLDEST_SERVER, Connection, Database, serves_us
 from ingestion_dagster.migrations import HEAD
 from ingestion_dagster.settings import Settings
 
@@ -196,7 +196,7 @@ def _schema(connection: Connection) -> Iterator[Said]:
         return
     if found < HEAD:
         yield problem(f"its schema is at revision {found}, this version needs {HEAD}", "run 'ingestion db upgrade' once")
-    elif found > HEAD:
+    elif found > HEAD and not serves_us(connection):
         yield problem(f"its schema is at revision {found}, newer than this version's {HEAD}", "install the newer version")
     else:
         yield ok(f"its schema is at revision {found}")
