@@ -161,7 +161,7 @@ def _has_bucket(url: str) -> bool:
     config = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1})
     client = boto3.client("s3", endpoint_url=url, region_name=REGION, aws_access_key_id=NOBODY, aws_secret_access_key=NOBODY, config=config)
     with suppress(BotoCoreError, ClientError):
-        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})  # type: ignore[typeddict-item]
         return True
     return False
 
