@@ -78,6 +78,11 @@ class Stack:
         policies = self.resources[role]["Properties"]["Policies"]
         return [each for policy in policies for each in policy["PolicyDocument"]["Statement"] if each is not None]
 
+    def environment(self, task: str) -> dict[str, str]:
+        """Variables that a task (by logical id) is given in the open."""
+        [container] = self.resources[task]["Properties"]["ContainerDefinitions"]
+        return {each["Name"]: each["Value"] for each in container["Environment"]}
+
     def calls(self, environment: Mapping[str, str]) -> set[Call]:
         """What was called with these credentials."""
         return self.recorder.by.get(environment["AWS_ACCESS_KEY_ID"], set())
@@ -85,6 +90,11 @@ class Stack:
     def of_type(self, kind: str) -> dict[str, Any]:
         """Resolved properties of the resources of a type, by logical id."""
         return {name: each["Properties"] for name, each in self.resources.items() if each["Type"] == kind}
+
+
+def camel(name: str) -> str:
+    """A name of ours as the template has it: LifeEvents."""
+    return "".join(word.capitalize() for word in name.split("_"))
 
 
 @contextmanager
@@ -131,7 +141,11 @@ def _tags_of_keys() -> Iterator[None]:
     tag = TaggingService.tag_resource
 
     def tag_resource(service: TaggingService, arn: str, tags: list[dict[str, str]] | None) -> None:
-        tag(service, arn, [{service.key_name: each["Key"], service.value_name: each["Value"]} if "Key" in each else each for each in tags or ()])
+        tag(
+            service,
+            arn,
+            [{service.key_name: each["Key"], service.value_name: each["Value"]} if "Key" in each else each for each in tags or ()],
+        )
 
     with patch.object(TaggingService, "tag_resource", tag_resource):
         yield
@@ -140,13 +154,12 @@ def _tags_of_keys() -> Iterator[None]:
 def _parameters(client: Any) -> list[dict[str, str]]:
     ec2 = client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
     subnets = [
         ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"]["SubnetId"]
         for n, zone in enumerate("ab")
     ]
-    groups = {
-        name: ec2.create_security_group(VpcId=vpc, GroupName=name, Description=name)["GroupId"] for name in ("proxy", "database")
-    }
+    groups = {name: ec2.create_security_group(VpcId=vpc, GroupName=name, Description=name)["GroupId"] for name in ("proxy", "database")}
     client("ssm").put_parameter(Name="/ingestion/alert-emails", Type="StringList", Value=",".join(EMAILS))
     secret = client("secretsmanager").create_secret(Name="database", SecretString="{}")["ARN"]
     given = {
@@ -209,9 +222,9 @@ def _complete(stack: Stack) -> None:
             queues = [{"QueueArn": each["Queue"], "Events": [each["Event"]]} for each in notifications["QueueConfigurations"]]
             s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={"QueueConfigurations": queues})
     for table in stack.of_type("AWS::DynamoDB::Table").values():
-        stack.client("dynamodb").update_time_to_live(
-            TableName=table["TableName"], TimeToLiveSpecification=table["TimeToLiveSpecification"]
-        )
+        stack.client("dynamodb").update_time_to_live(TableName=table["TableName"], TimeToLiveSpecification=table["TimeToLiveSpecification"])
     for task in stack.of_type("AWS::ECS::TaskDefinition").values():
-        known = {name: value for name, value in task.items() if name != "Tags"}
+        # Moto counts the memory of containers, which share that of their task here.
+        containers = [each | {"Memory": int(task["Memory"])} for each in task["ContainerDefinitions"]]
+        known = {name: value for name, value in task.items() if name != "Tags"} | {"ContainerDefinitions": containers}
         ecs.register_task_definition(**remap_nested_keys(known, pascal_to_camelcase))

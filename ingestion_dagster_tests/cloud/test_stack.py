@@ -4,10 +4,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_plus
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.launcher import LaunchRunContext
+from dagster_aws.ecs import EcsRunLauncher
 
 from ingestion_dagster import runs
 from ingestion_dagster.definitions import defs
@@ -21,20 +25,20 @@ from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.metrics.sensors import metrics_kinesis_sensor
 from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings, current
-from ingestion_dagster_tests.cloud.calls import Call, is_allowed
-from ingestion_dagster_tests.cloud.stack import EMAILS, ROOT, Stack, deployed
-from ingestion_dagster_tests.engine.conftest import aws_environment
+from ingestion_dagster_tests.cloud import daemon_task
+from ingestion_dagster_tests.cloud.calls import Call, is_allowed, listed
+from ingestion_dagster_tests.cloud.daemon_task import LOCATIONS, network_of, run_of
+from ingestion_dagster_tests.cloud.stack import EMAILS, ROOT, Stack, camel
 from ingestion_dagster_tests.life_events import driver as life_events_driver
 from ingestion_dagster_tests.life_events import scene
 from ingestion_dagster_tests.life_events.stand_in import StandIn
 from ingestion_dagster_tests.metrics.conftest import time_series_payload
 from ingestion_dagster_tests.metrics.one_database import one_database
 
-__all__ = ["aws_environment"]
-
 # Moto warns of each resource that it does not know; which these are is asserted.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 stand_in_of_module = scene.stand_in_of_module
+daemon = daemon_task.daemon
 
 UNKNOWN_TO_MOTO = {
     "AWS::CloudWatch::Alarm",
@@ -49,13 +53,6 @@ UNKNOWN_TO_MOTO = {
 PASSED_OVER = {"versioning": None, "notifications": None, "time to live": "DISABLED", "network mode": None, "task role": None}
 
 As = Callable[[str], Settings]
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """The template in moto."""
-    with deployed() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +92,7 @@ def as_task_of(stack: Stack, database: Database, aws_environment: pytest.MonkeyP
 
 
 def role_of(pipeline: str) -> str:
-    return "".join(word.capitalize() for word in pipeline.split("_")) + "Role"
+    return f"{camel(pipeline)}Role"
 
 
 def run(pipeline: str, settings: Settings) -> RunSummary:
@@ -230,7 +227,7 @@ def test_life_events_are_kept_in_the_table_until_they_are_consumed(
 @pytest.mark.parametrize("pipeline", ["metrics", "cubic", "life_events"])
 def test_s3_tells_the_queue_of_a_new_object(stack: Stack, pipeline: str) -> None:
     """Moto tells without the object's version, without `s3:TestEvent` at first, and without asking the queue's policy."""
-    name = role_of(pipeline).removesuffix("Role")
+    name = camel(pipeline)
     queue = stack.settings()[f"INGESTION_{pipeline.upper()}_QUEUE_URL"]
     sqs = stack.client("sqs")
     sqs.purge_queue(QueueUrl=queue)
@@ -239,3 +236,110 @@ def test_s3_tells_the_queue_of_a_new_object(stack: Stack, pipeline: str) -> None
     [record] = json.loads(message["Body"])["Records"]
     assert (record["eventName"], unquote_plus(record["s3"]["object"]["key"])) == ("ObjectCreated:Put", "told/a b+ü.json")
     stack.client("s3").delete_object(Bucket=stack.made[f"{name}LandingBucket"], Key="told/a b+ü.json")
+
+
+def test_a_run_becomes_a_task_of_its_pipelines_definition_in_the_daemons_network(
+    stack: Stack, daemon: dict[str, Any], tmp_path: Path
+) -> None:
+    ecs = stack.client("ecs")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert isinstance(instance.run_launcher, EcsRunLauncher)
+        for location in LOCATIONS:
+            run = run_of(instance, stack, location)
+            instance.run_launcher.launch_run(LaunchRunContext(run, None))
+            launched = instance.get_run_by_id(run.run_id)
+            assert launched is not None
+            [task] = ecs.describe_tasks(cluster=stack.name, tasks=[launched.tags["ecs/task_arn"]])["tasks"]
+            definition = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])["taskDefinition"]
+            assert definition["family"] == f"{stack.name}-{location.replace('_', '-')}"
+            assert definition["taskRoleArn"] == stack.client("iam").get_role(RoleName=stack.made[role_of(location)])["Role"]["Arn"]
+            [override] = task["overrides"]["containerOverrides"]
+            assert override["command"][:3] == ["dagster", "api", "execute_run"]
+            assert [each["name"] for each in definition["containerDefinitions"]] == [override["name"]]
+            assert network_of(task) == network_of(daemon)
+            assert instance.run_launcher.check_run_worker_health(launched).status.value == "RUNNING"
+            assert instance.run_launcher.terminate(run.run_id)
+    statements = stack.statements("DaemonRole")
+    calls = stack.calls(os.environ)
+    assert {"ecs:RunTask", "ecs:StopTask", "ec2:DescribeNetworkInterfaces"} <= {call.action for call in calls}
+    assert [call for call in sorted(calls) if not is_allowed(call, statements)] == []
+
+
+TAGS = {"Project", "Environment", "Pipeline", "PersonalData"}
+UNTAGGED = {
+    "AWS::EC2::SecurityGroupEgress",
+    "AWS::EC2::SecurityGroupIngress",
+    "AWS::S3::BucketPolicy",
+    "AWS::SNS::TopicPolicy",
+    "AWS::SQS::QueuePolicy",
+}
+WITHOUT_RESOURCES = {"ecr:GetAuthorizationToken", "ec2:DescribeNetworkInterfaces", "ecs:DescribeTaskDefinition"}
+
+
+def test_everything_that_can_be_tagged_is(stack: Stack) -> None:
+    for name, each in stack.resources.items():
+        if each["Type"] not in UNTAGGED:
+            assert {tag["Key"] for tag in each["Properties"]["Tags"]} == TAGS, name
+
+
+def test_everything_that_keeps_data_is_private_and_under_a_key_of_ours(stack: Stack) -> None:
+    keys_of_ours = {
+        stack.client("kms").describe_key(KeyId=stack.made[name])["KeyMetadata"]["Arn"] for name in ("DataKey", "PersonalDataKey")
+    }
+    policies = {each["Bucket"]: each["PolicyDocument"]["Statement"][0] for each in stack.of_type("AWS::S3::BucketPolicy").values()}
+    for name, bucket in stack.of_type("AWS::S3::Bucket").items():
+        assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}, name
+        [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        of_s3 = name == "AccessLogsBucket"  # S3 can write its access logs under no other
+        assert of_s3 or rule["ServerSideEncryptionByDefault"]["KMSMasterKeyID"] in keys_of_ours, name
+        denied = policies[bucket["BucketName"]]
+        assert (denied["Effect"], denied["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}}), name
+    used = [queue["KmsMasterKeyId"] for queue in stack.of_type("AWS::SQS::Queue").values()]
+    used += [topic["KmsMasterKeyId"] for topic in stack.of_type("AWS::SNS::Topic").values()]
+    used += [stream["StreamEncryption"]["KeyId"] for stream in stack.of_type("AWS::Kinesis::Stream").values()]
+    used += [table["SSESpecification"]["KMSMasterKeyId"] for table in stack.of_type("AWS::DynamoDB::Table").values()]
+    used += [group["KmsKeyId"] for group in stack.of_type("AWS::Logs::LogGroup").values()]
+    used += [secret["KmsKeyId"] for secret in stack.of_type("AWS::SecretsManager::Secret").values()]
+    assert set(used) <= keys_of_ours
+    for name, task in stack.of_type("AWS::ECS::TaskDefinition").items():
+        [container] = task["ContainerDefinitions"]
+        assert container["ReadonlyRootFilesystem"], name
+    for name, service in stack.of_type("AWS::ECS::Service").items():
+        assert service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "DISABLED", name
+
+
+def test_no_role_may_do_anything_at_all_or_to_anything_at_all(stack: Stack) -> None:
+    for role in stack.of_type("AWS::IAM::Role"):
+        for statement in stack.statements(role):
+            assert not any("*" in action for action in listed(statement["Action"])), role
+            if "*" in listed(statement["Resource"]):
+                assert set(listed(statement["Action"])) <= WITHOUT_RESOURCES, role
+
+
+def test_tasks_are_given_settings_that_there_are_as_the_outputs_have_them(stack: Stack) -> None:
+    told = stack.settings()
+    given: dict[str, set[str]] = {}
+    for name, task in stack.of_type("AWS::ECS::TaskDefinition").items():
+        [container] = task["ContainerDefinitions"]
+        variables = stack.environment(name) | dict.fromkeys((each["Name"] for each in container["Secrets"]), "")
+        for variable, value in variables.items():
+            given.setdefault(variable, set()).add(value)
+    settings = {f"INGESTION_{name.upper()}" for name in Settings.model_fields}
+    assert {name for name in given if name.startswith("INGESTION_")} <= settings
+    assert {name: {value} for name, value in told.items()} == {name: given[name] for name in told}
+
+
+def test_the_template_has_a_code_server_for_each_of_the_workspace(stack: Stack) -> None:
+    servers = [each["grpc_server"] for each in yaml.safe_load((ROOT / "deploy" / "workspace.yaml").read_text())["load_from"]]
+    served = {
+        (
+            alias["DnsName"],
+            alias["Port"],
+            stack.resources[f"{camel(alias['DnsName'])}Task"]["Properties"]["ContainerDefinitions"][0]["Command"][-1],
+        )
+        for service in stack.of_type("AWS::ECS::Service").values()
+        for each in service.get("ServiceConnectConfiguration", {}).get("Services", [])
+        for alias in each["ClientAliases"]
+    }
+    assert served == {(each["host"], each["port"], f"ingestion_dagster.{each['location_name']}.definitions") for each in servers}
+    assert {each["location_name"] for each in servers} == {*LOCATIONS}
