@@ -13,6 +13,7 @@ style() { "$bin/python" -m ruff check .; }
 secrets() { files | xargs -0 "$bin/python" -m detect_secrets.pre_commit_hook --baseline .secrets.baseline; }
 layers() { "$bin/lint-imports" --no-logo; }
 types() { "$bin/python" -m mypy; }
+template() { "$bin/cfn-lint" --regions eu-west-2 -- deploy/cloudformation.yaml; }
 
 # Both load the definitions into an instance made from ./dagster.yaml, so that this file is checked with them.
 in_instance() {
@@ -27,7 +28,7 @@ definitions() { in_instance "$bin/dg" check defs --use-active-venv --log-level w
 # Superseded by dg, which cannot be given a workspace file.
 workspace() { in_instance "$bin/python" -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning; }
 
-[ $# -gt 0 ] || set -- format style secrets layers types definitions workspace
+[ $# -gt 0 ] || set -- format style secrets layers types template definitions workspace
 for check; do
     echo "lint: $check"
     "$check" || { echo "lint: $check found problems" >&2; exit 1; }

@@ -1,7 +1,7 @@
-"""Writes the settings that follow from a stack of deploy/cloudformation.yaml: `aws cloudformation describe-stacks … | python tools/stack_settings.py`.
+"""Writes the settings that follow from a stack of deploy/cloudformation.yaml, read from what describe-stacks of the AWS CLI answers.
 
-An output becomes a variable by an underscore before each capital: IngestionMetricsLandingUrl is INGESTION_METRICS_LANDING_URL. Outputs that
-begin neither with Ingestion nor with Dagster are no settings.
+An output becomes a variable by an underscore before each capital: IngestionMetricsLandingUrl is INGESTION_METRICS_LANDING_URL. Outputs
+that begin neither with Ingestion nor with Dagster are no settings.
 """
 
 import json

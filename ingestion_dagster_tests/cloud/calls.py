@@ -49,6 +49,8 @@ class Recorder:
             asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
             action = asked["Action"]
         home = f"{region}:{self.account}"
+        # A batch is what it consists of, to IAM; DynamoDB's are actions of their own.
+        action = action.removesuffix("Batch") if service == "sqs" else action
         for resource in _resources(service, asked, home):
             yield Call(f"{service}:{action}", resource)
 

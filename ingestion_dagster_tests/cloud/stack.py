@@ -28,7 +28,6 @@ TEMPLATE = ROOT / "deploy" / "cloudformation.yaml"
 REGION = "eu-west-2"
 ACCOUNT = "123456789012"
 NAME = "tried"
-ADMIN = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": REGION}
 EMAILS = [f"{name}@example.org" for name in ("one", "two", "three", "four", "five")]
 """As many as the template takes: moto does not leave out of a list what a condition leaves out."""
 _DIGEST = f"sha256:{'0' * 64}"
@@ -52,7 +51,7 @@ class Stack:
 
     def client(self, service: str) -> Any:
         """A client of somebody who may do everything."""
-        return boto3.client(service, endpoint_url=self.url, **ADMIN)
+        return admin(self.url, service)
 
     def settings(self) -> dict[str, str]:
         """The variables that follow from the outputs, by the way that docs/cloud.md shows."""
@@ -92,6 +91,12 @@ class Stack:
         return {name: each["Properties"] for name, each in self.resources.items() if each["Type"] == kind}
 
 
+def admin(url: str, service: str) -> Any:
+    """A client of somebody who may do everything."""
+    session: Any = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=REGION)
+    return session.client(service, endpoint_url=url)
+
+
 def camel(name: str) -> str:
     """A name of ours as the template has it: LifeEvents."""
     return "".join(word.capitalize() for word in name.split("_"))
@@ -100,7 +105,8 @@ def camel(name: str) -> str:
 @contextmanager
 def moto() -> Iterator[tuple[str, Recorder]]:
     """A server on loopback that keeps what it is asked."""
-    recorder = Recorder(DomainDispatcherApplication(create_backend_app), ACCOUNT)
+    application: Any = DomainDispatcherApplication(create_backend_app)
+    recorder = Recorder(application, ACCOUNT)
     server = make_server("127.0.0.1", 0, recorder, threaded=True)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -119,7 +125,7 @@ def deployed() -> Iterator[Stack]:
     with moto() as (url, recorder):
 
         def client(service: str) -> Any:
-            return boto3.client(service, endpoint_url=url, **ADMIN)
+            return admin(url, service)
 
         cloudformation = client("cloudformation")
         with _tags_of_keys():

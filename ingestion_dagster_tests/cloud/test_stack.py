@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -15,7 +16,7 @@ from dagster_aws.ecs import EcsRunLauncher
 
 from ingestion_dagster import runs
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import ledger, s3_store
+from ingestion_dagster.engine import landing, ledger, s3_store
 from ingestion_dagster.engine.dagster import INGESTION
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import Scope
@@ -28,7 +29,7 @@ from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.cloud import daemon_task
 from ingestion_dagster_tests.cloud.calls import Call, is_allowed, listed
 from ingestion_dagster_tests.cloud.daemon_task import LOCATIONS, network_of, run_of
-from ingestion_dagster_tests.cloud.stack import EMAILS, ROOT, Stack, camel
+from ingestion_dagster_tests.cloud.stack import ACCOUNT, EMAILS, REGION, ROOT, Stack, camel
 from ingestion_dagster_tests.life_events import driver as life_events_driver
 from ingestion_dagster_tests.life_events import scene
 from ingestion_dagster_tests.life_events.stand_in import StandIn
@@ -176,6 +177,21 @@ def test_metric_files_are_loaded_moved_replayed_and_booted(stack: Stack, as_task
     of_its_own(stack, "metrics", os.environ)
 
 
+def test_operations_may_finish_what_a_dead_run_has_left(stack: Stack, as_task_of: As, database: Database) -> None:
+    put(stack, "MetricsLandingBucket", {"left.json": json.dumps(time_series_payload(stratum="left")).encode()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3_store.S3Store, "remove", lambda store, obj: False)
+        run("metrics", as_task_of("metrics"))
+    assert keys(stack, "MetricsLandingBucket") == ["left.json"]
+    settings = as_task_of("operations")
+    with database.connect() as connection:
+        landing.discover(connection, PIPELINES["metrics"].zone(settings), datetime.now(UTC))
+        PIPELINES["metrics"].sweep(connection, settings)
+    assert keys(stack, "MetricsLandingBucket") == []
+    mine = stack.statements("OperationsRole")
+    assert [call for call in sorted(stack.calls(os.environ)) if not is_allowed(call, mine)] == []
+
+
 def test_records_of_the_stream_become_metric_files(stack: Stack, as_task_of: As) -> None:
     settings = as_task_of("metrics")
     record = json.dumps({"name": "in/streamed.json", "data": time_series_payload(stratum="streamed")})
@@ -187,7 +203,7 @@ def test_records_of_the_stream_become_metric_files(stack: Stack, as_task_of: As)
             resources={"ingestion": INGESTION},
             sensor_name=metrics_kinesis_sensor.name,
         )
-        assert len(metrics_kinesis_sensor.evaluate_tick(context).run_requests) == 1
+        assert metrics_kinesis_sensor.evaluate_tick(context).run_requests
     assert keys(stack, "MetricsLandingBucket") == ["streamed.json"]
     assert loaded(run("metrics", settings)) == (1, 0)
     assert "kinesis:GetRecords" in {call.action for call in of_its_own(stack, "metrics", os.environ)}
@@ -283,9 +299,7 @@ def test_everything_that_can_be_tagged_is(stack: Stack) -> None:
 
 
 def test_everything_that_keeps_data_is_private_and_under_a_key_of_ours(stack: Stack) -> None:
-    keys_of_ours = {
-        stack.client("kms").describe_key(KeyId=stack.made[name])["KeyMetadata"]["Arn"] for name in ("DataKey", "PersonalDataKey")
-    }
+    keys_of_ours = {f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{stack.made[name]}" for name in ("DataKey", "PersonalDataKey")}
     policies = {each["Bucket"]: each["PolicyDocument"]["Statement"][0] for each in stack.of_type("AWS::S3::BucketPolicy").values()}
     for name, bucket in stack.of_type("AWS::S3::Bucket").items():
         assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}, name
