@@ -116,7 +116,7 @@ def _of_registries() -> dict[str, set[str]]:
         "metrics": set(map(str, Code)),
         "cubic": {casts.code(kind) for kind in (*columns._WORDS, "decimal(1,0)")}
         | {"field_count"}
-        | _literals("ingestion_dagster.cubic.consume", "record_")
+        | _literals("ingestion_dagster.cubic.envelopes", "record_")
         | {f"record_without_{part}" for part in ("topic", "partition", "offset")},
         "life_events": set(problems.CODES) | {"platform_400"},
         "catalog": {code for _, code, _ in copy_errors._TRANSIENT}

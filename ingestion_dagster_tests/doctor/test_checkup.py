@@ -28,7 +28,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def worst(said: Iterator[Said], level: Level = Level.PROBLEM) -> list[Finding]:
-    return [finding for finding in examine([Check("one", lambda: said)], None) if finding.level is level]
+    return [finding for finding in examine([Check("one", lambda: said, 100)], None) if finding.level is level]
 
 
 def test_a_fresh_installation_has_no_problem_and_gets_nothing_new(settings: Settings) -> None:
