@@ -64,18 +64,14 @@ def _enter(connection: Connection, zone: Zone, objects: Sequence[StoredObject]) 
 
 def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connection) -> None:
     """Tell Dagster of partitions that have come up with what has arrived."""
-    if pipeline.dynamic_partitions is None:
+    wanted = pipeline.dynamic_partitions(connection) if pipeline.dynamic_partitions else {}
+    if not any(wanted.values()):
         return
-    name, keys = pipeline.dynamic_partitions(connection)
-    if not keys:
-        return
-    from ingestion_dagster.engine.dagster import open_instance
+    from ingestion_dagster.engine import dagster
 
     prepare_dagster_home(settings)
-    with open_instance() as instance:
-        known = set(instance.get_dynamic_partitions(name))
-        if new := [key for key in keys if key not in known]:
-            instance.add_dynamic_partitions(name, new)
+    with dagster.open_instance() as instance:
+        dagster.add_partitions(instance, wanted)
 
 
 def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:

@@ -314,6 +314,31 @@ class Settings(BaseSettings):
         2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
     )
 
+    maintenance_schedule: str = Field("10 2 * * *", description="When operations tidies up and reconciles, as a cron expression, UTC.")
+    run_history_days: int = Field(
+        90, ge=0, description="Days after which a run leaves Dagster, with its events; 0: never. What an asset shows as its latest stays."
+    )
+    failed_run_history_days: int = Field(180, ge=0, description="The same, of runs that failed.")
+    load_history_days: int = Field(
+        400,
+        ge=0,
+        description="Days for which each step of a load, and each alert, stays told; then of loads how they began and ended.",
+    )
+    ledger_days: int = Field(
+        1100,
+        ge=0,
+        description="Days after which an ended load leaves the ledger if its object is gone and nothing refers to it; 0: never. It stays "
+        "at least as long as a stream or a record ledger remembers.",
+    )
+    leftover_hours: float = Field(
+        24, gt=0, description="Age from which what a killed process has left half-written is removed; more than any run lasts."
+    )
+    silence_minutes: int = Field(15, ge=1, description="Minutes without a finished sweep of a pipeline after which an alert is raised.")
+    heartbeat_url: SecretStr | None = Field(
+        None,
+        description="URL that is fetched each minute that all is well, so that a monitor outside notices silence. Unset: none.",
+    )
+
     @field_validator("metrics_point_policy", "life_events_acquirers", "catalog_fields", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:

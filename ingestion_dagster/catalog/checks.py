@@ -1,17 +1,16 @@
 """What is checked of the catalogue: the gates of a promotion, and, every day, what must hold whatever was refreshed."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from functools import partial
 from typing import Any
 
 import dagster as dg
 import orjson
 
-from ingestion_dagster.catalog import gates, refreshes
+from ingestion_dagster.catalog import gates, live_aliases, refreshes
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
-from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE, MediaType, filtered_name
+from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE, MediaType
 from ingestion_dagster.catalog.search import SearchEngine
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
@@ -24,7 +23,6 @@ from ingestion_dagster.engine.checks import (
 )
 from ingestion_dagster.engine.dagster import error_table
 from ingestion_dagster.engine.datasets import sync_datasets
-from ingestion_dagster.engine.errors import Refused
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
 
@@ -113,8 +111,6 @@ DAILY_SPECS = [
 
 _REFUSED = "SELECT error_code, error_message FROM ledger.loads WHERE id = ANY(%(ids)s) AND status = 'errored' ORDER BY id"
 
-_OPEN = "SELECT suffix FROM catalog.promotions WHERE model = %(model)s AND ended_at IS NULL"
-
 
 def nothing_left_refused(connection: Connection) -> Finding:
     """No refresh stands refused; one that was given up, or that a later one has taken the place of, has been dealt with."""
@@ -126,35 +122,14 @@ def nothing_left_refused(connection: Connection) -> Finding:
 
 def no_broken_promotion(connection: Connection, model: str) -> Finding:
     """No promotion of a media type is open."""
-    open_ones = [row[0] for row in connection.execute(_OPEN, {"model": model})]
+    open_ones = live_aliases.broken_off(connection, model)
     return not open_ones, dg.AssetCheckSeverity.ERROR, {"suffixes": ", ".join(open_ones)}
 
 
 def aliases_lead_home(connection: Connection, settings: Settings, model: str) -> Finding:
     """Each alias of the live refresh leads to one index, which was made for it, or of its rows."""
-    from ingestion_dagster.catalog.places import search_engine
-
-    live = refreshes.live(connection, model)
-    if live is None:
-        return True, dg.AssetCheckSeverity.ERROR, {"live": "nothing yet"}
-    wrong, told = [], {"live": live.suffix}
-    with closing(search_engine(settings)) as engine:
-        for alias in (live.alias, filtered_name(live.alias, "")):
-            behind = engine.behind(alias)
-            told[alias] = ", ".join(behind)
-            is_needed = alias == live.alias or live.filtered
-            if len(behind) > 1 or (is_needed and not behind) or any(live.suffix not in _made_of(engine, index) for index in behind):
-                wrong.append(alias)
-    return not wrong, dg.AssetCheckSeverity.ERROR, told | {"wrong": ", ".join(wrong)}
-
-
-def _made_of(engine: SearchEngine, index: str) -> tuple[object, ...]:
-    """The refresh that has made an index, and the one whose rows it is of."""
-    try:
-        label = engine.label(index)
-    except Refused:
-        return ()
-    return label.get("refresh"), label.get("origin")
+    wrong, told = live_aliases.astray(connection, settings, model)
+    return not wrong, dg.AssetCheckSeverity.ERROR, {**told, "wrong": ", ".join(wrong)} if told else {"live": "nothing yet"}
 
 
 def _no_broken_promotion(model: str, connection: Connection, _settings: Settings) -> Finding:

@@ -1,6 +1,7 @@
 """The catalogue pipeline as the command line sees it. What copies, searches or swaps is imported when it is needed."""
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import NoReturn
 
 from ingestion_dagster.catalog import admission, refreshes
@@ -155,6 +156,50 @@ def _mended(connection: Connection, settings: Settings) -> Iterator[str]:
             yield f"{model}: {done}"
 
 
+def _leftovers(connection: Connection, settings: Settings, _before: datetime) -> dict[str, int]:
+    """Tables and indexes that nobody reads, goes on with or rolls back to, by the catalogue's own policy."""
+    from contextlib import closing
+
+    from ingestion_dagster.catalog import retirement
+    from ingestion_dagster.catalog.places import Places
+
+    used = [model for model in MEDIA_TYPES if refreshes.of_model(connection, model)]
+    if not used:
+        return {}  # nothing was ever made, and no database is made for it
+    places = Places.of(settings)
+    gone = {"tables": 0, "indexes": 0, "left_busy": 0}
+    with closing(places.search()) as engine:
+        for model in used:
+            try:
+                retired = retirement.retire(places, engine, connection, MEDIA_TYPES[model], "operations")
+            except refreshes.Busy:
+                gone["left_busy"] += 1
+            else:
+                gone["tables"] += len(retired.tables)
+                gone["indexes"] += len(retired.indexes)
+    return gone
+
+
+def _amiss(connection: Connection, settings: Settings) -> list[str]:
+    """Aliases that lead elsewhere than to the live refresh, and promotions that were broken off."""
+    from ingestion_dagster.catalog import live_aliases
+
+    lines = []
+    for model in MEDIA_TYPES:
+        lines += [f"alias {alias} does not lead to the live refresh" for alias in live_aliases.astray(connection, settings, model)[0]]
+        lines += [f"the promotion of {model}-{suffix} was broken off" for suffix in live_aliases.broken_off(connection, model)]
+    return lines
+
+
+def _partitions(connection: Connection) -> dict[str, list[str]]:
+    """Refreshes that are not over: the others' partitions are history."""
+    over = ("retired", "discarded")
+    return {
+        refreshes.definition(model): [each.suffix for each in refreshes.of_model(connection, model) if each.state not in over]
+        for model in MEDIA_TYPES
+    }
+
+
 CATALOG = Pipeline(
     name=PIPELINE,
     known=lambda: DATASETS,
@@ -174,6 +219,9 @@ CATALOG = Pipeline(
     foretell=_predict,
     watched=lambda _settings: (),
     sensors=lambda _settings: ("catalog_upstream_sensor", "catalog_terms_sensor"),
+    leftovers=_leftovers,
+    amiss=_amiss,
+    dynamic_partitions=_partitions,
     claimable_minutes=lambda settings: settings.catalog_claimable_minutes,
     tidy=_tidy,
 )

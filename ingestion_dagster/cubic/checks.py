@@ -1,7 +1,6 @@
 """What is checked of cubic files: after each load, by the load step itself, and every night, whatever has been loaded."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -121,7 +120,6 @@ def _before(connection: Connection, settings: Settings) -> None:
     """What crashes have left behind is tidied up."""
     tables = registry(settings)
     discovery.sync(connection, tables)
-    reconciliation.clear_leftovers(settings, datetime.now(UTC))
     reconciliation.tidy(connection, settings, tables, zone(settings, tables))
 
 

@@ -213,6 +213,18 @@ def open_instance() -> dg.DagsterInstance:
         return instance
 
 
+def add_partitions(instance: dg.DagsterInstance, wanted: Mapping[str, Sequence[str]], *, dry_run: bool = False) -> dict[str, int]:
+    """Add those of these dynamic partitions, by the name of their definition, that Dagster does not know; how many of each."""
+    added = {}
+    for name, keys in wanted.items():
+        known = set(instance.get_dynamic_partitions(name)) if keys else set()
+        new = [key for key in keys if key not in known]
+        if new and not dry_run:
+            instance.add_dynamic_partitions(name, new)
+        added[name] = len(new)
+    return added
+
+
 def run_tags(pipeline: str, settings: Settings, queue: str | None = None) -> dict[str, str]:
     """The tags every run of a pipeline carries: queue limits and alerts go by them."""
     return {PIPELINE_TAG: pipeline, ENVIRONMENT_TAG: settings.environment, QUEUE_TAG: queue or pipeline}

@@ -48,6 +48,8 @@ STREAMS = """
 SELECT stream, extract(epoch FROM now() - min(updated_at))::float8 FROM ledger.stream_checkpoints WHERE NOT finished GROUP BY 1
 """
 
+HEARTBEATS = "SELECT name, extract(epoch FROM clock_timestamp() - at)::float8 FROM ledger.heartbeats ORDER BY 1"
+
 NOW = "SELECT extract(epoch FROM now())::float8"
 
 Row = tuple[tuple[str, ...], float]
@@ -85,6 +87,7 @@ def read(connection: Connection, pipelines: Sequence[str]) -> list[Figure]:
         Figure("outbox_oldest_seconds", "Age of the oldest message that is due.", ("topic",), [((row[0],), row[3]) for row in outbox]),
         Figure("alerts_open", "Alerts that have not been told.", ("status",), _plain(connection, ALERTS)),
         Figure("stream_silent_seconds", "Since when the stillest shard has not advanced.", ("stream",), _plain(connection, STREAMS)),
+        Figure("heartbeat_seconds", "Since when a sweep, or the watch, has not finished.", ("sensor",), _plain(connection, HEARTBEATS)),
     ]
 
 

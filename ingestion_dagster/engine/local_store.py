@@ -99,6 +99,18 @@ class LocalStore(ObjectStore):
                 os.close(folder)
         return stored(key, found) if found and stat.S_ISREG(found.st_mode) else None
 
+    def clear_unfinished(self, before: datetime) -> int:
+        """See ObjectStore. By the time that nobody can set: a file that is being written may be dated back already."""
+        cleared = 0
+        with self._faults():
+            for _, _, names, folder in os.fwalk(self._root) if Path(self._root).is_dir() else ():
+                for name in names:
+                    if name.startswith(_WRITING) and os.lstat(name, dir_fd=folder).st_ctime < before.timestamp():
+                        with suppress(FileNotFoundError):
+                            os.unlink(name, dir_fd=folder)
+                            cleared += 1
+        return cleared
+
     def read(self, obj: StoredObject) -> bytes:
         """See ObjectStore."""
         with self._faults(), _Opened(self._open(obj), obj) as file:

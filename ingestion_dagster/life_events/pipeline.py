@@ -1,6 +1,7 @@
 """The life events pipeline as the command line sees it. What reads files, publishes or seals is imported when it is needed."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -105,6 +106,13 @@ def _behind(connection: Connection, _settings: Settings) -> list[tuple[str, ...]
     return [PUBLISHED] if row and row[0] else []
 
 
+def _leftovers(connection: Connection, settings: Settings, _before: datetime) -> dict[str, int]:
+    """Refused files whose time in quarantine is up: a term of its own."""
+    from ingestion_dagster.life_events import upkeep
+
+    return {"expired_files": upkeep.expire_quarantine(connection, settings, datetime.now(UTC))}
+
+
 LIFE_EVENTS = Pipeline(
     name=PIPELINE,
     known=lambda: (DATASET,),
@@ -124,5 +132,7 @@ LIFE_EVENTS = Pipeline(
     replay=_replay,
     done=_done,
     sensors=lambda _settings: ("life_events_s3_sensor", "life_events_outbox_sensor"),
+    remembers=lambda settings: settings.life_events_ledger_days,
+    leftovers=_leftovers,
     claimable_minutes=lambda settings: settings.life_events_claimable_minutes,
 )

@@ -12,7 +12,7 @@ from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.engine.sensors import default_status
-from ingestion_dagster.operations import watch
+from ingestion_dagster.operations import heartbeat, watch
 from ingestion_dagster.operations.failures import failed_run, owner_of
 from ingestion_dagster.operations.watch import Place
 from ingestion_dagster.pipelines import PIPELINES
@@ -44,6 +44,7 @@ def sweep_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
                 says = pipeline.sweep(connection, settings)
             finally:
                 dead = _report_dead(context.instance, connection, pipeline.name)
+            heartbeat.beat(connection, context.sensor_name)
         first, *more = says
         return dg.SkipReason("; ".join([f"{first}, {dead} dead runs reported failed", *more]))
 
@@ -94,7 +95,7 @@ def watch_sensor(pipelines: Mapping[str, Pipeline]) -> dg.SensorDefinition:
     It alerts to the sensors that should be on by the settings if they fail or stand still, also if their code location does not load; to
     loads that were claimable for longer than their pipeline's limit while nothing ran; and to what a run or the failure sensor could not
     tell at its time. A state is alerted to if two ticks in a row have seen it: after a pause of the daemon, or of a dataset, the other
-    sensors get time to act. Starts no runs.
+    sensors get time to act. While nothing is wrong, a monitor outside is told so. Starts no runs.
     """
     settings = current()
 
@@ -118,6 +119,7 @@ def watch_sensor(pipelines: Mapping[str, Pipeline]) -> dg.SensorDefinition:
                 found = watch.sensors_of(context.instance, sensors)
                 certain += watch.failing_sensors(place, found)
                 states += watch.silent_sensors(place, found)
+                states += watch.endless_sweeps(connection, place, found)
                 if name in pipelines:
                     states += watch.stalled(connection, place, timedelta(minutes=pipelines[name].claimable_minutes(settings)))
                     new += watch.errored_before(connection, place) if through else []
@@ -126,12 +128,15 @@ def watch_sensor(pipelines: Mapping[str, Pipeline]) -> dg.SensorDefinition:
             delivery = notifications.deliver(connection, through)
             in_doubt = notifications.uncertain(connection)
             due = notifications.due(connection)
+            heartbeat.beat(connection, context.sensor_name)
+        told = "off" if certain or states else heartbeat.ping(settings)
         context.update_cursor(_write_cursor(alert.key for alert in states))
         for alert in in_doubt:
             context.log.warning("alert %s on %s may have been sent or not, at %s", alert.key, alert.channel, alert.since)
         wrong = "".join(f"; {_named(alert)}" for alert in (*certain, *states)) or "; sensors tick and loads are taken"
         outbox = f"{raised} alerts raised, {delivery.sent} sent, {due} due, {len(in_doubt)} uncertain"
-        return dg.SkipReason((outbox if through else "no channel for alerts is set") + wrong)
+        outside = "" if told == "off" else f"; monitor {told}"
+        return dg.SkipReason((outbox if through else "no channel for alerts is set") + outside + wrong)
 
     return look
 

@@ -12,6 +12,7 @@ from ingestion_dagster.engine.alert import Alert, overview_link
 from ingestion_dagster.engine.dagster import PIPELINE_TAG
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.operations import heartbeat
 from ingestion_dagster.operations.failures import error_reason, failed_run, owner_of
 from ingestion_dagster.settings import Settings
 
@@ -141,6 +142,20 @@ def silent_sensors(place: Place, states: Sequence[InstigatorState]) -> list[Aler
                 )
             )
     return alerts
+
+
+def endless_sweeps(connection: Connection, place: Place, states: Sequence[InstigatorState]) -> list[Alert]:
+    """An alert for each sweep that is on and ticks, and has not come to its end for longer than the setting allows."""
+    on = [state.instigator_name for state in states if _is_on(state, place.settings)]
+    return [
+        place.alert(
+            f"endless:{name}:{since.isoformat()}",
+            f"{name} does not finish",
+            f"it last came to its end at {_time(since.timestamp())}; until it does, nobody takes back what dead runs hold",
+            "look at its ticks in Dagster: what it waits for, or fails for, is told there",
+        )
+        for name, since in heartbeat.silent(connection, on, place.settings).items()
+    ]
 
 
 def stalled(connection: Connection, place: Place, limit: timedelta) -> list[Alert]:

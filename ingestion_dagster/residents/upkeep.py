@@ -41,5 +41,4 @@ def write_missing_reports(connection: Connection, settings: Settings, *, rows: i
 
 def forget(connection: Connection, settings: Settings, now: datetime) -> tuple[int, int]:
     """Let go of what is older than the retention setting; how many rows of files, and rows."""
-    outbound.clear_leftovers(settings, now)
     return row_ledger.forget(connection, now - timedelta(days=settings.residents_retention_days))

@@ -36,7 +36,7 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.pipeline import METRICS
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.stream import Taker
-from ingestion_dagster.operations import sensors
+from ingestion_dagster.operations import heartbeat, sensors
 from ingestion_dagster.operations import watch as watching
 from ingestion_dagster.operations.failures import owner_of
 from ingestion_dagster.operations.sensors import FAILURE, WATCH
@@ -668,6 +668,38 @@ def test_a_sensor_is_given_time_after_it_was_switched_on(watch: Watch, daemon: D
     watch.tick()
     assert watch.tick().endswith("; sensors tick and loads are taken")
     assert slack.texts == []
+
+
+def test_a_sweep_that_ticks_and_never_comes_to_its_end_is_told_once_a_silence(
+    metrics: Metrics, instance: dg.DagsterInstance, daemon: Daemon, slack: Slack
+) -> None:
+    watch = Watch(instance, WATCH)
+    daemon.state("metrics_sweep_sensor")
+    metrics.query("INSERT INTO ledger.heartbeats (name, at) VALUES ('metrics_sweep_sensor', now() - interval '16 minutes')")
+    for _ in range(3):
+        assert watch.tick().endswith("; metrics_sweep_sensor does not finish")
+    [text] = slack.texts
+    assert "[staging] metrics: metrics_sweep_sensor does not finish" in text
+    metrics.query("UPDATE ledger.heartbeats SET at = now()")
+    assert watch.tick().endswith("; sensors tick and loads are taken")
+
+
+def test_a_monitor_outside_is_told_while_all_is_well_and_not_otherwise(
+    metrics: Metrics, watch: Watch, daemon: Daemon, slack: Slack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pings = []
+
+    def ping(settings: Settings) -> str:
+        pings.append(settings.heartbeat_url)
+        return "told"
+
+    monkeypatch.setattr(heartbeat, "ping", ping)
+    monkeypatch.setenv("INGESTION_HEARTBEAT_URL", "https://monitor.example/ping")
+    assert watch.tick().endswith("; monitor told; sensors tick and loads are taken")
+    daemon.ticks(daemon.state("metrics_s3_sensor"), "fff")
+    assert watch.tick().endswith("; metrics_s3_sensor fails")
+    assert len(pings) == 1
+    assert metrics.query("SELECT name FROM ledger.heartbeats") == [("operations_watch_sensor",)]
 
 
 # Nothing has run
