@@ -156,10 +156,6 @@ CUBIC = Pipeline(
     take_over=_take_over,
     sensors=lambda _settings: ("cubic_s3_sensor", "cubic_current_sensor"),
     remembers=lambda settings: STREAM_DAYS if settings.cubic_kinesis_stream else 0,
-    stores=lambda settings: tuple(
-        settings.zone(PIPELINE, kind, f"cubic/{kind}") for kind in ("archive", "error", "springboard", "current")
-    ),
-    archive=lambda settings: settings.zone(PIPELINE, "archive", "cubic/archive"),
     leftovers=_leftovers,
     claimable_minutes=lambda settings: settings.cubic_claimable_minutes,
 )

@@ -72,7 +72,7 @@ class Pipeline:
     asset_of: Callable[[str], tuple[str, ...] | None]
     """The asset key of a dataset; None if it has none of its own and comes with any run."""
     places: Callable[[Settings], tuple[tuple[str, str], ...]]
-    """Where loaded and refused files go: a word and a URL each."""
+    """Where loaded and refused files go: a word and a URL each. Under `archived` each of them is kept, to be replayed."""
     tables: tuple[str, ...] = ()
     """The tables of this database that a run fills, as a person would query them."""
     contents: Callable[[Connection, Settings], list[tuple[int, str]]] = lambda _connection, _settings: []
@@ -132,9 +132,7 @@ class Pipeline:
     leftovers: Callable[[Connection, Settings, datetime], Mapping[str, int]] = lambda _connection, _settings, _now: {}
     """Remove what killed processes have left half done in places of its own, older than that moment; how much of what, by word."""
     stores: Callable[[Settings], tuple[str, ...]] = lambda _settings: ()
-    """URLs of the stores that it writes to besides its landing zone."""
-    archive: Callable[[Settings], str | None] = lambda _settings: None
-    """URL of where every loaded object is kept; None: it is kept nowhere, or is for people to take away."""
+    """URLs of the stores that it writes to besides its landing zone and what `places` names."""
     amiss: Callable[[Connection, Settings], Sequence[str]] = lambda _connection, _settings: ()
     """Lines on what stands in its targets otherwise than its ledger says."""
     tidy: Callable[[Connection, Settings], Sequence[str]] | None = None
@@ -152,6 +150,15 @@ class Pipeline:
             sync_datasets(connection, self.name, self.datasets)
         else:
             self.sync(connection, settings)
+
+    def archive(self, settings: Settings) -> str | None:
+        """URL of where every loaded object is kept; None: it is kept nowhere, or stays for people to take away."""
+        return dict(self.places(settings)).get("archived")
+
+    def written(self, settings: Settings) -> tuple[str, ...]:
+        """URLs of all the stores that it writes to besides its landing zone."""
+        named = [url for _, url in self.places(settings) if url.startswith(("file://", "s3://")) and "<" not in url]
+        return (*named, *self.stores(settings))
 
     def sweep(self, connection: Connection, settings: Settings) -> Sequence[str]:
         """Give back what dead runs held, and finish what they left half done; lines that tell of it. Repeatable."""

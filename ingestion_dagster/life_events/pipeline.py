@@ -133,7 +133,6 @@ LIFE_EVENTS = Pipeline(
     done=_done,
     sensors=lambda _settings: ("life_events_s3_sensor", "life_events_outbox_sensor"),
     remembers=lambda settings: settings.life_events_ledger_days,
-    stores=lambda settings: (places.quarantine_url(settings),),
     leftovers=_leftovers,
     claimable_minutes=lambda settings: settings.life_events_claimable_minutes,
 )

@@ -35,7 +35,6 @@ METRICS = Pipeline(
     sensors=lambda settings: ("metrics_s3_sensor", *(("metrics_kinesis_sensor",) if settings.metrics_kinesis_stream else ())),
     # What a stream has brought is known by its load for as long as the stream may bring it again.
     remembers=lambda settings: STREAM_DAYS if settings.metrics_kinesis_stream else 0,
-    stores=_stores,
-    archive=lambda settings: settings.zone(PIPELINE, "archive", "metrics/archive"),
+    stores=lambda settings: (boot_folder(settings),),
     claimable_minutes=lambda settings: settings.metrics_claimable_minutes,
 )

@@ -16,7 +16,7 @@ def clear(connection: Connection, pipeline: Pipeline, settings: Settings, before
 
     Raises as its places do, `Transient` or `ConfigurationError`; what was removed by then is gone.
     """
-    stores = [open_store(url) for url in pipeline.stores(settings)]
+    stores = [open_store(url) for url in pipeline.written(settings)]
     if pipeline.keyed is None:
         stores.append(pipeline.zone(settings).landing)
     unfinished = sum(store.clear_unfinished(before) for store in stores)

@@ -36,7 +36,7 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.pipeline import METRICS
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.stream import Taker
-from ingestion_dagster.operations import sensors
+from ingestion_dagster.operations import heartbeat, sensors
 from ingestion_dagster.operations import watch as watching
 from ingestion_dagster.operations.failures import owner_of
 from ingestion_dagster.operations.sensors import FAILURE, WATCH
@@ -688,7 +688,12 @@ def test_a_monitor_outside_is_told_while_all_is_well_and_not_otherwise(
     metrics: Metrics, watch: Watch, daemon: Daemon, slack: Slack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pings = []
-    monkeypatch.setattr(sensors.heartbeat, "ping", lambda settings: pings.append(settings.heartbeat_url) or "told")
+
+    def ping(settings: Settings) -> str:
+        pings.append(settings.heartbeat_url)
+        return "told"
+
+    monkeypatch.setattr(heartbeat, "ping", ping)
     monkeypatch.setenv("INGESTION_HEARTBEAT_URL", "https://monitor.example/ping")
     assert watch.tick().endswith("; monitor told; sensors tick and loads are taken")
     daemon.ticks(daemon.state("metrics_s3_sensor"), "fff")

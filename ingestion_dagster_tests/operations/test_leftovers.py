@@ -52,4 +52,7 @@ def test_working_folders_of_current_tables_go_when_nobody_has_written_there(tmp_
 
 
 def test_every_pipeline_that_keeps_files_names_where(settings: Settings) -> None:
-    assert {name for name, pipeline in PIPELINES.items() if pipeline.stores(settings)} == {"metrics", "cubic", "life_events"}
+    written = {name: pipeline.written(settings) for name, pipeline in PIPELINES.items()}
+    assert {name for name, urls in written.items() if urls} >= {"metrics", "cubic", "life_events"}
+    assert f"{settings.storage}/cubic/springboard" in written["cubic"]
+    assert {name for name, pipeline in PIPELINES.items() if pipeline.archive(settings)} == {"metrics", "cubic"}
