@@ -7,18 +7,12 @@ from ingestion_dagster.metrics.adoption import adopt_tables, describe
 from ingestion_dagster.metrics.load import check_file
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, processed_url, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
-from ingestion_dagster.settings import Settings
 
 
 def take_over(database: Database, dry_run: bool) -> tuple[str, ...]:
     """Take over the dashboard's own twelve tables; lines that tell of it, none if they are not there."""
     adopted = adopt_tables(database, dry_run=dry_run)
     return () if adopted is None else tuple(describe(adopted))
-
-
-def _stores(settings: Settings) -> tuple[str, ...]:
-    kinds = (("processed", "processed"), ("archive", "archive"), ("error", "failed"))
-    return (*(settings.zone(PIPELINE, kind, f"metrics/{folder}") for kind, folder in kinds), boot_folder(settings))
 
 
 METRICS = Pipeline(
