@@ -7,6 +7,7 @@ import dagster as dg
 
 from ingestion_dagster.engine.dagster import console_log
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.pipelines import PIPELINES
 
 log = logging.getLogger(__name__)
 
@@ -23,5 +24,5 @@ def _of(pipeline: str) -> dg.Definitions:
 
 defs = dg.Definitions.merge(
     dg.Definitions(loggers={"console": console_log}),
-    *map(_of, ("metrics", "cubic", "residents", "life_events", "catalog", "operations")),
+    *map(_of, (*PIPELINES, "operations")),
 )
