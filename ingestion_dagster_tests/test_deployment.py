@@ -75,6 +75,7 @@ def test_image_has_the_locked_production_requirements_and_nothing_of_the_build()
     copied = [line for line in lineage("ingestion") if line.startswith("COPY")]
     assert copied == [
         "COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/",
+        "COPY deploy/dagster-ecs.yaml /opt/dagster/ecs/",
         "COPY --from=build-ingestion /opt/ingestion /opt/ingestion",
     ]
 
@@ -242,6 +243,19 @@ def test_production_comes_after_staging_after_development_after_the_checks() -> 
     steps = [step["run"].split()[1] for step in deploy["steps"] if step.get("run", "").startswith("deploy/release.sh")]
     assert steps == ["current", "migrate", "deploy"]
     assert deploy["steps"][-1]["if"] == "failure() && steps.services.outcome == 'failure'"
+
+
+def test_stack_of_aws_has_what_delivery_and_the_image_give_it() -> None:
+    template = (DEPLOY / "cloudformation.yaml").read_text()
+    script = (DEPLOY / "release.sh").read_text()
+    asked = set(re.findall(r"(?:output|parameter) ([A-Z]\w+)", script)) | set(re.findall(r'"(\w+)=\$\d"', script))
+    assert asked == {"Image", "WebserverImage", "ClusterName", "MigrateTaskDefinition", "TaskSecurityGroupId"}
+    assert {name for name in asked if not re.search(rf"^  {name}:", template, re.MULTILINE)} == set()
+    homes = set(re.findall(r"DAGSTER_HOME, Value: ([^}]+)}", template)) | {"/opt/dagster"}
+    made = {
+        word.rpartition("/")[0] for line in lineage("run") for word in line.split() if word.endswith(("/dagster.yaml", "/opt/dagster/"))
+    }
+    assert homes <= {folder.lstrip(">") for folder in made}
 
 
 AWS = """#!/bin/sh

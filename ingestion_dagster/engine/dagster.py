@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -203,9 +203,14 @@ def column_lineage(sources: Mapping[str, Iterable[tuple[dg.AssetKey, str]]]) -> 
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The instance of this process's Dagster home. Two that open a new one take turns: Dagster creates its SQLite files without a lock."""
-    with (Path(os.environ["DAGSTER_HOME"]) / ".opening").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The instance of this process's Dagster home. Two that open a new one take turns: Dagster creates its SQLite files without a lock.
+
+    A home that cannot be written, as in the image, holds no such files.
+    """
+    home = Path(os.environ["DAGSTER_HOME"])
+    with (home / ".opening").open("w") if os.access(home, os.W_OK) else nullcontext() as lock:
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
         instance = dg.DagsterInstance.get()
         instance.get_runs(limit=1)
         instance.all_asset_keys()
