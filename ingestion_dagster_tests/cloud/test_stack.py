@@ -289,6 +289,8 @@ UNTAGGED = {
     "AWS::SNS::TopicPolicy",
     "AWS::SQS::QueuePolicy",
 }
+QUEUES = {f"INGESTION_{pipeline}_QUEUE_URL" for pipeline in ("METRICS", "CUBIC", "LIFE_EVENTS")}
+"""Of discovery by notifications."""
 WITHOUT_RESOURCES = {"ecr:GetAuthorizationToken", "ec2:DescribeNetworkInterfaces", "ecs:DescribeTaskDefinition"}
 
 
@@ -339,7 +341,7 @@ def test_tasks_are_given_settings_that_there_are_as_the_outputs_have_them(stack:
         for variable, value in variables.items():
             given.setdefault(variable, set()).add(value)
     settings = {f"INGESTION_{name.upper()}" for name in Settings.model_fields}
-    assert {name for name in given if name.startswith("INGESTION_")} <= settings
+    assert {name for name in given if name.startswith("INGESTION_")} <= settings | QUEUES
     assert {name: {value} for name, value in told.items()} == {name: given[name] for name in told}
 
 
