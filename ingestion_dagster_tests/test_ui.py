@@ -37,10 +37,10 @@ QUIET = (
     "--disable-background-networking", "--disable-component-update", "--disable-gpu", "--disable-quic", "--disable-sync",
     "--no-first-run", "--no-sandbox",
 )  # fmt: skip
-PATIENCE = 60_000  # milliseconds; a run is launched in a process of its own
+PATIENCE = 240_000 if FOR_THE_DOCS else 60_000  # milliseconds; a run is launched in a process of its own
 
 pytestmark = [
-    pytest.mark.timeout(900 if FOR_THE_DOCS else 300),
+    pytest.mark.timeout(1800 if FOR_THE_DOCS else 300),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium"),
 ]
 
@@ -76,7 +76,7 @@ def address(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def await_answer(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + (600 if FOR_THE_DOCS else 120)
     while True:
         assert process.poll() is None, f"ended with {process.returncode}: {(Path.cwd() / 'dev.log').read_text()[-2000:]}"
         try:
