@@ -42,10 +42,10 @@ lint: setup ## every static check: format, style, types, layers, secrets, image,
 	@sh tools/lint.sh
 
 docs: setup ## the documentation as a site, in build/site (every link, anchor and image is checked)
-	@NO_MKDOCS_2_WARNING=1 $(PY) -W ignore -m mkdocs build --strict --quiet && echo "docs: build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(PY) -W ignore -m mkdocs build --strict
 
 screenshots: setup ## the screenshots of the docs, taken anew by the browser tests (needs Chromium)
-	@INGESTION_TAKE_SCREENSHOTS=1 $(PY) -m pytest -q ingestion_dagster_tests/test_ui.py
+	@TAKE_SCREENSHOTS=1 $(PY) -m pytest -q ingestion_dagster_tests/test_ui.py
 
 # The peers have an environment of their own: what they pin is no business of ours.
 PEERS := .venv/bench

@@ -5,6 +5,8 @@ The site itself is built strictly by `make docs`, which CI runs.
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,26 @@ def test_what_a_benchmark_records_is_drawn_and_a_miss_is_shown_as_a_miss(
 )
 def test_links_out_of_the_docs_lead_to_where_things_are_in_the_site(markdown: str, at_root: bool, led: str) -> None:
     assert outside.relinked(markdown, at_root=at_root) == led
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("[a](nowhere.md)", "nowhere.md"),
+        ("[a](index.md#nowhere)", "no such anchor"),
+        ("![a](images/nowhere.png)", "images/nowhere.png"),
+        ("[a](index.md)", None),
+    ],
+)
+def test_make_docs_fails_for_what_leads_nowhere(page: str, says: str | None, tmp_path: Path) -> None:
+    (flags,) = re.findall(r"-m mkdocs build (.*)", (ROOT / "Makefile").read_text())
+    validation = (ROOT / "mkdocs.yml").read_text().partition("\nvalidation:\n")[2].partition("\n\n")[0]
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: a toy\nplugins: []\nvalidation:\n{validation}\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# A toy\n\n{page}\n")
+    command = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", *flags.split()]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (built.returncode, says is None or says in built.stderr) == (0 if says is None else 1, True), built.stderr
 
 
 @pytest.mark.parametrize(
