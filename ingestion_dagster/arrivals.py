@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import discovery, landing, ledger, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.landing import Zone
@@ -79,11 +79,16 @@ def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connectio
 
 
 def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:
-    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run)."""
+    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run).
+
+    A queue that tells of them is emptied.
+    """
     zone = pipeline.zone(settings)
     deadline = time.monotonic() + _LONGEST_WAIT
     while True:
-        found = landing.discover(connection, zone, datetime.now(UTC))
+        found = discovery.discover(connection, zone, datetime.now(UTC))
+        if not found.complete:
+            continue
         if not found.settling or time.monotonic() > deadline:
             return found
         time.sleep(min(0.2, settings.settle_seconds))

@@ -227,6 +227,12 @@ def completed(connection: Connection, pipeline: str, landing_zone: str, objects:
     connection.execute(sql.COMPLETED, parameters)
 
 
+def incomplete(connection: Connection, pipeline: str, landing_zone: str, waits_for: str, count: int) -> list[StoredObject]:
+    """Objects whose loads wait for what belongs to them, those entered first, at most so many."""
+    parameters = {"pipeline": pipeline, "landing_zone": landing_zone, "waits_for": waits_for, "count": count}
+    return [StoredObject(*row) for row in connection.execute(sql.INCOMPLETE, parameters)]
+
+
 def partition_of_day(now: datetime) -> str:
     """The partition of what is discovered now: its day, UTC."""
     return now.astimezone(UTC).strftime("%Y-%m-%d")

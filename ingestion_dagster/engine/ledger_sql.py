@@ -332,6 +332,12 @@ WHERE held.id = l.id AND {_IN_SCOPE} AND l.status = 'ready' AND l.waiting_for = 
   AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
 """
 
+INCOMPLETE = """
+SELECT key, size, modified, version FROM ledger.loads
+WHERE pipeline = %(pipeline)s AND waiting_for = %(waits_for)s AND landing_zone = %(landing_zone)s
+ORDER BY id LIMIT %(count)s
+"""
+
 COMPLETED = """
 UPDATE ledger.loads AS l SET waiting_for = CASE WHEN l.partition = 'pending' AND l.snapshot_id IS NULL THEN 'snapshot' END
 FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)

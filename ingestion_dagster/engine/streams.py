@@ -7,7 +7,6 @@ records and say later how far their checkpoints may go.
 import logging
 import random
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,25 +16,16 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    InvalidConfigError,
-    InvalidRegionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
+from ingestion_dagster.engine import aws
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_REGION = "eu-west-2"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _ARN = re.compile(rf"arn:[a-z-]+:kinesis:([a-z0-9-]+):\d{{12}}:stream/({_NAME.pattern})")
 
@@ -43,7 +33,6 @@ _FETCHED = 1000
 _HANDED_OVER = 25  # records at a time: what a crash has read again, and how long one shard keeps the others waiting
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _BOTO_CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=10)
-_connecting = threading.Lock()
 
 _TOO_FAST = {
     "ProvisionedThroughputExceededException",
@@ -52,22 +41,6 @@ _TOO_FAST = {
     "ThrottlingException",
     "Throttling",
     "RequestLimitExceeded",
-}
-_REFUSALS = {
-    "403",
-    "AccessDenied",
-    "AccessDeniedException",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "IncompleteSignature",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "NotAuthorized",
-    "OptInRequired",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
 }
 _KEY_REFUSALS = {"KMSAccessDeniedException", "KMSDisabledException", "KMSInvalidStateException", "KMSNotFoundException", "KMSOptInRequired"}
 
@@ -161,9 +134,8 @@ class Drained:
 
 def connect(stream: Stream) -> Any:
     """A Kinesis client for this stream's region, with boto3's default credentials and endpoint. Raises `ConfigurationError`."""
-    with _faults(stream), _connecting:
-        session = boto3.Session()
-        return session.client("kinesis", region_name=stream.region or session.region_name or _DEFAULT_REGION, config=_BOTO_CONFIG)
+    with _faults(stream):
+        return aws.connect("kinesis", _BOTO_CONFIG, stream.region)
 
 
 def drain(
@@ -604,7 +576,7 @@ def _pause_after(attempts: int) -> float:
 
 
 def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return aws.code_of(error.response)
 
 
 @contextmanager
@@ -614,7 +586,7 @@ def _faults(stream: Stream) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _fault(stream, _code(error)) from None
-    except (InvalidConfigError, InvalidRegionError, NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+    except aws.MISTAKES as error:
         raise ConfigurationError(f"{stream.url} is not open to us ({type(error).__name__}); check the AWS credentials and region") from None
     except BotoCoreError as error:
         raise Transient("stream_unavailable", f"{stream.url}: {type(error).__name__}") from None
@@ -623,7 +595,7 @@ def _faults(stream: Stream) -> Iterator[None]:
 def _fault(stream: Stream, code: str) -> Exception:
     if code == "ResourceNotFoundException":
         return ConfigurationError(f"there is no Kinesis stream {stream.name!r}; correct its name or ARN, or set AWS_REGION to its region")
-    if code in _REFUSALS:
+    if code in aws.REFUSALS:
         return ConfigurationError(
             f"{stream.url} is not open to us ({code}); check credentials, kinesis:ListShards, kinesis:GetShardIterator and "
             "kinesis:GetRecords among the permissions"

@@ -28,12 +28,13 @@ def zone(settings: Settings) -> Zone:
         ),
         error_targets=lambda load: (Target(error, versioned(load.key, load.version)),),
         settle_seconds=settings.settle_seconds,
+        queue=settings.metrics_queue_url,
     )
 
 
 def boot_zone(settings: Settings, boot_id: str) -> Zone:
     """The zone from which one boot loads: a folder of its own, so that no other run sees its files before it has loaded them."""
-    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0)
+    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0, queue=None)
 
 
 def boot_folder(settings: Settings) -> str:
