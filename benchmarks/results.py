@@ -34,6 +34,15 @@ class Row:
         return self.limit is not None and (self.ours > self.limit if self.better == "less" else self.ours < self.limit)
 
 
+def met(row: Row) -> Row:
+    """Print whether a row with a limit is what was wanted; the row."""
+    how, digits = ("at most", "at least")[row.better == "more"], 2 if abs(row.ours) < 100 else 0
+    assert row.limit is not None
+    line = f"  {'MISSED' if row.missed else 'met   '}  {row.case}: {row.ours:,.{digits}f}, {how} {row.limit:,g} {row.unit}"
+    print(f"{line} ({row.note})" if row.note else line, flush=True)
+    return row
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one run of a benchmark found: its title, and a row for each case."""
