@@ -9,6 +9,7 @@ from benchmarks import (
     catalog_documents,
     catalog_swap,
     cubic,
+    discovery,
     life_events,
     life_events_publish,
     metrics,
@@ -19,6 +20,7 @@ from benchmarks import (
 BENCHMARKS = {
     "metrics": metrics.main,
     "cubic": cubic.main,
+    "discovery": discovery.main,
     "residents": residents.main,
     "life_events": life_events.main,
     "life_events_publish": life_events_publish.main,
