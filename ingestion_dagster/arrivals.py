@@ -78,12 +78,14 @@ def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connectio
             instance.add_dynamic_partitions(name, new)
 
 
-def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:
+def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection, *, listed: bool = False) -> landing.Discovery:
     """Discover until no object is still being written (a minute at most; what still changes then is left to the next run).
 
-    A queue that tells of them is emptied.
+    A queue that tells of them is emptied, unless all is to be `listed` that stands there, told of or not.
     """
     zone = pipeline.zone(settings)
+    if listed:
+        zone = replace(zone, queue=None)
     deadline = time.monotonic() + _LONGEST_WAIT
     while True:
         found = discovery.discover(connection, zone, datetime.now(UTC))
@@ -125,7 +127,7 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     adopted = 0
     with database.connect() as connection:
         pipeline.sync_datasets(connection, settings)
-        await_settled(pipeline, settings, connection)
+        await_settled(pipeline, settings, connection, listed=True)
         scope = Scope(pipeline.name, waiting=True, paused=True)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
         dealt_with, doubts = pipeline.done(settings, [load.stored_object for load in there])

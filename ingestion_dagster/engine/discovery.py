@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUE_SECONDS = 25.0
+QUEUE_SECONDS = 20.0
 """How long a queue is emptied at a time: a tick asks the ledger some questions besides, and a run wants to load."""
 
 LATE_SECONDS = 900.0

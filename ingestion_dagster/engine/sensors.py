@@ -26,6 +26,8 @@ FAILED_TICKS = 3
 """A queue that was away for so many ticks in a row is alerted to; one is a moment's."""
 
 _CURSOR_VERSION = 1
+_COUNTED = 10_000
+"""Loads that a tick counts: to look at each of a million would take it longer than it has."""
 _IN_FLIGHT = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 _LONGEST_BACK_OFF = timedelta(minutes=15)
 
@@ -157,11 +159,12 @@ def _discover_and_ask(
     cursor = _read_cursor(context)
     found = discovery.discover(connection, zone, datetime.now(UTC), skip=cursor.skip, seconds=seconds)
     away = _told_of_queue(connection, settings, zone.pipeline, found, cursor.away) if isinstance(found, Heard) else 0
-    claimable, oldest = ledger.claimable(connection, Scope(zone.pipeline))
+    claimable, oldest = ledger.claimable(connection, Scope(zone.pipeline), most=_COUNTED + 1)
     held_back = whereabouts.held_back(connection, zone.pipeline)
     listed = 0 if found.complete or isinstance(found, Heard) else cursor.skip + found.seen
     context.update_cursor(_write_cursor(_Cursor(listed, away)))
-    seen = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {claimable} loads claimable"
+    counted = f"over {_COUNTED}" if claimable > _COUNTED else claimable
+    seen = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {counted} loads claimable"
     seen += "".join(f"; {count} of {dataset} {why}" for dataset, why, count in held_back)
     seen += f"; {found}" if isinstance(found, Heard) else ""
     saw = f"{saw}; {seen}" if saw else seen
@@ -174,7 +177,7 @@ def _discover_and_ask(
         assets = None
         if each.asset_of is not None:
             assets = [dg.AssetKey(each.asset_of(dataset)) for dataset in ledger.claimable_datasets(connection, scope)]
-        if assets == [] or (assets is None and not ledger.claimable(connection, scope)[0]):
+        if assets == [] or (assets is None and not ledger.claimable(connection, scope, most=1)[0]):
             continue
         is_new = each.new_at_once and found.new > 0
         reason = not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC), is_new=is_new)

@@ -1,19 +1,24 @@
 """Discovery from a queue, on moto's SQS and S3: what a listing would have entered, once, whatever befalls the messages."""
 
+import json
+import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 from botocore.exceptions import ClientError
 
-from ingestion_dagster.engine import discovery, landing, notice_queue
+from ingestion_dagster.engine import aws, discovery, landing, notice_queue
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Arrival
 from ingestion_dagster.engine.notice_queue import Away, NoticeQueue
-from ingestion_dagster_tests.engine.notices_scene import Post, eventbridge, sns
+from ingestion_dagster.engine.object_store import StoredObject
+from ingestion_dagster.engine.s3_store import S3Store
+from ingestion_dagster_tests.engine.notices_scene import PREFIX, Post, eventbridge, sns, zone_of
 from ingestion_dagster_tests.engine.scene import NOON, Scene
 
 ODD_KEYS = ["a b.json", "1+1=2.json", "é ü.json", "日本.json", "sub/folder/x.json", "100%.json", "a%20b.json", "no suffix"]
@@ -302,3 +307,69 @@ def test_looking_for_many_is_looking_for_each(any_post: Post) -> None:
     assert {seen.key: seen for seen in store.list()} == {
         key: seen for key, seen in zip(wanted, store.find_all(wanted), strict=True) if seen
     }
+
+
+# Many
+
+
+class FewWires:
+    """What a queue's client and a bucket answer, without a wire: a million of it would be the same, only longer."""
+
+    def __init__(self, keys: list[str], told: list[str]) -> None:
+        self.standing = {key: StoredObject(key, 9, NOON, f"etag:{key}") for key in sorted(keys)}
+        self.queue = [json.dumps({"Records": [record(f"{PREFIX}/{key}")]}) for key in told]
+        self.in_hand: dict[str, str] = {}
+        self.most_in_hand = 0
+
+    def receive_message(self, **asked: Any) -> Any:
+        messages = [{"ReceiptHandle": str(len(self.queue)), "Body": self.queue.pop()} for _ in range(min(10, len(self.queue)))]
+        self.in_hand |= {each["ReceiptHandle"]: each["Body"] for each in messages}
+        self.most_in_hand = max(self.most_in_hand, len(self.in_hand))
+        return {"Messages": messages} if messages else {}
+
+    def delete_message_batch(self, **asked: Any) -> Any:
+        for entry in asked["Entries"]:
+            del self.in_hand[entry["ReceiptHandle"]]
+        return {}
+
+    def get_queue_attributes(self, **_asked: Any) -> Any:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def find_all(self, keys: list[str]) -> list[StoredObject | None]:
+        return [self.standing.get(key) for key in keys]
+
+    def list_after(self, after: str) -> Iterator[StoredObject]:
+        return (seen for key, seen in self.standing.items() if key > after)
+
+
+def record(path: str) -> Any:
+    return {
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "many"}, "object": {"key": quote_plus(path)}},
+    }
+
+
+def test_of_twenty_thousand_at_random_keys_none_is_missed_and_few_are_in_hand(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(7)
+    names = [f"{dice.getrandbits(16):04x}/{number}.json" for number in range(20_000)]
+    told = dice.sample(names, 19_800)
+    wires = FewWires(names, [*told, *told[:100]])
+    monkeypatch.setattr(aws, "connect", lambda *_asked: wires)
+    zone = zone_of("many", "https://sqs.eu-west-2.amazonaws.com/123456789012/many")
+    for name in ("find_all", "list_after"):
+        monkeypatch.setattr(S3Store, name, staticmethod(getattr(wires, name)))
+    ticks = 0
+    while not discovery.discover(scene.connection, zone, NOON, seconds=0.5).complete:
+        ticks += 1
+    assert (wires.queue, wires.in_hand) == ([], {})
+    assert wires.most_in_hand < 600
+    assert scene.rows("SELECT count(*), count(DISTINCT key) FROM ledger.loads") == [(19_800, 19_800)]
+    found = discovery.Reconciled(after="")
+    while found.after is not None:
+        found += discovery.reconcile(scene.connection, zone, NOON, after=found.after, seconds=0.5)
+    assert (found.seen, found.new, found.late) == (20_000, 200, 200)
+    assert scene.rows("SELECT count(*), count(DISTINCT key) FROM ledger.loads") == [(20_000, 20_000)]
