@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, quote_plus, unquote
 from xml.sax.saxutils import escape
 
@@ -123,8 +123,15 @@ def _reply(kind: bytes, content: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(content), content)
 
 
+class Answering(Protocol):
+    """What stands behind the wire."""
+
+    def answer(self, head: bytes, body: bytes) -> bytes:
+        """The response to a request."""
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Answering) -> None:
         self._wire, self._data = wire, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,12 +144,15 @@ class _Connection(asyncio.Protocol):
             head = self._data[:end]
             length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
             if len(self._data) < end + 4 + length:
+                if b"\r\nexpect: 100-continue" in head.lower() and len(self._data) == end + 4:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 return
             body, self._data = self._data[end + 4 : end + 4 + length], self._data[end + 4 + length :]
             self._transport.write(self._wire.answer(head, body))
 
 
-async def _serve(wire: Wire) -> None:
+async def serve(wire: Answering) -> None:
+    """Answer on a free port of loopback, whose URL is printed, until this process ends."""
     server = await asyncio.get_running_loop().create_server(lambda: _Connection(wire), "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
@@ -174,4 +184,4 @@ def served(count: int, *, lost: float, prefixes: int) -> Iterator[Served]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Wire(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))))
+    asyncio.run(serve(Wire(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))))
