@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from benchmarks.measure import cost, peak_memory
 from benchmarks.results import Result, Row, met
-from ingestion_dagster.catalog import live_tables, plain_documents
+from ingestion_dagster.catalog import live_tables
 from ingestion_dagster.catalog.documents import IMAGE
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.catalog.sensitive import Terms
@@ -60,7 +60,7 @@ class Picture:
 
     def to_dict(self) -> dict[str, Any] | None:
         """Its document."""
-        return plain_documents.document("image", self.row)
+        return IMAGE.plain(self.row)
 
 
 class Unsent(Connection):

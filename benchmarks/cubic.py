@@ -26,7 +26,8 @@ from benchmarks.measure import peak_memory
 from benchmarks.results import Result, Row, met
 from ingestion_dagster.cubic import dfm
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Outputs, Tolerance, convert_csv
+from ingestion_dagster.cubic.convert import convert_csv
+from ingestion_dagster.cubic.sink import Outputs, Tolerance
 
 MEGABYTES, QUICK = 520, 60
 SMALL = 300

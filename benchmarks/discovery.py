@@ -38,7 +38,7 @@ def ticks(url: str, home: Path, count: int) -> dict[str, float]:
     }  # fmt: skip
     import dagster as dg
 
-    from ingestion_dagster.engine import discovery, embedded_postgres, ledger, postgres
+    from ingestion_dagster.engine import datasets, discovery, embedded_postgres, postgres
     from ingestion_dagster.engine.dagster import INGESTION
     from ingestion_dagster.metrics import definitions
     from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
@@ -88,7 +88,7 @@ def ticks(url: str, home: Path, count: int) -> dict[str, float]:
     late: list[int] = []
     try:
         with database.connect() as connection:
-            ledger.sync_datasets(connection, PIPELINE, DATASETS)
+            datasets.sync_datasets(connection, PIPELINE, DATASETS)
             took = cost(until_empty, database.conninfo)
             missed = count - known()
             listing = cost(reconcile, database.conninfo)

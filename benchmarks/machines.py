@@ -29,7 +29,7 @@ from ingestion_dagster.cubic import zone as cubic_zone
 from ingestion_dagster.cubic.load import Job as CubicJob
 from ingestion_dagster.cubic.load import load_cubic
 from ingestion_dagster.cubic.registry import registry
-from ingestion_dagster.engine import discovery, embedded_postgres, landing, ledger, postgres
+from ingestion_dagster.engine import datasets, discovery, embedded_postgres, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -64,7 +64,7 @@ def work(pipeline: str) -> None:
     tables = registry(settings)
     place = zone(settings) if pipeline == "metrics" else cubic_zone.zone(settings, tables)
     with database.connect() as connection:
-        landing.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        moving.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         discovery.discover(connection, place, datetime.now(UTC), run_id)
         with Claims(database, Scope(pipeline), run_id, limits) as claims:
             if pipeline == "metrics":
@@ -220,7 +220,7 @@ def _database(server: embedded_postgres.EmbeddedServer, name: str) -> Database:
 def _enter(shared: Mapping[str, str], database: Database) -> None:
     tables = registry(Settings(cubic_tables=Path(shared["INGESTION_CUBIC_TABLES"])))
     with database.connect() as connection:
-        ledger.sync_datasets(connection, "metrics", DATASETS)
+        datasets.sync_datasets(connection, "metrics", DATASETS)
         cubic_zone.prepare(connection, tables)
 
 

@@ -24,8 +24,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.measure import Cost, cost, creation, peak_memory
 from benchmarks.results import Result, Row, met
-from ingestion_dagster.engine import embedded_postgres, landing, ledger, postgres
+from ingestion_dagster.engine import embedded_postgres, landing, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import open_store
@@ -85,7 +86,7 @@ class Place:
         """Discover, claim, judge, stage, merge, settle and move everything that is there."""
         place = zone(self.settings)
         with self.database.connect() as connection:
-            ledger.sync_datasets(connection, PIPELINE, DATASETS)
+            sync_datasets(connection, PIPELINE, DATASETS)
             landing.discover(connection, place, datetime.now(UTC))
             with Claims(self.database, Scope(PIPELINE), "benchmark", Limits()) as claims:
                 outcome = load_metrics(claims, Job(place, frozenset(FILE_TYPES), datetime.now(UTC)), connection)

@@ -21,8 +21,9 @@ from typing import Any
 
 from benchmarks.measure import cost, peak_memory
 from benchmarks.results import Result, Row, met
-from ingestion_dagster.engine import embedded_postgres, landing, ledger, postgres
+from ingestion_dagster.engine import embedded_postgres, landing, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.residents import places, report, sheets
 from ingestion_dagster.residents.datasets import DATASETS
@@ -168,7 +169,7 @@ def load(home: str, title: str, count: str) -> None:
     database = postgres.ready(settings)
     job, folder = Job.of(settings, TODAY), places.drop_folder(settings)
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
 
         def work() -> None:
             landing.discover(connection, job.zone, datetime.now(UTC))

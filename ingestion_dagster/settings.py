@@ -1,6 +1,7 @@
 """Settings: environment variables, read here and nowhere else; every default is the embedded one."""
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -300,6 +301,12 @@ class Settings(BaseSettings):
     )
     sns_topic_arn: str | None = Field(None, description="SNS topic that alerts are published to, for e-mail. Unset: none.")
     ui_url: str = Field("http://localhost:3000", description="Where people reach the Dagster UI; alerts link to runs there.")
+    docs_url: str | None = Field(
+        None, description="Where people reach these docs (`make docs` builds them); assets link to their page. Unset: no links."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How commands, the private API and the sandbox log to stderr: text, or one JSON object a line."
+    )
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="Whether sensors run as soon as the code is loaded; `make dev` sets running."
     )
@@ -315,6 +322,31 @@ class Settings(BaseSettings):
     max_load_bytes: int = Field(64 * 1024 * 1024, ge=1, description="A metric file larger than this is refused unread.")
     settle_seconds: float = Field(
         2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
+    )
+
+    maintenance_schedule: str = Field("10 2 * * *", description="When operations tidies up and reconciles, as a cron expression, UTC.")
+    run_history_days: int = Field(
+        90, ge=0, description="Days after which a run leaves Dagster, with its events; 0: never. What an asset shows as its latest stays."
+    )
+    failed_run_history_days: int = Field(180, ge=0, description="The same, of runs that failed.")
+    load_history_days: int = Field(
+        400,
+        ge=0,
+        description="Days for which each step of a load, and each alert, stays told; then of loads how they began and ended.",
+    )
+    ledger_days: int = Field(
+        1100,
+        ge=0,
+        description="Days after which an ended load leaves the ledger if its object is gone and nothing refers to it; 0: never. It stays "
+        "at least as long as a stream or a record ledger remembers.",
+    )
+    leftover_hours: float = Field(
+        24, gt=0, description="Age from which what a killed process has left half-written is removed; more than any run lasts."
+    )
+    silence_minutes: int = Field(15, ge=1, description="Minutes without a finished sweep of a pipeline after which an alert is raised.")
+    heartbeat_url: SecretStr | None = Field(
+        None,
+        description="URL that is fetched each minute that all is well, so that a monitor outside notices silence. Unset: none.",
     )
 
     @field_validator("metrics_point_policy", "life_events_acquirers", "catalog_fields", mode="before")
@@ -351,10 +383,23 @@ class Settings(BaseSettings):
         """URL of the drop folder, without a trailing slash: `gdrive:`, or a folder."""
         return (self.drive_url or (self.home_folder / "drive").as_uri()).rstrip("/")
 
+    def drive_folder_id(self, pipeline: str, dataset: str, side: str) -> str | None:
+        """Id of a dataset's `inbound` or `outbound` folder on Drive: INGESTION_<PIPELINE>_<DATASET>_<SIDE>_FOLDER_ID.
+
+        That of a dataset which the registry has and this class does not is read from the environment all the same, now.
+        """
+        name = f"{pipeline}_{dataset}_{side}_folder_id"
+        return getattr(self, name, None) or os.environ.get(f"INGESTION_{name.upper()}") or None
+
     def zone(self, pipeline: str, purpose: str, default_path: str) -> str:
         """URL of one place of a pipeline: its own variable, or a prefix of the storage. No trailing slash."""
         own = getattr(self, f"{pipeline}_{purpose}_url", None)
         return str(own).rstrip("/") if own else f"{self.storage}/{default_path}"
+
+    def queue(self, pipeline: str) -> str | None:
+        """URL of the queue that tells what arrives in a pipeline's landing zone; None: it is listed."""
+        own: str | None = getattr(self, f"{pipeline}_queue_url", None)
+        return own
 
 
 def current() -> Settings:

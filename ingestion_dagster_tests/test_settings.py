@@ -151,7 +151,7 @@ def _load():
 def test_two_pipelines_cannot_share_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INGESTION_METRICS_QUEUE_URL", "https://sqs.eu-west-2.amazonaws.com/123456789012/arrivals")
     monkeypatch.setenv("INGESTION_CUBIC_QUEUE_URL", "https://sqs.eu-west-2.amazonaws.com/123456789012/others")
-    assert current()
+    assert (current().queue("metrics"), current().queue("residents")) == (current().metrics_queue_url, None)
     monkeypatch.setenv("INGESTION_LIFE_EVENTS_QUEUE_URL", "https://sqs.eu-west-2.amazonaws.com/123456789012/others")
     with pytest.raises(ValidationError, match="a queue of its own"):
         current()

@@ -11,14 +11,15 @@ from ingestion_dagster.cubic import schemas
 from ingestion_dagster.cubic.checks import ARCHIVE_KEY, LANDING_ZONE_KEY, check_results, check_specs
 from ingestion_dagster.cubic.feeds import feeds_of
 from ingestion_dagster.cubic.kinds import KINDS
-from ingestion_dagster.cubic.load import CubicOutcome, Job, judge_loads, load_cubic
+from ingestion_dagster.cubic.load import CubicOutcome, judge_loads, load_cubic
 from ingestion_dagster.cubic.partitions import DAYS, SNAPSHOTS
 from ingestion_dagster.cubic.places import PENDING, springboard, table_folder
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, Registry, registry
+from ingestion_dagster.cubic.table_batch import Job
 from ingestion_dagster.cubic.zone import prepare
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.alerting import state_alert
 from ingestion_dagster.engine.dagster import OWNERS, Ingestion, LoadConfig, column_schema
+from ingestion_dagster.engine.datasets import pause_faulty_datasets
 from ingestion_dagster.engine.ledger import Load, Scope
 from ingestion_dagster.engine.load_step import Claim, Loading, Part, foretold, load_step, run_load_step
 from ingestion_dagster.engine.outcome import Outcome
@@ -29,14 +30,6 @@ from ingestion_dagster.settings import Settings, current
 TABLES = registry(current())
 _FETCHED = {feed.table.name for feed in feeds_of(TABLES)}
 
-LANDING_ZONE = dg.AssetSpec(
-    key=LANDING_ZONE_KEY,
-    description="Where Qlik, the DMAP fetch and the Kafka consumer put files: `cubic/ods_qlik/…`, `cubic/dmap/…`, `cubic/kafka/…`.",
-    group_name=PIPELINE,
-    kinds={"s3", "csv", "json"},
-    owners=OWNERS,
-)
-
 KINESIS_STREAM = dg.AssetSpec(
     key=[PIPELINE, "kinesis_stream"],
     description="Where Cubic's Kafka topics come out; 'ingestion cubic consume' writes its records to the landing zone, in batches.",
@@ -44,6 +37,15 @@ KINESIS_STREAM = dg.AssetSpec(
     kinds={"kinesis", "json"},
     owners=OWNERS,
     metadata={"setting": "INGESTION_CUBIC_KINESIS_STREAM"},
+)
+
+LANDING_ZONE = dg.AssetSpec(
+    key=LANDING_ZONE_KEY,
+    deps=[KINESIS_STREAM],
+    description="Where Qlik, the DMAP fetch and the Kafka consumer put files: `cubic/ods_qlik/…`, `cubic/dmap/…`, `cubic/kafka/…`.",
+    group_name=PIPELINE,
+    kinds={"s3", "csv", "json"},
+    owners=OWNERS,
 )
 
 ARCHIVE = dg.AssetSpec(
@@ -124,7 +126,7 @@ def loading(
     outcome = CubicOutcome()
 
     def load(connection: Connection, claim: Claim) -> None:
-        outcome.paused += ledger.pause_faulty(connection, PIPELINE, OUR_FAULT, job.fault_limit)
+        outcome.paused += pause_faulty_datasets(connection, PIPELINE, OUR_FAULT, job.fault_limit)
         with claim() as claims:
             load_cubic(claims, job, connection, outcome)
 

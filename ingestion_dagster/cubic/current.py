@@ -5,11 +5,14 @@ the later file and line. Loads go in by a merge of the keys they touch. What a m
 loaded again, other columns) is built anew from the springboard, in one commit. DuckDB does the comparing, within a memory limit.
 """
 
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _LOCK_SECONDS = 60
+_WORK = "cubic-current-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def refresh(
             if not target.is_behind and not rebuild and delta is not None and number == target.commit:
                 return _result(target, delta, {}, started)
             with ExitStack() as stack:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cubic-current-")))
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_WORK)))
                 work = Work(settings, target, folder, memory, commit=max(target.commit, number or 0) + 1)
                 engine = stack.enter_context(work.engine())
                 if delta is not None and number == target.commit and target.only_adds and not rebuild:
@@ -85,6 +89,26 @@ def refresh(
         remember(connection, target, work.commit, sequence, refreshed.rows)
         fault_point("cubic.current.remembered")
         return refreshed
+
+
+def clear_leftovers(before: datetime) -> int:
+    """Remove what refreshes that were killed have left in this machine's temporary folder, touched last before then; how many folders."""
+    removed = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{_WORK}*"):
+        with suppress(OSError):
+            if (
+                folder.is_dir()
+                and not folder.is_symlink()
+                and folder.stat().st_uid == os.getuid()
+                and _touched(folder) < before.timestamp()
+            ):
+                shutil.rmtree(folder)
+                removed += 1
+    return removed
+
+
+def _touched(folder: Path) -> float:
+    return max(each.lstat().st_mtime for each in (folder, *folder.rglob("*")))
 
 
 @contextmanager
@@ -111,7 +135,7 @@ def count_rows(connection: Connection, settings: Settings, registry: Registry, t
     if target is None or target.is_behind:
         return None
     with ExitStack() as stack, delta_faults(table):
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cubic-current-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_WORK)))
         work = Work(settings, target, folder, memory, commit=0)
         engine = stack.enter_context(work.engine())
         return work.count(engine)

@@ -17,6 +17,7 @@ from ingestion_dagster.engine.checks import Finding, failed_names, result, table
 from ingestion_dagster.engine.dagster import OWNERS, PIPELINE_TAG, QUEUE_TAG, RETRY_STEP, Ingestion, column_schema, no_retry_of_mistakes
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.scheduled import schedule_status
 from ingestion_dagster.settings import Settings, current
 
 CURRENT_JOB = "cubic_current"
@@ -141,7 +142,7 @@ def definitions_of(tables_of: Registry, settings: Settings) -> CurrentDefinition
             cron_schedule=cron,
             execution_timezone="UTC",
             description=description,
-            default_status=dg.DefaultScheduleStatus.RUNNING if is_running else dg.DefaultScheduleStatus.STOPPED,
+            default_status=schedule_status(settings),
         )
         for name, cron, description in (
             (MAINTENANCE_JOB, "30 3 * * 0", "Tidies up current tables every Sunday."),

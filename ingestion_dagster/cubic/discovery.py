@@ -10,8 +10,8 @@ from ingestion_dagster.cubic import ods
 from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.places import PENDING
 from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, Registry
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Arrival
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
 

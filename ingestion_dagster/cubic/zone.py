@@ -52,7 +52,7 @@ def zone(settings: Settings, registry: Registry) -> Zone:
         complete=complete,
         assign=assign,
         decisive=lambda connection: discovery.markers(connection, registry),
-        queue=settings.cubic_queue_url,
+        queue=settings.queue(PIPELINE),
         companions=lambda key: companions(registry, key),
     )
 

@@ -52,7 +52,10 @@ class Alert:
     def lines(self) -> list[str]:
         """What stands below the headline, the link left out."""
         lines = [*self.details, *(str(line) for line in self.datasets[:_MOST_LINES])]
-        return [*lines, f"and {len(self.datasets) - _MOST_LINES} more datasets"] if len(self.datasets) > _MOST_LINES else lines
+        if len(self.datasets) > _MOST_LINES:
+            lines.append(f"and {len(self.datasets) - _MOST_LINES} more datasets")
+        codes = [code for line in self.datasets for code, _ in line.codes]
+        return [*lines, f"what to do: ingestion explain {codes[0]} --pipeline {self.pipeline}"] if codes else lines
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> "Alert":

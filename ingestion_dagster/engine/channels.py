@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 from ingestion_dagster.engine.alert import Alert, mail_body, mail_subject, slack_text
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.pauses import asked_for
 from ingestion_dagster.settings import Settings
 
 SLACK_API_URL = "https://slack.com/api/"
@@ -57,7 +58,7 @@ class SlackWebhook:
     name: Literal["slack_webhook"] = "slack_webhook"
 
     def send(self, alert: Alert) -> None:
-        """Post to the webhook."""
+        """See Channel. Posts to the webhook."""
         from slack_sdk.errors import SlackRequestError
         from slack_sdk.webhook import WebhookClient
 
@@ -87,7 +88,7 @@ class SlackChannel:
     name: Literal["slack_token"] = "slack_token"
 
     def send(self, alert: Alert) -> None:
-        """Call `chat.postMessage`."""
+        """See Channel. Calls `chat.postMessage`."""
         from slack_sdk import WebClient
         from slack_sdk.errors import SlackApiError
 
@@ -113,7 +114,7 @@ class Topic:
     name: Literal["sns"] = "sns"
 
     def send(self, alert: Alert) -> None:
-        """Publish to the topic."""
+        """See Channel. Publishes to the topic."""
         import boto3
         from botocore import exceptions
         from botocore.config import Config
@@ -164,7 +165,7 @@ def _not_ok(status: int, code: object, headers: Any, next_step: str) -> Exceptio
     if known in _EITHER_WAY or status in (502, 504) or (status < 300 and known is None):
         return InDoubt(name)
     if status in (408, 429) or status >= 500 or known in _LATER:
-        return NotTaken(name, at_least=_seconds(headers.get("Retry-After")))
+        return NotTaken(name, at_least=asked_for(headers.get("Retry-After")) or 0)
     return NotTaken(name, next_step=next_step)
 
 
@@ -172,10 +173,6 @@ def _is_page(headers: Any) -> bool:
     """Whether an answer is meant for a browser, as of a login page or a captive portal. A webhook says `ok` in plain text, or nothing."""
     kind = str(headers.get("Content-Type") or "")
     return kind.partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}
-
-
-def _seconds(retry_after: object) -> float:
-    return float(retry_after) if isinstance(retry_after, str) and retry_after.strip().isdecimal() else 0
 
 
 def _unreachable(error: URLError) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import entries, landing, ledger
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.landing import PAGE, Discovery, Moment, Zone
@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 
 QUEUE_SECONDS = 20.0
 """How long a queue is emptied at a time: a tick asks the ledger some questions besides, and a run wants to load."""
-
-LATE_SECONDS = 900.0
-"""An object that is older than this and in no load was not told of: a message is a matter of seconds, a tick one of a minute."""
 
 _MESSAGES = 500
 """Messages in hand at a time: entered in one transaction, and what a crash has told again."""
@@ -160,11 +157,11 @@ class _Reader:
 
 def _look_again(connection: Connection, zone: Zone, found: Heard) -> None:
     """Let loads go on whose object was entered before what belongs to it had come, and that is there now. For zones that are not listed."""
-    waiting = ledger.incomplete(connection, zone.pipeline, zone.landing.url, landing.INCOMPLETE, PAGE)
+    waiting = entries.incomplete(connection, zone.pipeline, zone.landing.url, landing.INCOMPLETE, PAGE)
     incomplete = set(landing.incomplete(zone, waiting, datetime.now(UTC)))
     whole = [seen for seen in waiting if seen not in incomplete]
     if whole:
-        ledger.completed(connection, zone.pipeline, zone.landing.url, whole)
+        entries.completed(connection, zone.pipeline, zone.landing.url, whole)
     found.settling = len(incomplete)
 
 
@@ -184,7 +181,7 @@ class Reconciled:
     seen: int = 0
     new: int = 0
     late: int = 0
-    """New ones that had stood there for longer than `LATE_SECONDS`."""
+    """New ones that had stood there for longer than they may. Of a folder none: it keeps whatever time a file was given."""
     came_back: int = 0
     settling: int = 0
     after: str | None = None
@@ -208,11 +205,13 @@ def reconcile(
     *,
     after: str = "",
     seconds: float | None = None,
+    late: timedelta = timedelta(hours=1),
     run_id: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Reconciled:
     """List a landing zone, and enter what nobody has told of: a message may be lost. Nothing is entered twice.
 
+    An object that no load stands for and that is older than `late` was not told of: that is a matter of minutes.
     It takes so many `seconds` and one page more, and keeps no more than a page in memory; call it again with the `after` of what it
     returned until that is None. Objects that come while it is on its way are found by it or told of. A folder is listed as a whole,
     whatever the time. Raises `Transient` or `ConfigurationError`; what was entered by then stays.
@@ -222,16 +221,16 @@ def reconcile(
     total = Reconciled()
     while page := list(islice(listing, PAGE)):
         moment = Moment(now, ledger.now(connection), run_id)
-        is_late = datetime.now(UTC) - timedelta(seconds=LATE_SECONDS)
-        late, others = Discovery(), Discovery()
-        landing.enter(connection, zone, [seen for seen in page if seen.modified <= is_late], late, moment)
-        landing.enter(connection, zone, [seen for seen in page if seen.modified > is_late], others, moment)
+        begun = datetime.now(UTC) - late if zone.landing.dated_by_arrival else datetime.min.replace(tzinfo=UTC)
+        overlooked, others = Discovery(), Discovery()
+        landing.enter(connection, zone, [seen for seen in page if seen.modified <= begun], overlooked, moment)
+        landing.enter(connection, zone, [seen for seen in page if seen.modified > begun], others, moment)
         total += Reconciled(
             len(page),
-            late.new + others.new,
-            late.new,
-            late.came_back + others.came_back,
-            late.settling + others.settling,
+            overlooked.new + others.new,
+            overlooked.new,
+            overlooked.came_back + others.came_back,
+            overlooked.settling + others.settling,
             page[-1].key,
         )
         if deadline is not None and clock() >= deadline:

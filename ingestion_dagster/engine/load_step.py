@@ -8,12 +8,14 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import ledger, moving, whereabouts
 from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
 from ingestion_dagster.engine.checks import evaluated, failed_names
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.dagster import (
     LANDING_DAYS,
+    PIPELINE_TAG,
+    QUEUE_TAG,
     RETRY_STEP,
     Ingestion,
     LoadConfig,
@@ -98,6 +100,20 @@ def load_step(
     )
 
 
+def load_job(name: str, pipeline: str, step: dg.AssetsDefinition, description: str, queue: str | None = None) -> Any:
+    """The job that runs a load step, in one process; Dagster does not export its type.
+
+    Jobs of a `queue` (by default: of a pipeline) take turns.
+    """
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(step),
+        description=description,
+        tags={PIPELINE_TAG: pipeline, QUEUE_TAG: queue or pipeline},
+        executor_def=dg.in_process_executor,
+    )
+
+
 def run_load_step(
     context: dg.AssetExecutionContext,
     config: LoadConfig,
@@ -111,8 +127,9 @@ def run_load_step(
     """
     with no_retry_of_mistakes():
         settings, partitions = ingestion.settings(), partitions_asked_for(context)
-        _refuse_contradictions(config, partitions)
+        # A pipeline that cannot do at all what is asked says so, whatever else is wrong with it.
         loading = plan(settings, partitions)
+        _refuse_contradictions(config, partitions)
         database = ingestion.database()
         with database.connect() as connection:
             if config.dry_run:
@@ -149,7 +166,7 @@ def _loaded(
     run_id, limits, zone = context.run.run_id, Limits.of(settings), loading.zone
     loading.enter(connection)
     loading.before(connection)
-    landing.sweep(connection, zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+    moving.sweep(connection, zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
 
     def claim() -> Claims:
         if loading.narrow is not None:

@@ -129,6 +129,14 @@ class ObjectStore(ABC):
     def settled(self, obj: StoredObject, *, for_seconds: float, now: datetime) -> bool:
         """Whether nobody has written to the object for so long that it can be taken as complete."""
 
+    def clear_unfinished(self, before: datetime) -> int:
+        """Remove what a killed process has begun to write and not named, if nobody has touched it since; how many files.
+
+        A bucket shows nothing of it: its lifecycle rule ends unfinished uploads.
+        """
+        del before
+        return 0
+
     def read(self, obj: StoredObject) -> bytes:
         """The content of exactly this version. Raises Missing or Changed."""
         return b"".join(self.stream(obj))

@@ -1,4 +1,4 @@
-"""Sensor factories: what discovers and starts runs, and what tidies up after dead ones."""
+"""Sensor factories: what discovers, and what starts runs."""
 
 import json
 import time
@@ -75,7 +75,7 @@ def landing_sensor(
         name=name,
         jobs=[each.job for each in jobs],
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=_default_status(settings),
+        default_status=default_status(settings),
         description=f"Watches the landing zone of {pipeline}. Asks for one run of a job when it could claim loads and none is in flight.",
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
@@ -119,7 +119,7 @@ def stream_sensor(
         name=name,
         jobs=[each.job for each in jobs],
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=_default_status(settings) if source.stream(settings) else dg.DefaultSensorStatus.STOPPED,
+        default_status=default_status(settings) if source.stream(settings) else dg.DefaultSensorStatus.STOPPED,
         description=f"Writes the records of a stream to the landing zone of {pipeline}, and watches that. Set {source.variable}.",
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
@@ -215,7 +215,7 @@ def due_sensor(
         name=name,
         job=job,
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=_default_status(settings),
+        default_status=default_status(settings),
         description=description,
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
@@ -251,34 +251,9 @@ def _write_seen(seen: dict[str, str]) -> str:
     return json.dumps({"version": _CURSOR_VERSION, "seen": seen})
 
 
-def _default_status(settings: Settings) -> dg.DefaultSensorStatus:
+def default_status(settings: Settings) -> dg.DefaultSensorStatus:
+    """Whether a sensor runs as soon as its code is loaded."""
     return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
-
-
-def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorDefinition:
-    """A sensor that tidies up after dead runs: leases, half-done moves, and runs that hold a slot without working."""
-    settings = current()
-
-    @dg.sensor(
-        name=f"{pipeline}_sweep_sensor",
-        minimum_interval_seconds=max(30, settings.sensor_seconds),
-        default_status=_default_status(settings),
-        description=f"Returns what dead runs of {pipeline} held, finishes their moves, reports them failed. Starts no runs.",
-    )
-    def sweep(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:
-        settings = ingestion.settings()
-        with ingestion.database().connect() as connection:
-            returned, moved = landing.sweep(
-                connection, place(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-            )
-            started = context.instance.get_runs(dg.RunsFilter(tags={PIPELINE_TAG: pipeline}, statuses=[dg.DagsterRunStatus.STARTED]))
-            dead = set(whereabouts.dead_runs(connection, pipeline, [run.run_id for run in started]))
-        for run in started:
-            if run.run_id in dead:
-                context.instance.report_run_failed(run, "all its leases have expired: the process or machine is gone")
-        return dg.SkipReason(f"{returned} loads returned to ready, {moved} moves finished, {len(dead)} dead runs reported failed")
-
-    return sweep
 
 
 def not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime, *, is_new: bool = False) -> str | None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing
 from ingestion_dagster.engine.checks import table
 from ingestion_dagster.engine.dagster import OWNERS, Ingestion, LoadConfig, column_schema
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster.engine.ledger import Load, Scope
 from ingestion_dagster.engine.load_step import Claim, Loading, Part, load_step, run_load_step
@@ -17,7 +18,7 @@ from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import counts, places
 from ingestion_dagster.life_events.checks import (
-    LANDING_KEY,
+    LANDING_ZONE_KEY,
     LOAD_CHECK_SPECS,
     SOURCE_KEY,
     STAGED_KEY,
@@ -30,7 +31,7 @@ from ingestion_dagster.life_events.registry import DATASET, PIPELINE
 from ingestion_dagster.settings import Settings
 
 LANDING_ZONE = dg.AssetSpec(
-    key=LANDING_KEY,
+    key=LANDING_ZONE_KEY,
     description="Where GRO's daily extract of death registrations arrives, pushed or pulled. A file is deleted once its events are stored.",
     group_name=PIPELINE,
     kinds={"s3", "xml"},
@@ -110,7 +111,7 @@ def loading(context: dg.AssetExecutionContext, config: LifeEventsConfig, setting
         scope=Scope(PIPELINE, partitions=partitions, not_after=config.clock() if config.as_of else None),
         parts=[each for each in (_source(settings), _STAGED) if each.key in context.selected_asset_keys],
         outcome=outcome,
-        enter=lambda connection: ledger.sync_datasets(connection, PIPELINE, [DATASET]),
+        enter=lambda connection: sync_datasets(connection, PIPELINE, [DATASET]),
         judge=partial(foretell, job),
         load=load,
         checks=checks,

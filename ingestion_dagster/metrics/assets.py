@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import ledger, postgres, whereabouts
+from ingestion_dagster.engine import postgres, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import (
     OWNERS,
@@ -19,6 +19,7 @@ from ingestion_dagster.engine.dagster import (
     column_schema,
     error_table,
 )
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.load_step import Claim, Loading, Part, foretold, load_step, run_load_step
@@ -31,7 +32,7 @@ from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
-from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, zone
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, processed_url, zone
 from ingestion_dagster.metrics.policy import full_topics
 from ingestion_dagster.metrics.registry import FIELDS, FILE_TYPES, TABLES, Columns, TargetTable
 from ingestion_dagster.settings import Settings
@@ -60,7 +61,7 @@ LANDING_ZONE = dg.AssetSpec(
 
 DASHBOARD = dg.AssetSpec(
     key=[PIPELINE, "dashboard"],
-    deps=[dg.AssetKey([PIPELINE, table.name]) for table in TABLES.values() if table.is_fact],
+    deps=[dg.AssetKey([PIPELINE, name]) for name in TABLES],
     description="The UKHSA data dashboard: reads the views in schema public, released and public rows only where the public looks on.",
     group_name=PIPELINE,
     kinds={"postgres"},
@@ -179,7 +180,7 @@ def loading(context: dg.AssetExecutionContext, config: MetricsConfig, settings: 
         ),
         parts=[part(name, settings) for name in (*FILE_TYPES, *TABLES) if asset_key(name) in context.selected_asset_keys],
         outcome=outcome,
-        enter=lambda connection: ledger.sync_datasets(connection, PIPELINE, DATASETS),
+        enter=lambda connection: sync_datasets(connection, PIPELINE, DATASETS),
         judge=lambda _connection, loads: foretold(LANDING_ZONE.key, judge_loads(job, loads)),
         load=load,
         checks=lambda connection, _outcome, _told: check_results(context.selected_asset_check_keys, connection, run_id),
@@ -214,7 +215,7 @@ def part(name: str, settings: Settings) -> Part:
     """A file type, or a table, and what is told of it."""
     schema = {"dagster/column_schema": SPECS[name].metadata["dagster/column_schema"]}
     if name not in TABLES:
-        place = {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
+        place = {"dagster/uri": processed_url(settings)}
         return Part(asset_key(name), (name,), lambda _connection, _outcome, _partitions: schema | place)
 
     def of_table(_connection: Connection, outcome: Outcome, _partitions: list[str]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.alerting import errored_loads_alert, state_alert
 from ingestion_dagster.engine.checks import table
 from ingestion_dagster.engine.dagster import OWNERS, Ingestion, LoadConfig, column_schema, narrowed
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.ledger import Load, Scope
 from ingestion_dagster.engine.load_step import Claim, Loading, Part, load_step, run_load_step
@@ -112,7 +113,7 @@ def loading(context: dg.AssetExecutionContext, config: ResidentsConfig, settings
         scope=Scope(PIPELINE, selected, partitions),
         parts=[part(name, settings) for name in DATASETS if name in selected],
         outcome=outcome,
-        enter=lambda connection: ledger.sync_datasets(connection, PIPELINE, DATASETS),
+        enter=lambda connection: sync_datasets(connection, PIPELINE, DATASETS),
         before=lambda connection: tell_of_pauses(connection, settings, upkeep.sync(connection, settings)),
         judge=partial(foretell, job),
         load=load,

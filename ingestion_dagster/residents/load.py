@@ -3,11 +3,10 @@
 import logging
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import ledger, moving
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.ledger import Load, Status, Verdict
@@ -40,7 +39,7 @@ def load_residents(
         for batch in claims.rounds(connection, count=1, size=1):
             for load in batch:
                 settled = _settled(SheetFile(connection, database, job, claims, load, line, until), outcome)
-                pending = landing.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+                pending = moving.move(connection, job.zone, settled, lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
                 outcome.moves_pending += len(pending)
                 outcome.seconds = time.monotonic() - started
     if outcome.trouble is not None:
@@ -80,17 +79,7 @@ def _settled(file: "SheetFile", outcome: ResidentsOutcome) -> list[Load]:
     outcome.count([verdict])
     if verdict.to == Status.READY:
         return []
-    return [
-        replace(
-            load,
-            status=verdict.to,
-            problems=verdict.problems,
-            rows_in=verdict.rows_in,
-            rows_written=verdict.rows_written,
-            rows_unchanged=verdict.rows_unchanged,
-            rows_rejected=verdict.rows_rejected,
-        )
-    ]
+    return [verdict.settled]
 
 
 def _give_back(connection: Connection, load: Load, outcome: ResidentsOutcome, why: str) -> None:

@@ -1,6 +1,7 @@
 """The residents pipeline as the command line sees it. What reads spreadsheets is imported when one is to be read."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def _progress(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
+def _leftovers(_connection: Connection, settings: Settings, before: datetime) -> dict[str, int]:
+    from ingestion_dagster.residents import outbound
+
+    return {"unwritten_reports": outbound.clear_leftovers(settings, before)}
+
+
 RESIDENTS = Pipeline(
     name=PIPELINE,
     known=lambda: places.NAMES,
@@ -97,4 +104,8 @@ RESIDENTS = Pipeline(
     done=first_day.done,
     as_of_narrows=False,
     progress=_progress,
+    sensors=lambda _settings: ("residents_drive_sensor",),
+    remembers=lambda settings: settings.residents_retention_days,
+    leftovers=_leftovers,
+    claimable_minutes=lambda settings: settings.residents_claimable_minutes,
 )

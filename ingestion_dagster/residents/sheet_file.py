@@ -20,7 +20,7 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.engine.verdicts import internal_error, kind_of, unread
 from ingestion_dagster.residents import outbound, row_ledger
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.identity import COLLISION, IDS_NAME_NO_PERSON
+from ingestion_dagster.residents.identity import COLLISION
 from ingestion_dagster.residents.job import Job, ResidentsOutcome
 from ingestion_dagster.residents.model import Judged, RowReport, RowStatus, Rules
 from ingestion_dagster.residents.outbound import COMPLETE, PARTIAL, REFUSED
@@ -214,7 +214,7 @@ class SheetFile:
     def _enter_some(self, of_ledger: int, entries: Sequence[Entry], dataset: Dataset) -> None:
         if entries:
             fault_point("residents.enter.before")
-            row_ledger.enter(self.connection, self.load.id, of_ledger, entries, ids_name_people=dataset.name not in IDS_NAME_NO_PERSON)
+            row_ledger.enter(self.connection, self.load.id, of_ledger, entries, ids_name_people=dataset.ids_name_people)
             fault_point("residents.enter.after")
 
     def _entry(self, number: int, judged: Judged, dataset: Dataset) -> Entry:

@@ -16,8 +16,8 @@ from moto.sqs.models import sqs_backends
 
 from ingestion_dagster.engine import discovery, notice_queue
 from ingestion_dagster.engine.discovery import Heard
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.landing import Target, Zone, versioned
-from ingestion_dagster.engine.ledger import Arrival
 from ingestion_dagster.engine.object_store import StoredObject, open_store
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings

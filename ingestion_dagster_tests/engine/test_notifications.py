@@ -316,7 +316,7 @@ IN_DOUBT = [
 def test_what_slack_may_have_taken_is_never_handed_over_again(
     slack: Slack, connection: Connection, monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer
 ) -> None:
-    monkeypatch.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "_ANSWER_SECONDS", 0.5)
     through = [getattr(slack, kind)]
     slack.answers = [answer]
     notifications.raise_alert(connection, through, ALERT)
@@ -402,7 +402,7 @@ def test_secrets_and_what_others_answer_stay_out_of_logs(
     slack: Slack, connection: Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "_ANSWER_SECONDS", 0.5)
     for answer in (Answer(404, f"no such thing: {SECRET}"), ok_false(f"what {SECRET}?"), Answer(silence="close"), Answer(307, SECRET)):
         for channel in (slack.webhook, slack.channel):
             slack.answers = [answer]
@@ -447,7 +447,7 @@ def test_sns_out_of_reach_or_without_credentials_is_asked_again(
 def test_sns_that_does_not_answer_leaves_the_alert_in_doubt(
     connection: Connection, aws_environment: pytest.MonkeyPatch, answer: Answer
 ) -> None:
-    aws_environment.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    aws_environment.setattr(channels, "_ANSWER_SECONDS", 0.5)
     silent = socket.create_server(("127.0.0.1", 0))
     accepted: list[socket.socket] = []
 
