@@ -103,11 +103,11 @@ _EVENT = json.dumps(
                 "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-2", "eventTime": _DATED_ISO,
                 "eventName": "ObjectCreated:Put", "userIdentity": {"principalId": "AWS:EXAMPLE"},
                 "requestParameters": {"sourceIPAddress": "192.0.2.1"},
-                "responseElements": {"x-amz-request-id": "C3D13FE58DE4C810", "x-amz-id-2": "x" * 76},
+                "responseElements": {"x-amz-request-id": "C3D13FE58DE4C810", "x-amz-id-2": "x" * 76},  # pragma: allowlist secret
                 "s3": {
                     "s3SchemaVersion": "1.0", "configurationId": "arrivals",
                     "bucket": {"name": BUCKET, "ownerIdentity": {"principalId": "EXAMPLE"}, "arn": f"arn:aws:s3:::{BUCKET}"},
-                    "object": {"key": "KEY", "size": 1024, "eTag": "ETAG", "sequencer": "0055AED6DCD90281E5"},
+                    "object": {"key": "KEY", "size": 1024, "eTag": "ETAG", "sequencer": "0055AED6DCD90281E5"},  # pragma: allowlist secret
                 },
             }
         ]
