@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingestion_dagster.engine import entries, landing, ledger, moving, postgres
+from ingestion_dagster.engine import discovery, entries, landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.landing import Zone
@@ -74,12 +74,19 @@ def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connectio
         dagster.add_partitions(instance, wanted)
 
 
-def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:
-    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run)."""
+def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection, *, listed: bool = False) -> landing.Discovery:
+    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run).
+
+    A queue that tells of them is emptied, unless all is to be `listed` that stands there, told of or not.
+    """
     zone = pipeline.zone(settings)
+    if listed:
+        zone = replace(zone, queue=None)
     deadline = time.monotonic() + _LONGEST_WAIT
     while True:
-        found = landing.discover(connection, zone, datetime.now(UTC))
+        found = discovery.discover(connection, zone, datetime.now(UTC))
+        if not found.complete:
+            continue
         if not found.settling or time.monotonic() > deadline:
             return found
         time.sleep(min(0.2, settings.settle_seconds))
@@ -116,7 +123,7 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     adopted = 0
     with database.connect() as connection:
         pipeline.sync_datasets(connection, settings)
-        await_settled(pipeline, settings, connection)
+        await_settled(pipeline, settings, connection, listed=True)
         scope = Scope(pipeline.name, waiting=True, paused=True)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
         dealt_with, doubts = pipeline.done(settings, [load.stored_object for load in there])

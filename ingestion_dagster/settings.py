@@ -4,9 +4,9 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PointPolicy = Literal["keep", "full"]
@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     metrics_kinesis_stream: str | None = Field(
         None, description="Name or ARN of a Kinesis stream whose records {name, data} become metric files. Unset: none is read."
     )
+    metrics_queue_url: str | None = Field(
+        None,
+        description="URL of an SQS queue that gets the S3 events of the landing zone: it is read instead of listing that. Unset: listings.",
+    )
     metrics_point_policy: Annotated[dict[str, PointPolicy], NoDecode] = Field(
         {}, description='JSON object, topic to policy: {"Influenza": "full"}. keep: dates a newer file lacks stay; full: they go.'
     )
@@ -55,6 +59,9 @@ class Settings(BaseSettings):
         20, gt=0, description="The daily check fails if a topic has lost more than this share of its rows since the last one."
     )
     cubic_landing_url: str | None = Field(None, description="Where cubic files arrive. Unset: cubic/incoming in the storage.")
+    cubic_queue_url: str | None = Field(
+        None, description="SQS queue of S3 events of this landing zone, as for metrics. Unset: it is listed."
+    )
     cubic_archive_url: str | None = Field(None, description="Every loaded cubic file. Unset: cubic/archive in the storage.")
     cubic_error_url: str | None = Field(None, description="Refused cubic files and their reports. Unset: cubic/error in the storage.")
     cubic_springboard_url: str | None = Field(
@@ -138,6 +145,9 @@ class Settings(BaseSettings):
     )
     life_events_landing_url: str | None = Field(
         None, description="Where files of death registrations arrive. Unset: life_events/incoming in the storage."
+    )
+    life_events_queue_url: str | None = Field(
+        None, description="SQS queue of S3 events of this landing zone, as for metrics. Unset: it is listed."
     )
     life_events_quarantine_url: str | None = Field(
         None, description="Refused files, encrypted at rest and with an expiry, and reports. Unset: life_events/quarantine in the storage."
@@ -350,6 +360,14 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("must be a JSON object") from None
 
+    @model_validator(mode="after")
+    def _queues_of_their_own(self) -> Self:
+        """A queue gives a message to one reader: what another pipeline has read is lost to this one."""
+        queues = [url for url in (self.metrics_queue_url, self.cubic_queue_url, self.life_events_queue_url) if url]
+        if len(set(queues)) != len(queues):
+            raise ValueError("each pipeline needs a queue of its own: two of INGESTION_…_QUEUE_URL are the same")
+        return self
+
     @cached_property
     def home_folder(self) -> Path:
         """`INGESTION_HOME`, absolute."""
@@ -377,6 +395,11 @@ class Settings(BaseSettings):
         """URL of one place of a pipeline: its own variable, or a prefix of the storage. No trailing slash."""
         own = getattr(self, f"{pipeline}_{purpose}_url", None)
         return str(own).rstrip("/") if own else f"{self.storage}/{default_path}"
+
+    def queue(self, pipeline: str) -> str | None:
+        """URL of the queue that tells what arrives in a pipeline's landing zone; None: it is listed."""
+        own: str | None = getattr(self, f"{pipeline}_queue_url", None)
+        return own
 
 
 def current() -> Settings:

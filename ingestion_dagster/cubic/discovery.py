@@ -166,6 +166,13 @@ def assign(connection: Connection, registry: Registry) -> Assigned:
     return found
 
 
+def markers(connection: Connection, registry: Registry) -> list[str]:
+    """Keys of the markers by which `assign` decides, if loads wait for it; one may stand there and be in no load yet."""
+    if connection.execute(sql.ANY_PENDING, {"pipeline": PIPELINE, "pending": PENDING}).fetchone() != (True,):
+        return []
+    return sorted({table.marker for table in registry.tables.values() if table.marker is not None})
+
+
 def _ods_tables(registry: Registry) -> dict[str, Any]:
     tables = [table for table in registry.tables.values() if table.kind == "ods"]
     return {

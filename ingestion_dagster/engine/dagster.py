@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger, logs, postgres
+from ingestion_dagster.engine import discovery, ledger, logs, postgres
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
@@ -109,7 +109,7 @@ def narrowed(connection: Connection, scope: Scope, zone: Zone, config: LoadConfi
     if config.replay:
         ledger.replay(connection, scope, run_id)
         return scope  # and what an attempt that failed has put back before
-    landing.discover(connection, zone, datetime.now(UTC), run_id)
+    discovery.discover(connection, zone, datetime.now(UTC), run_id)
     return scope
 
 

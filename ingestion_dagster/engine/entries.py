@@ -65,6 +65,12 @@ WHERE l.pipeline = %(pipeline)s AND l.waiting_for = 'metadata' AND l.landing_zon
   AND l.key = seen.key AND l.version = seen.version
 """
 
+_INCOMPLETE = """
+SELECT key, size, modified, version FROM ledger.loads
+WHERE pipeline = %(pipeline)s AND waiting_for = %(waits_for)s AND landing_zone = %(landing_zone)s
+ORDER BY id LIMIT %(count)s
+"""
+
 _UNFINISHED = """
 SELECT id, landing_zone || '/' || key FROM ledger.loads
 WHERE unfinished AND (landing_zone = %(url)s OR starts_with(landing_zone, %(url)s || '/'))
@@ -123,6 +129,12 @@ def completed(connection: Connection, pipeline: str, landing_zone: str, objects:
         "versions": [seen.version for seen in objects],
     }
     connection.execute(_COMPLETED, parameters)
+
+
+def incomplete(connection: Connection, pipeline: str, landing_zone: str, waits_for: str, count: int) -> list[StoredObject]:
+    """Objects whose loads wait for what belongs to them, those entered first, at most so many."""
+    parameters = {"pipeline": pipeline, "landing_zone": landing_zone, "waits_for": waits_for, "count": count}
+    return [StoredObject(*row) for row in connection.execute(_INCOMPLETE, parameters)]
 
 
 def partition_of_day(now: datetime) -> str:

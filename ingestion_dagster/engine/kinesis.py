@@ -1,35 +1,23 @@
 """A Kinesis stream: how it is named and connected to, its records, and what AWS says against reading them."""
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    InvalidConfigError,
-    InvalidRegionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
-from ingestion_dagster.engine import pauses
+from ingestion_dagster.engine import aws, pauses
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 
-_DEFAULT_REGION = "eu-west-2"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _ARN = re.compile(rf"arn:[a-z-]+:kinesis:([a-z0-9-]+):\d{{12}}:stream/({_NAME.pattern})")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _BOTO_CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=10)
-_connecting = threading.Lock()
 
 TOO_FAST = {
     "ProvisionedThroughputExceededException",
@@ -38,22 +26,6 @@ TOO_FAST = {
     "ThrottlingException",
     "Throttling",
     "RequestLimitExceeded",
-}
-_REFUSALS = {
-    "403",
-    "AccessDenied",
-    "AccessDeniedException",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "IncompleteSignature",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "NotAuthorized",
-    "OptInRequired",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
 }
 _KEY_REFUSALS = {"KMSAccessDeniedException", "KMSDisabledException", "KMSInvalidStateException", "KMSNotFoundException", "KMSOptInRequired"}
 
@@ -103,9 +75,8 @@ class Stream:
 
 def connect(stream: Stream) -> Any:
     """A Kinesis client for this stream's region, with boto3's default credentials and endpoint. Raises `ConfigurationError`."""
-    with told(stream), _connecting:
-        session = boto3.Session()
-        return session.client("kinesis", region_name=stream.region or session.region_name or _DEFAULT_REGION, config=_BOTO_CONFIG)
+    with told(stream):
+        return aws.connect("kinesis", _BOTO_CONFIG, stream.region)
 
 
 def pause_after(attempts: int) -> float:
@@ -115,7 +86,7 @@ def pause_after(attempts: int) -> float:
 
 def code_of(error: ClientError) -> str:
     """What AWS calls an error; "" if it does not say."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return aws.code_of(error.response)
 
 
 @contextmanager
@@ -125,7 +96,7 @@ def told(stream: Stream) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _fault(stream, code_of(error)) from None
-    except (InvalidConfigError, InvalidRegionError, NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+    except aws.MISTAKES as error:
         raise ConfigurationError(f"{stream.url} is not open to us ({type(error).__name__}); check the AWS credentials and region") from None
     except BotoCoreError as error:
         raise Transient("stream_unavailable", f"{stream.url}: {type(error).__name__}") from None
@@ -134,7 +105,7 @@ def told(stream: Stream) -> Iterator[None]:
 def _fault(stream: Stream, code: str) -> Exception:
     if code == "ResourceNotFoundException":
         return ConfigurationError(f"there is no Kinesis stream {stream.name!r}; correct its name or ARN, or set AWS_REGION to its region")
-    if code in _REFUSALS:
+    if code in aws.REFUSALS:
         return ConfigurationError(
             f"{stream.url} is not open to us ({code}); check credentials, kinesis:ListShards, kinesis:GetShardIterator and "
             "kinesis:GetRecords among the permissions"

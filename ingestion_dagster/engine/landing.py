@@ -27,12 +27,14 @@ INCOMPLETE = "metadata"
 LISTING_SECONDS = 40.0
 """A sensor's evaluation ends at 60 s; what a listing has not reached by now is seen at the next tick."""
 
+PAGE = 1000
+"""Objects that are entered in one transaction, at most."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LONGEST_NAME = 255  # bytes, on every file system in use
 _ADDED = len(".3f9c02d41b7e") + len(".report.json")
-_PAGE = 1000
 _REMOTE_THREADS = 16
 
 
@@ -49,6 +51,10 @@ class Target:
         return f"{self.store.url}/{self.key}"
 
 
+def _always(_seen: StoredObject, _now: datetime) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A pipeline's landing zone and where its objects go from there. The last target is the one the ledger records."""
@@ -61,12 +67,16 @@ class Zone:
     settle_seconds: float = 2.0
     arrival: Callable[[StoredObject], Arrival | None] = Arrival
     """What an object is, by its key; None: no load (it belongs to another object)."""
-    complete: Callable[[StoredObject, datetime], bool] = lambda _seen, _now: True
+    complete: Callable[[StoredObject, datetime], bool] = _always
     """Whether all that belongs to an object has arrived, or is not awaited any longer; until then its load waits, but is known."""
     assign: Callable[[Connection], None] = lambda _connection: None
     """Decide about loads that wait for others, after some have arrived."""
     companions: Callable[[str], tuple[str, ...]] = lambda _key: ()
     """Keys of the objects that travel with the one of this key."""
+    decisive: Callable[[Connection], Sequence[str]] = lambda _connection: ()
+    """Keys by which `assign` decides, if it has anything to decide about: looked for where the landing zone is not listed before."""
+    queue: str | None = None
+    """URL of an SQS queue that tells what arrives; None: it is listed."""
     stays: bool = False
     """Whether an object stays where it landed, loaded or refused, and what there is to say of it is told elsewhere."""
 
@@ -104,21 +114,8 @@ def discover(
     started = time.monotonic()
     listed_at = ledger.now(connection)
     listing = islice(zone.landing.list(), skip, None)
-    while page := list(islice(listing, _PAGE)):
-        now_by_clock = datetime.now(UTC)
-        settled = [seen for seen in page if zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=now_by_clock)]
-        arrivals = [arrival for arrival in map(zone.arrival, settled) if arrival is not None]
-        incomplete = {arrival.object for arrival in arrivals if not zone.complete(arrival.object, now_by_clock)}
-        arrivals = [replace(each, waiting_for=INCOMPLETE) if each.object in incomplete else each for each in arrivals]
-        found.seen += len(page)
-        found.settling += len(page) - len(settled) + len(incomplete)
-        if arrivals:
-            with connection.transaction():
-                found.new += entries.discover(connection, zone.pipeline, zone.landing.url, arrivals, now, run_id)
-                whole = [arrival.object for arrival in arrivals if arrival.object not in incomplete]
-                entries.completed(connection, zone.pipeline, zone.landing.url, whole)
-                if not zone.stays:
-                    found.came_back += _come_back(connection, zone, [arrival.object for arrival in arrivals], listed_at)
+    while page := list(islice(listing, PAGE)):
+        enter(connection, zone, page, found, Moment(now, listed_at, run_id))
         if seconds is not None and time.monotonic() - started > seconds:
             found.complete = False
             break
@@ -126,6 +123,42 @@ def discover(
         # What a listing has not reached yet may be what others wait for.
         zone.assign(connection)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When objects are entered, and by whom: the run's clock, the ledger's clock before the landing zone was looked at, and the run."""
+
+    now: datetime
+    looked_at: datetime
+    run_id: str | None = None
+
+
+def enter(connection: Connection, zone: Zone, page: Sequence[StoredObject], found: Discovery, moment: Moment) -> None:
+    """Enter objects that were seen in the landing zone into the ledger, in one transaction; adds to what was `found`."""
+    now_by_clock = datetime.now(UTC)
+    settled = [seen for seen in page if zone.landing.settled(seen, for_seconds=zone.settle_seconds, now=now_by_clock)]
+    arrivals = [arrival for arrival in map(zone.arrival, settled) if arrival is not None]
+    waiting = set(incomplete(zone, [arrival.object for arrival in arrivals], now_by_clock))
+    arrivals = [replace(each, waiting_for=INCOMPLETE) if each.object in waiting else each for each in arrivals]
+    found.seen += len(page)
+    found.settling += len(page) - len(settled) + len(waiting)
+    if not arrivals:
+        return
+    with connection.transaction():
+        found.new += entries.discover(connection, zone.pipeline, zone.landing.url, arrivals, moment.now, moment.run_id)
+        whole = [arrival.object for arrival in arrivals if arrival.object not in waiting]
+        entries.completed(connection, zone.pipeline, zone.landing.url, whole)
+        if not zone.stays:
+            found.came_back += _come_back(connection, zone, [arrival.object for arrival in arrivals], moment.looked_at)
+
+
+def incomplete(zone: Zone, objects: Sequence[StoredObject], now: datetime) -> list[StoredObject]:
+    """Those of which not all has arrived that belongs to them."""
+    if zone.complete is _always:
+        return []
+    complete = list(side_by_side(zone, lambda seen: zone.complete(seen, now), objects))
+    return [seen for seen, is_complete in zip(objects, complete, strict=True) if not is_complete]
 
 
 def _come_back(connection: Connection, zone: Zone, settled: Sequence[StoredObject], listed_at: datetime) -> int:

@@ -258,9 +258,12 @@ def claimable_loads(connection: Connection, scope: Scope) -> list[Load]:
     return [_load(row) for row in connection.execute(sql.CLAIMABLE_LOADS, scope.as_parameters())]
 
 
-def claimable(connection: Connection, scope: Scope) -> tuple[int, datetime | None]:
-    """How many loads a run of this scope could claim now, and when the oldest of them was discovered."""
-    row = connection.execute(sql.CLAIMABLE, scope.as_parameters()).fetchone()
+def claimable(connection: Connection, scope: Scope, *, most: int | None = None) -> tuple[int, datetime | None]:
+    """How many loads a run of this scope could claim now, and when the oldest of them was discovered.
+
+    With `most` counting ends there, and the oldest is the oldest of those counted.
+    """
+    row = connection.execute(sql.CLAIMABLE, scope.as_parameters() | {"most": most}).fetchone()
     assert row is not None
     return int(row[0]), row[1]
 

@@ -276,19 +276,25 @@ WHERE held.id = l.id AND {_IN_SCOPE} AND l.status = 'ready' AND l.waiting_for = 
   AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
 """
 
+# A bound ends the count of a backlog of a million: each of its loads is looked up among the older versions of its key.
 CLAIMABLE = f"""
-SELECT count(*), min(l.discovered_at)
-FROM ledger.loads AS l
-LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE {_CLAIMABLE}
+SELECT count(*), min(discovered_at)
+FROM (
+    SELECT l.discovered_at
+    FROM ledger.loads AS l
+    LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+    WHERE {_CLAIMABLE}
+    LIMIT %(most)s) AS claimable
 """
 
+# Of each dataset only its oldest is looked for, by the index of what is ready.
 CLAIMABLE_DATASETS = f"""
-SELECT d.name, bool_or(l.replay)
-FROM ledger.loads AS l
-JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE {_CLAIMABLE}
-GROUP BY d.name ORDER BY min(l.modified), d.name
+SELECT d.name, EXISTS (SELECT FROM ledger.loads AS l WHERE l.dataset_id = d.id AND l.replay AND {_CLAIMABLE})
+FROM ledger.datasets AS d
+CROSS JOIN LATERAL (
+    SELECT l.modified FROM ledger.loads AS l WHERE l.dataset_id = d.id AND {_CLAIMABLE} ORDER BY l.modified LIMIT 1) AS oldest
+WHERE d.pipeline = %(pipeline)s
+ORDER BY oldest.modified, d.name
 """
 
 HOLD = """

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -79,9 +79,20 @@ class ObjectStore(ABC):
         `prefix` is a folder, not the beginning of a name: "in" does not list "in_old/x".
         """
 
+    def list_after(self, key: str) -> Iterator[StoredObject]:
+        """Newest versions of all objects whose keys come after `key` (empty: of all), in the order of the bytes of their keys.
+
+        Here all are listed for that, and kept meanwhile; a bucket gives them in this order.
+        """
+        yield from sorted((seen for seen in self.list() if seen.key > key), key=lambda seen: seen.key)
+
     @abstractmethod
     def find(self, key: str) -> StoredObject | None:
         """The object that stands under `key` now."""
+
+    def find_all(self, keys: Sequence[str]) -> Sequence[StoredObject | None]:
+        """What `find` says of each of these keys, in their order."""
+        return [self.find(key) for key in keys]
 
     @abstractmethod
     def stream(self, obj: StoredObject) -> Iterator[bytes]:

@@ -22,6 +22,8 @@ def usual_zone(
 ) -> Zone:
     """The zone below the storage, or where INGESTION_<PIPELINE>_LANDING_URL, …_ARCHIVE_URL and …_ERROR_URL place its parts.
 
+    Where there is a setting INGESTION_<PIPELINE>_QUEUE_URL, that queue tells what arrives.
+
     `arrival` tells of what dataset an object is (by default: unknown until it is read), `archive_key` where a loaded one is kept.
     """
     landing, archive, error = (open_store(url) for url in _urls(settings, pipeline))
@@ -32,6 +34,7 @@ def usual_zone(
         error_targets=lambda load: (Target(error, versioned(load.key, load.version)),),
         settle_seconds=settings.settle_seconds,
         arrival=arrival,
+        queue=settings.queue(pipeline),
     )
 
 

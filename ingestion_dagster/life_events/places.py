@@ -31,6 +31,7 @@ def zone(settings: Settings) -> Zone:
         error_targets=lambda load: (Target(quarantine, versioned(load.key, load.version)),),
         settle_seconds=settings.settle_seconds,
         arrival=lambda seen: Arrival(seen, DATASET),
+        queue=settings.queue(PIPELINE),
     )
 
 

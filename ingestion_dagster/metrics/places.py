@@ -33,7 +33,7 @@ def processed_url(settings: Settings) -> str:
 
 def boot_zone(settings: Settings, boot_id: str) -> Zone:
     """The zone from which one boot loads: a folder of its own, so that no other run sees its files before it has loaded them."""
-    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0)
+    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0, queue=None)
 
 
 def boot_folder(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from ingestion_dagster.engine import archived, landing, ledger
+from ingestion_dagster.engine import archived, discovery, ledger
 from ingestion_dagster.engine.archived import Compared
 from ingestion_dagster.engine.landing import Zone, side_by_side
 from ingestion_dagster.engine.ledger import Load
@@ -29,12 +29,6 @@ ORDER BY id LIMIT %(count)s
 """
 
 _STILL_READY = "SELECT id FROM ledger.loads WHERE id = ANY(%(ids)s) AND status = 'ready' ORDER BY id"
-
-_ENTERED_LATE = """
-SELECT count(*) FROM ledger.load_events AS e
-JOIN ledger.loads AS l ON l.id = e.load_id
-WHERE e.run_id = %(run_id)s AND e.from_status IS NULL AND l.pipeline = %(pipeline)s AND l.modified < %(before)s
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +61,20 @@ def reconcile(connection: Connection, pipeline: Pipeline, settings: Settings, ru
         return Reconciled(amiss=amiss)
     zone = pipeline.zone(settings)
     begun = ledger.now(connection)
-    found = landing.Discovery()
-    late = 0
+    found = discovery.Reconciled()
     if not dry_run:
-        found = landing.discover(connection, zone, datetime.now(UTC), run_id)
-        # A folder keeps whatever time a file was given.
-        late = _entered_late(connection, pipeline.name, run_id, begun - LATE) if zone.landing.dated_by_arrival else 0
+        found = discovery.reconcile(connection, zone, datetime.now(UTC), late=LATE, run_id=run_id)
     gone = list(_gone(connection, zone, begun))
     archive = pipeline.archive(settings)
     return Reconciled(
         objects=found.seen,
         new=found.new,
-        late=late,
+        late=found.late,
         gone=_counted(gone),
         gone_ids=tuple(load.id for load in gone[:SHOWN]),
         archive=archived.compare(connection, pipeline.name, open_store(archive)) if archive else Compared(),
         amiss=amiss,
     )
-
-
-def _entered_late(connection: Connection, pipeline: str, run_id: str, before: datetime) -> int:
-    row = connection.execute(_ENTERED_LATE, {"pipeline": pipeline, "run_id": run_id, "before": before}).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _gone(connection: Connection, zone: Zone, before: datetime) -> Iterator[Load]:

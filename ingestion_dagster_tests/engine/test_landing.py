@@ -610,7 +610,7 @@ def test_a_file_that_is_still_written_under_its_temporary_name_is_not_seen(scene
 
 
 def test_an_unfinished_listing_is_taken_up_where_it_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing, "_PAGE", 2)
+    monkeypatch.setattr(landing, "PAGE", 2)
     for name in "abcde":
         scene.land(name)
     first = landing.discover(scene.connection, scene.zone, NOON, seconds=-1)

@@ -694,7 +694,7 @@ def test_claiming_from_a_backlog_costs_each_load_the_same_whatever_the_statistic
     scope = Scope(PIPELINE).as_parameters()
     of_claim = {"alone": False, "count": 1000, "bytes": 1 << 40, "run_id": "run", "lease": 60}
     assert ledger.claimable(aged.connection, Scope(PIPELINE))[0] == 5000
-    assert pages_touched(aged, ledger_sql.CLAIMABLE, **scope) < 10 * 5000
+    assert pages_touched(aged, ledger_sql.CLAIMABLE, most=None, **scope) < 10 * 5000
     assert pages_touched(aged, ledger_sql.CLAIM, **scope, **of_claim) < 10 * 5000 + 40 * 1000
 
 

@@ -203,7 +203,7 @@ def test_long_listing_goes_on_at_the_next_tick_and_its_cursor_stays_small(
     tick: Tick, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics.land(**{f"f{number}": GOOD | {"age": f"{number:02}+"} for number in range(5)})
-    monkeypatch.setattr(landing, "_PAGE", 2)
+    monkeypatch.setattr(landing, "PAGE", 2)
     monkeypatch.setattr(landing, "LISTING_SECONDS", -1.0)
     cursor, skips = None, []
     for _ in range(4):
