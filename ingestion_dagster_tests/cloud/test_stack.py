@@ -24,6 +24,7 @@ from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.metrics.sensors import metrics_kinesis_sensor
+from ingestion_dagster.operations import leftovers, reconciliation
 from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.cloud import daemon_task
@@ -177,7 +178,7 @@ def test_metric_files_are_loaded_moved_replayed_and_booted(stack: Stack, as_task
     of_its_own(stack, "metrics", os.environ)
 
 
-def test_operations_may_finish_what_a_dead_run_has_left(stack: Stack, as_task_of: As, database: Database) -> None:
+def test_operations_may_finish_compare_and_tidy_up_what_dead_runs_have_left(stack: Stack, as_task_of: As, database: Database) -> None:
     put(stack, "MetricsLandingBucket", {"left.json": json.dumps(time_series_payload(stratum="left")).encode()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(s3_store.S3Store, "remove", lambda store, obj: False)
@@ -187,6 +188,9 @@ def test_operations_may_finish_what_a_dead_run_has_left(stack: Stack, as_task_of
     with database.connect() as connection:
         landing.discover(connection, PIPELINES["metrics"].zone(settings), datetime.now(UTC))
         PIPELINES["metrics"].sweep(connection, settings)
+        for name in ("metrics", "cubic", "life_events"):
+            assert reconciliation.reconcile(connection, PIPELINES[name], settings, "nightly").gone_ids == ()
+            leftovers.clear(connection, PIPELINES[name], settings, datetime.now(UTC))
     assert keys(stack, "MetricsLandingBucket") == []
     mine = stack.statements("OperationsRole")
     assert [call for call in sorted(stack.calls(os.environ)) if not is_allowed(call, mine)] == []
