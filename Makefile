@@ -1,6 +1,6 @@
 # One entry point for people, CI and pre-commit. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test dev lint bench lock clean
+.PHONY: help setup demo test dev stack lint docs screenshots bench lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -17,7 +17,7 @@ ifneq ($(shell $(PY) -I -S -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURD
 endif
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## .venv with the locked dependencies and the package; nothing to do when up to date
 
@@ -35,8 +35,17 @@ test: setup ## the whole test suite (ARGS="-k name" for a part of it)
 dev: setup ## the Dagster UI with sensors on, at http://localhost:3000 (SEARCH=opensearch: with a real search cluster)
 	@INGESTION_SENSORS=running $(PY) -m ingestion_dagster.dev $(if $(SEARCH),--search $(SEARCH))
 
-lint: setup ## every static check: format, style, types, layers, secrets, definitions
+stack: setup ## what production runs as containers, as processes: code servers, daemon, two web interfaces, API
+	@INGESTION_SENSORS=running $(PY) -W ignore -m ingestion_dagster.stack $(ARGS)
+
+lint: setup ## every static check: format, style, types, layers, secrets, image, services, workflows, definitions
 	@sh tools/lint.sh
+
+docs: setup ## the documentation as a site, in build/site (every link, anchor and image is checked)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -W ignore -m mkdocs build --strict
+
+screenshots: setup ## the screenshots of the docs, taken anew by the browser tests (needs Chromium)
+	@TAKE_SCREENSHOTS=1 $(PY) -m pytest -q ingestion_dagster_tests/test_ui.py
 
 # The peers have an environment of their own: what they pin is no business of ours.
 PEERS := .venv/bench
@@ -53,7 +62,7 @@ $(PEERS)/.stamp $(INGESTR)/.stamp: | setup
 	@VIRTUAL_ENV="$(CURDIR)/$(@D)" $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode $<
 	@touch $@
 
-lock: setup ## compile pyproject.toml into the four hash-locked requirements files
+lock: setup ## compile pyproject.toml into the hash-locked requirements files
 	@sh tools/lock.sh
 
 clean: ## remove .venv, caches and build output (never .ingestion: that is data)

@@ -19,6 +19,7 @@ import psycopg
 from benchmarks import catalog_documents
 from benchmarks.catalog_documents import CHUNK, FILL, PEER_CHUNK, RELATION
 from benchmarks.measure import cost
+from benchmarks.results import Result, Row, met
 from ingestion_dagster.catalog import live_tables
 from ingestion_dagster.catalog.documents import IMAGE
 from ingestion_dagster.catalog.opensearch import OpenSearch
@@ -30,6 +31,7 @@ from ingestion_dagster.sandbox import opensearch
 ROWS, QUICK = 100_000, 20_000
 ROUNDS = 2
 GOAL = 2
+HELPER = "an object a row, bulk helper"
 
 
 def ours(connection: psycopg.Connection[Any], url: str, index: str) -> int:
@@ -63,7 +65,7 @@ def one(way: str, conninfo: str, url: str, index: str) -> None:
     print(json.dumps({"documents": made[0], "client": took.client, "wall": took.wall}))
 
 
-def main(*, quick: bool = False) -> None:
+def main(*, quick: bool = False) -> Result:
     """Print documents per second of both ways."""
     rows = QUICK if quick else ROWS
     with tempfile.TemporaryDirectory() as folder:
@@ -76,13 +78,13 @@ def main(*, quick: bool = False) -> None:
                 live_tables.ensure(connection, MEDIA_TYPES["image"])
                 connection.execute(FILL, {"rows": rows})
                 connection.execute("VACUUM ANALYZE image")
-            report(rows, server.conninfo("documents"), node.url)
+            return report(rows, server.conninfo("documents"), node.url)
         finally:
             opensearch.stop(home)
             embedded_postgres.stop(home)
 
 
-def report(rows: int, conninfo: str, url: str) -> None:
+def report(rows: int, conninfo: str, url: str) -> Result:
     print(f"catalog bulk: {rows:,} images with ten tags into OpenSearch, one connection")
     best: dict[str, dict[str, float]] = {}
     for number in range(ROUNDS):
@@ -93,8 +95,13 @@ def report(rows: int, conninfo: str, url: str) -> None:
     rates = {way: each["documents"] / each["wall"] for way, each in best.items()}
     for way, each in best.items():
         print(f"  {way:<10} {rates[way]:8,.0f} documents/s, client {each['client']:6.2f} CPU seconds")
-    ratio = rates["ours"] / rates["objects"]
-    print(f"  {'met' if ratio >= GOAL else 'MISSED'}  {ratio:.2f} × the helper's documents/s, at least {GOAL}")
+    ours, helper = best["ours"]["client"], best["objects"]["client"]
+    row = Row(
+        "into OpenSearch on the same cores", rates["ours"], "documents/s", rates["objects"], HELPER, None, "more", GOAL * rates["objects"]
+    )
+    print(f"  {rates['ours'] / rates['objects']:.2f} × the helper's documents/s")
+    client = Row("CPU of the client", ours, "CPU s", helper, HELPER)
+    return Result(f"{rows:,} images with ten tags into a real OpenSearch, one connection", [met(row), client])
 
 
 def _run(way: str, conninfo: str, url: str, index: str) -> dict[str, float]:

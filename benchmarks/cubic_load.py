@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.measure import cost
-from ingestion_dagster.cubic.load import Job, load_cubic
+from ingestion_dagster.cubic.load import load_cubic
 from ingestion_dagster.cubic.registry import PIPELINE, parse_registry
+from ingestion_dagster.cubic.table_batch import Job
 from ingestion_dagster.cubic.zone import prepare, zone
 from ingestion_dagster.engine import embedded_postgres, landing, postgres
 from ingestion_dagster.engine.claims import Claims, Limits

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import discovery, entries, landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.landing import Zone
@@ -59,31 +59,34 @@ def land(pipeline: Pipeline, settings: Settings, paths: Sequence[Path], dataset:
 
 def _enter(connection: Connection, zone: Zone, objects: Sequence[StoredObject]) -> None:
     arrivals = [arrival for arrival in map(zone.arrival, objects) if arrival is not None]
-    ledger.discover(connection, zone.pipeline, zone.landing.url, arrivals, datetime.now(UTC))
+    entries.discover(connection, zone.pipeline, zone.landing.url, arrivals, datetime.now(UTC))
 
 
 def add_partitions(pipeline: Pipeline, settings: Settings, connection: Connection) -> None:
     """Tell Dagster of partitions that have come up with what has arrived."""
-    if pipeline.dynamic_partitions is None:
+    wanted = pipeline.dynamic_partitions(connection) if pipeline.dynamic_partitions else {}
+    if not any(wanted.values()):
         return
-    name, keys = pipeline.dynamic_partitions(connection)
-    if not keys:
-        return
-    from ingestion_dagster.engine.dagster import open_instance
+    from ingestion_dagster.engine import dagster
 
     prepare_dagster_home(settings)
-    with open_instance() as instance:
-        known = set(instance.get_dynamic_partitions(name))
-        if new := [key for key in keys if key not in known]:
-            instance.add_dynamic_partitions(name, new)
+    with dagster.open_instance() as instance:
+        dagster.add_partitions(instance, wanted)
 
 
-def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection) -> landing.Discovery:
-    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run)."""
+def await_settled(pipeline: Pipeline, settings: Settings, connection: Connection, *, listed: bool = False) -> landing.Discovery:
+    """Discover until no object is still being written (a minute at most; what still changes then is left to the next run).
+
+    A queue that tells of them is emptied, unless all is to be `listed` that stands there, told of or not.
+    """
     zone = pipeline.zone(settings)
+    if listed:
+        zone = replace(zone, queue=None)
     deadline = time.monotonic() + _LONGEST_WAIT
     while True:
-        found = landing.discover(connection, zone, datetime.now(UTC))
+        found = discovery.discover(connection, zone, datetime.now(UTC))
+        if not found.complete:
+            continue
         if not found.settling or time.monotonic() > deadline:
             return found
         time.sleep(min(0.2, settings.settle_seconds))
@@ -120,7 +123,7 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
     adopted = 0
     with database.connect() as connection:
         pipeline.sync_datasets(connection, settings)
-        await_settled(pipeline, settings, connection)
+        await_settled(pipeline, settings, connection, listed=True)
         scope = Scope(pipeline.name, waiting=True, paused=True)
         there = [load for load in ledger.claimable_loads(connection, scope) if before is None or load.modified < before]
         dealt_with, doubts = pipeline.done(settings, [load.stored_object for load in there])
@@ -130,6 +133,6 @@ def adopt(pipeline: Pipeline, settings: Settings, before: datetime | None = None
                 with connection.transaction():
                     ledger.settle(connection, [Verdict(load, Status.READY_FOR_ARCHIVING, why=ADOPTED) for load in batch])
                 done = [replace(load, status=Status.READY_FOR_ARCHIVING) for load in batch]
-                landing.move(connection, zone, done, lease_seconds=limits.lease_seconds, run_id=run_id)
+                moving.move(connection, zone, done, lease_seconds=limits.lease_seconds, run_id=run_id)
                 adopted += len(batch)
     return Adopted(told, adopted, doubts)

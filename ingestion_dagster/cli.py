@@ -15,17 +15,21 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ingestion_dagster import arrivals, runs
+from ingestion_dagster.arguments import AsJson, Dataset, PipelineName, check_dataset, pipeline_named
 from ingestion_dagster.cli_catalog import catalog_commands
 from ingestion_dagster.cli_cubic import cubic_commands
 from ingestion_dagster.cli_life_events import life_events_commands
+from ingestion_dagster.cli_operations import register
 from ingestion_dagster.cli_residents import residents_commands
-from ingestion_dagster.console import err, print_table
-from ingestion_dagster.engine import ledger, postgres, whereabouts
+from ingestion_dagster.console import err
+from ingestion_dagster.engine import ledger, logs, postgres, whereabouts
+from ingestion_dagster.engine.datasets import pause_dataset, resume_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.local_files import local_files, read_file
 from ingestion_dagster.engine.object_store import is_key
+from ingestion_dagster.engine.one_line import one_line
 from ingestion_dagster.engine.pipeline import Pipeline
 from ingestion_dagster.engine.whereabouts import RunSummary
 from ingestion_dagster.in_process import RunFailed
@@ -39,6 +43,7 @@ UNUSABLE_NAME = Problem("unusable_name", "file name", "begins with a dot, is too
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=__doc__)
 database_commands = typer.Typer(no_args_is_help=True, help="The database: migrations, the embedded server.")
+register(app)
 app.add_typer(database_commands, name="db")
 metrics_commands = typer.Typer(no_args_is_help=True, help="What only metrics has: boot.")
 app.add_typer(metrics_commands, name="metrics")
@@ -52,32 +57,14 @@ sandbox_commands = typer.Typer(
 app.add_typer(sandbox_commands, name="sandbox")
 
 
-def _pipeline(name: str) -> Pipeline:
-    if name not in PIPELINES:
-        raise typer.BadParameter(f"there is no pipeline '{name}'; known: {', '.join(PIPELINES)}")
-    return PIPELINES[name]
-
-
-def _check_dataset(pipeline: Pipeline, dataset: str | None) -> None:
-    if dataset is not None and dataset not in pipeline.datasets:
-        raise typer.BadParameter(f"{pipeline.name} has no dataset '{dataset}'; known: {', '.join(pipeline.datasets)}")
-
-
 def _check_narrowing(pipeline: Pipeline, dataset: str | None) -> None:
     """A run can be narrowed to what has an asset of its own; told to take anything else alone, it would take everything."""
-    _check_dataset(pipeline, dataset)
+    check_dataset(pipeline, dataset)
     if dataset is not None and pipeline.asset_of(dataset) is None:
         raise typer.BadParameter(f"a run cannot be narrowed to '{dataset}': what belongs there comes with any run")
 
 
-PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="metrics, cubic, residents, life_events or catalog")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders whose trees are meant.", exists=True)]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", "-d", help="Only this dataset (a metric group, such as cases; a cubic table; nsss of residents; image of catalog)."
-    ),
-]
 Partition = Annotated[
     str | None,
     typer.Option(
@@ -89,14 +76,13 @@ AsOf = Annotated[
     typer.Option("--as-of", metavar="DATE", help="Load what had been discovered by the end of that day; residents: judge rows by it."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge what would be loaded; claim and write nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @app.command(epilog="Example: ingestion land metrics source_data/metrics")
 def land(pipeline: PipelineName, paths: Paths, dataset: Dataset = None) -> None:
     """Put files into the landing zone and enter them into the ledger. A folder's keys are relative to it."""
-    found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    found = pipeline_named(pipeline)
+    check_dataset(found, dataset)
     if _land(found, current(), paths, dataset):
         raise typer.Exit(SOME_REFUSED)
 
@@ -104,7 +90,7 @@ def land(pipeline: PipelineName, paths: Paths, dataset: Dataset = None) -> None:
 @app.command(epilog="Example: ingestion run metrics --dataset cases --partition 2026-01-31")
 def run(pipeline: PipelineName, dataset: Dataset = None, partition: Partition = None, as_of: AsOf = None, dry_run: DryRun = False) -> None:
     """Discover and load until nothing is claimable. Exit 0: all loaded, 2: some refused, 1: the run failed."""
-    found = _pipeline(pipeline)
+    found = pipeline_named(pipeline)
     _check_narrowing(found, dataset)
     _run_and_exit(found, current(), runs.Request(dataset, partition, as_of, dry_run))
 
@@ -119,7 +105,7 @@ def load(
     dry_run: DryRun = False,
 ) -> None:
     """Land files, then run. Exit codes as for `run`. A dry run lands nothing; it says what `check` does, or what would become of rows."""
-    found = _pipeline(pipeline)
+    found = pipeline_named(pipeline)
     _check_narrowing(found, dataset)
     settings = current()
     if dry_run:
@@ -129,36 +115,11 @@ def load(
     _run_and_exit(found, settings, runs.Request(dataset, partition, as_of), some_refused=unusable)
 
 
-@app.command(epilog="Example: ingestion status metrics --json")
-def status(
-    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this pipeline.")] = None,
-    as_json: AsJson = False,
-    loads: Annotated[bool, typer.Option("--loads", help="One line per load.")] = False,
-) -> None:
-    """Where every load stands: by dataset, partition and status; what waits, what is paused, what went wrong."""
-    names = [_pipeline(pipeline).name] if pipeline else list(PIPELINES)
-    with postgres.ready(current()).connect() as connection:
-        rows = whereabouts.load_states(connection, pipeline) if loads else whereabouts.status_counts(connection, pipeline)
-        if as_json:
-            print(json.dumps(rows, ensure_ascii=False))
-            return
-        _print_states(rows, ["pipeline", "dataset", "partition", "status", *(["key", "error_code"] if loads else ["loads"])])
-        for name in names:
-            count, oldest = ledger.claimable(connection, Scope(name))
-            print(f"{name}: {count} loads claimable" + (f", the oldest discovered {oldest:%Y-%m-%d %H:%M:%S} UTC" if oldest else ""))
-            for dataset, why, held in whereabouts.held_back(connection, name):
-                print(f"{name}: {held} loads of {dataset} {why}")
-            for line in PIPELINES[name].standing(connection):
-                print(f"{name}: {line}")
-            for code, message, errored in whereabouts.errors(connection, name):
-                print(f"{name}: {errored} errored with {code} (for example: {message})")
-
-
 @app.command(epilog="Example: ingestion check metrics source_data/metrics/bad")
 def check(pipeline: PipelineName, paths: Paths, dataset: Dataset = None, as_json: AsJson = False) -> None:
     """Validate files without loading them; prints every problem with its place. Exit 2 if there is any error."""
-    found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    found = pipeline_named(pipeline)
+    check_dataset(found, dataset)
     raise typer.Exit(_check(found, paths, dataset, as_json=as_json))
 
 
@@ -172,8 +133,8 @@ def retry(
 
     Of residents also the rows that failed, and only those. Only the newest version of a key.
     """
-    found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    found = pipeline_named(pipeline)
+    check_dataset(found, dataset)
     settings = current()
     scope = Scope(found.name, frozenset({dataset}) if dataset else None)
     with postgres.ready(settings).connect() as connection:
@@ -191,10 +152,11 @@ def retry(
     for old in retried.superseded.values():
         err.print(f"superseded: a newer version of {old} is known; retry that one", markup=False)
     if not retried.ready and not released and not waits:
-        err.print(
-            "nothing to retry" if key is None or retried.superseded else f"no file that stands refused has the key {key}", markup=False
-        )
-        raise typer.Exit(LOADED)
+        if key is None or retried.superseded:
+            err.print("nothing to retry", markup=False)
+            raise typer.Exit(LOADED)
+        err.print(f"no file that stands refused has the key {one_line(key)}", markup=False)
+        raise typer.Exit(SOME_REFUSED)
     _run_and_exit(found, settings, runs.Request(dataset))
 
 
@@ -205,7 +167,7 @@ def replay(
     dataset: Dataset = None,
 ) -> None:
     """Load archived files again, from the archive. Only the newest version of a key. Safe to repeat."""
-    found = _pipeline(pipeline)
+    found = pipeline_named(pipeline)
     _check_narrowing(found, dataset)
     settings = current()
     if found.keyed is None:
@@ -235,7 +197,7 @@ def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken over and marked; change nothing.")] = False,
 ) -> None:
     """The first day on a living system: take over its tables, mark the files that are there as done. Loads nothing."""
-    found = _pipeline(pipeline)
+    found = pipeline_named(pipeline)
     adopted = arrivals.adopt(found, current(), before.replace(tzinfo=UTC) if before else None, dry_run=dry_run)
     nothing = ("no tables of another system are here",) if found.tables or found.takes_over_loads else ()
     for line in adopted.told or nothing:
@@ -252,22 +214,22 @@ def pause(
     why: Annotated[str, typer.Option("--why", help="Shown with the loads that wait.")] = "by hand",
 ) -> None:
     """Stop loading a dataset. Its files are still discovered, and wait."""
-    found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    found = pipeline_named(pipeline)
+    check_dataset(found, dataset)
     with postgres.ready(current()).connect() as connection:
         found.sync_datasets(connection, current())
-        ledger.pause(connection, found.name, dataset, why)
+        pause_dataset(connection, found.name, dataset, why)
     print(f"{found.name} {dataset} is paused")
 
 
 @app.command(epilog="Example: ingestion resume metrics cases")
 def resume(pipeline: PipelineName, dataset: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
     """Load a paused dataset again."""
-    found = _pipeline(pipeline)
-    _check_dataset(found, dataset)
+    found = pipeline_named(pipeline)
+    check_dataset(found, dataset)
     with postgres.ready(current()).connect() as connection:
         found.sync_datasets(connection, current())
-        ledger.resume(connection, found.name, dataset)
+        resume_dataset(connection, found.name, dataset)
     print(f"{found.name} {dataset} is active")
 
 
@@ -373,11 +335,13 @@ def _check(pipeline: Pipeline, paths: list[Path], dataset: str | None, *, as_jso
         reports.append({"path": str(path), "ok": ok, "problems": [problem.as_dict() for problem in problems]})
         if not as_json:
             for problem in problems:
-                print(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]")
+                print(one_line(f"{path}: {problem.severity}: {problem.place}: {problem.message} [{problem.code}]"))
     if as_json:
         print(json.dumps(reports, ensure_ascii=False))
     else:
         print(f"{len(reports)} files checked, {sum(not report['ok'] for report in reports)} have errors")
+        if refused:
+            err.print(f"what a code in brackets means: ingestion explain CODE --pipeline {pipeline.name}", markup=False)
     return SOME_REFUSED if refused else LOADED
 
 
@@ -418,7 +382,7 @@ def _run_and_exit(pipeline: Pipeline, settings: Settings, request: runs.Request,
             err.print(f"not loaded: {count} loads of {dataset} {why}", markup=False)
         if working := whereabouts.in_hand(connection, pipeline.name):
             err.print(f"not finished: {working} loads are in the hands of another run, or of a dead one until its lease ends", markup=False)
-        for line in pipeline.standing(connection):
+        for line in pipeline.standing(connection, request.dataset):
             err.print(line, markup=False)
     if request.dry_run:
         print(describe_dry(summary))
@@ -468,9 +432,12 @@ def _progress(title: str) -> Iterator[runs.Progress | None]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def _print_states(rows: list[dict[str, Any]], shown: list[str]) -> None:
-    """Where loads stand: these columns, and the counts of rows."""
-    print_table(rows, [name for name in (*shown, "rows_written", "rows_unchanged", "rows_rejected") if rows and name in rows[0]])
+def _readable() -> Settings | None:
+    """The settings, if they can be read; the command itself says what is wrong with them."""
+    try:
+        return current()
+    except ValidationError:
+        return None
 
 
 def main() -> None:
@@ -479,6 +446,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A file name may hold what the terminal's encoding does not.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logs.configure(_readable())
     try:
         app()
     except ConfigurationError as error:

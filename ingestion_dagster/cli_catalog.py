@@ -21,7 +21,7 @@ catalog_commands = typer.Typer(no_args_is_help=True, help="What only catalog has
 
 SOME_REFUSED = 2
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="image or audio")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="media type, such as image")]
 
 
 @contextmanager

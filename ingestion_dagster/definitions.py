@@ -1,11 +1,13 @@
-"""All pipelines merged: the embedded default, tests, the CLI and `dg`."""
+"""All pipelines and operations merged: the embedded default, tests, the CLI and `dg`."""
 
 import importlib
 import logging
 
 import dagster as dg
 
+from ingestion_dagster.engine.dagster import console_log
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.pipelines import PIPELINES
 
 log = logging.getLogger(__name__)
 
@@ -15,9 +17,12 @@ def _of(pipeline: str) -> dg.Definitions:
     try:
         found: dg.Definitions = importlib.import_module(f"ingestion_dagster.{pipeline}.definitions").defs
     except ConfigurationError as error:
-        log.error("pipeline %s is left out: %s", pipeline, error)
+        log.error("%s is left out: %s", pipeline, error)
         return dg.Definitions()
     return found
 
 
-defs = dg.Definitions.merge(*map(_of, ("metrics", "cubic", "residents", "life_events", "catalog")))
+defs = dg.Definitions.merge(
+    dg.Definitions(loggers={"console": console_log}),
+    *map(_of, (*PIPELINES, "operations")),
+)

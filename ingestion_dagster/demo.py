@@ -1,4 +1,4 @@
-"""The demonstration: sample data of every pipeline, loaded for real, and what became of each file."""
+"""The demonstration: sample data of every pipeline, loaded for real, and whether each file ended as it should."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from psycopg import sql
 
 from ingestion_dagster import arrivals, runs
+from ingestion_dagster.demo_screen import Standing, show
 from ingestion_dagster.engine import postgres, stand_ins, whereabouts
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Delivery, Pipeline
@@ -36,14 +37,17 @@ class Surprise:
 
 
 def run_demo(settings: Settings) -> bool:
-    """Load `source_data/` through every pipeline; print what landed where. True if every file ended as expected."""
+    """Load `source_data/` through every pipeline; print what came of it. True if every file ended as expected."""
+    addresses: dict[str, str] = {}
     for pipeline in PIPELINES.values():
         if names := pipeline.stand_ins(settings):
-            for name, address in servers.up(settings.home_folder, settings.environment, names).items():
-                print(f"{pipeline.name}: {name} of the sandbox answers at {address}")
-    as_expected = [_run(pipeline, settings, project_file("source_data") / pipeline.name) for pipeline in PIPELINES.values()]
-    print("see it: make dev, then http://localhost:3000 · where every load stands: .venv/bin/ingestion status")
-    return all(as_expected)
+            addresses |= servers.up(settings.home_folder, settings.environment, names)
+    as_expected = {each.name: _run(each, settings, project_file("source_data") / each.name) for each in PIPELINES.values()}
+    with postgres.ready(settings).connect() as connection:
+        show([_standing(connection, pipeline, settings) for pipeline in PIPELINES.values()], addresses)
+    if not all(as_expected.values()):
+        print(f"NOT AS EXPECTED, see above: {', '.join(name for name, fine in as_expected.items() if not fine)}")
+    return all(as_expected.values())
 
 
 def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
@@ -55,8 +59,6 @@ def _run(pipeline: Pipeline, settings: Settings, folder: Path) -> bool:
             surprises += _deliver(pipeline, settings, delivery)
     if EVENTS_PLATFORM in pipeline.stand_ins(settings):
         surprises += _consume(settings)
-    with postgres.ready(settings).connect() as connection:
-        _show(connection, pipeline, settings)
     for surprise in surprises:
         print(f"  NOT AS EXPECTED: {surprise}")
     print(f"{pipeline.name}: {'every file ended as expected' if not surprises else f'{len(surprises)} files did not end as expected'}")
@@ -76,11 +78,8 @@ def _refresh(pipeline: Pipeline, settings: Settings) -> bool:
             f"{summary.errored} refreshes refused"
         )
         surprises += [f"a refresh of {dataset or 'every media type'} was not promoted"] if summary.errored or not summary.loads else []
-    found = {}
     with postgres.ready(settings).connect() as connection:
-        for count, name in pipeline.contents(connection, settings):
-            print(f"  {count:>8} in {name}")
-            found[name] = count
+        found = {name: count for count, name in pipeline.contents(connection, settings)}
     for model in MEDIA_TYPES:
         expected = samples.expected(model)
         wanted = {f"table {model}": "rows", f"index {model}": "documents", f"index {filtered_name(model, '')}": "filtered"}
@@ -141,7 +140,7 @@ def _deliver(pipeline: Pipeline, settings: Settings, delivery: Delivery) -> list
             return delivery.surprises(connection) if delivery.surprises else []
     print(f"{pipeline.name}: landing {delivery.name}")
     landed = arrivals.land(pipeline, settings, [delivery.folder])
-    summary = runs.run(pipeline, settings, runs.Request(as_of=delivery.as_of))
+    summary = runs.run(pipeline, settings, runs.Request(as_of=delivery.as_of, quiet=True))
     print(
         f"{pipeline.name}: {len(landed.objects)} files landed, {summary.loads - summary.errored} loaded ({summary.duplicates} of them "
         f"as before), {summary.errored} refused, {summary.rows_written} rows written"
@@ -163,13 +162,9 @@ def _surprises(connection: Connection, pipeline: Pipeline, landed: set[tuple[str
     return surprises
 
 
-def _show(connection: Connection, pipeline: Pipeline, settings: Settings) -> None:
-    zone = pipeline.zone(settings)
+def _standing(connection: Connection, pipeline: Pipeline, settings: Settings) -> Standing:
+    filled = list(pipeline.contents(connection, settings))
     for table in pipeline.tables:
         row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table.split(".")))).fetchone()
-        print(f"  {row[0] if row else 0:>8} rows in {table}")
-    for rows, name in pipeline.contents(connection, settings):
-        print(f"  {rows:>8} rows in {name}")
-    for title, url in pipeline.places(settings):
-        print(f"  {title:>8}: {url}")
-    print(f"  {'standing' if zone.stays else 'waiting':>8}: {sum(1 for _ in zone.landing.list())} files in {zone.landing.url}")
+        filled.append((row[0] if row else 0, table))
+    return Standing.of(connection, pipeline.name, filled, pipeline.places(settings))

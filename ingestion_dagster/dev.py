@@ -5,16 +5,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from urllib.parse import unquote
 
 from dotenv import load_dotenv
 
+from ingestion_dagster import surroundings
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.dagster import open_instance
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
-from ingestion_dagster.pipelines import PIPELINES
-from ingestion_dagster.sandbox import opensearch, servers
+from ingestion_dagster.sandbox import opensearch
 from ingestion_dagster.settings import Settings, current
 
 
@@ -37,18 +36,10 @@ def main() -> None:
     prepare_dagster_home(settings)
     open_instance().dispose()
     postgres.ready(settings)
-    for pipeline in PIPELINES.values():
-        if pipeline.keyed is not None:
-            continue
-        watched = pipeline.watched(settings) if pipeline.watched else (pipeline.zone(settings).landing.url,)
-        for folder in watched:
-            if folder.startswith("file://"):
-                Path(unquote(folder.removeprefix("file://"))).mkdir(parents=True, exist_ok=True)
-        if names := pipeline.stand_ins(settings):
-            for name, address in servers.up(settings.home_folder, settings.environment, names).items():
-                print(f"{pipeline.name}: {name} of the sandbox answers at {address}", flush=True)
-        print(f"{pipeline.name}: files put into {' or '.join(watched)} are loaded within a minute", flush=True)
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *passed_on]
+    for line in surroundings.prepare(settings):
+        print(line, flush=True)
+    form = ["--log-format", "json"] if settings.log_format == "json" else []
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000", *form, *passed_on]
     os.execv(sys.executable, command)  # noqa: S606 - a list of our own
 
 

@@ -20,7 +20,8 @@ class RunFailed(Exception):
 class Job:
     """A job to run, narrowed to which assets (none: all) and to which partition; `config`: what each of its steps is given.
 
-    `definition`: the dynamic partitions that the partition is one of; Dagster is told of it first.
+    `definition`: the dynamic partitions that the partition is one of; Dagster is told of it first. `quiet`: whoever asked tells himself
+    what was refused.
     """
 
     pipeline: str
@@ -30,6 +31,7 @@ class Job:
     definition: str | None = None
     config: Mapping[str, Any] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    quiet: bool = False
 
 
 def execute(settings: Settings, wanted: Job) -> "dg.ExecuteInProcessResult":
@@ -41,7 +43,7 @@ def execute(settings: Settings, wanted: Job) -> "dg.ExecuteInProcessResult":
     from ingestion_dagster.engine.dagster import open_instance, run_tags
 
     # What a run for one load is refused for is told by that load, and why it failed in one line by the caller: no stack traces besides.
-    level = "CRITICAL" if wanted.definition else "WARNING"
+    level = "CRITICAL" if wanted.definition or wanted.quiet else "WARNING"
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": level}}}}
     job = defs.resolve_job_def(wanted.name)
     if wanted.config is not None:

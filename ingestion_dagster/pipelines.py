@@ -1,4 +1,4 @@
-"""The pipelines by name, as the command line sees them. A new one is an entry here and a line in `definitions.py`."""
+"""The pipelines by name, as the command line sees them. A new one is an entry here."""
 
 from ingestion_dagster.catalog.pipeline import CATALOG
 from ingestion_dagster.cubic.pipeline import CUBIC

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_dagster.arrivals import add_partitions, await_settled
-from ingestion_dagster.engine import landing, ledger, postgres, whereabouts
-from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine import ledger, postgres, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home
 from ingestion_dagster.engine.ledger import Scope
@@ -42,6 +41,8 @@ class Request:
     as_of: str | None = None
     dry_run: bool = False
     boot_from: Path | None = None
+    quiet: bool = False
+    """Log nothing of what is refused: whoever asked tells of it."""
 
     def config(self) -> dict[str, Any]:
         """The launchpad configuration that says so."""
@@ -52,7 +53,7 @@ class Request:
 
     def of(self, job: Job) -> Job:
         """That job, asked for so."""
-        return replace(job, partition=self.partition, config=self.config())
+        return replace(job, partition=self.partition, config=self.config(), quiet=self.quiet)
 
 
 Progress = Callable[[int, int], None]
@@ -73,8 +74,7 @@ def run(pipeline: Pipeline, settings: Settings, request: Request, progress: Prog
             jobs = _jobs(pipeline, settings, request)
             return sum((_judged(execute(settings, request.of(loading.job))) for loading in jobs), start=RunSummary())
         pipeline.sync_datasets(connection, settings)
-        limits = Limits.of(settings)
-        landing.sweep(connection, pipeline.zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts)
+        pipeline.sweep(connection, settings)
         await_settled(pipeline, settings, connection)
         add_partitions(pipeline, settings, connection)
         total = RunSummary()

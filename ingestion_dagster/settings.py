@@ -1,11 +1,12 @@
 """Settings: environment variables, read here and nowhere else; every default is the embedded one."""
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PointPolicy = Literal["keep", "full"]
@@ -44,6 +45,10 @@ class Settings(BaseSettings):
     metrics_kinesis_stream: str | None = Field(
         None, description="Name or ARN of a Kinesis stream whose records {name, data} become metric files. Unset: none is read."
     )
+    metrics_queue_url: str | None = Field(
+        None,
+        description="URL of an SQS queue that gets the S3 events of the landing zone: it is read instead of listing that. Unset: listings.",
+    )
     metrics_point_policy: Annotated[dict[str, PointPolicy], NoDecode] = Field(
         {}, description='JSON object, topic to policy: {"Influenza": "full"}. keep: dates a newer file lacks stay; full: they go.'
     )
@@ -54,6 +59,9 @@ class Settings(BaseSettings):
         20, gt=0, description="The daily check fails if a topic has lost more than this share of its rows since the last one."
     )
     cubic_landing_url: str | None = Field(None, description="Where cubic files arrive. Unset: cubic/incoming in the storage.")
+    cubic_queue_url: str | None = Field(
+        None, description="SQS queue of S3 events of this landing zone, as for metrics. Unset: it is listed."
+    )
     cubic_archive_url: str | None = Field(None, description="Every loaded cubic file. Unset: cubic/archive in the storage.")
     cubic_error_url: str | None = Field(None, description="Refused cubic files and their reports. Unset: cubic/error in the storage.")
     cubic_springboard_url: str | None = Field(
@@ -137,6 +145,9 @@ class Settings(BaseSettings):
     )
     life_events_landing_url: str | None = Field(
         None, description="Where files of death registrations arrive. Unset: life_events/incoming in the storage."
+    )
+    life_events_queue_url: str | None = Field(
+        None, description="SQS queue of S3 events of this landing zone, as for metrics. Unset: it is listed."
     )
     life_events_quarantine_url: str | None = Field(
         None, description="Refused files, encrypted at rest and with an expiry, and reports. Unset: life_events/quarantine in the storage."
@@ -290,6 +301,12 @@ class Settings(BaseSettings):
     )
     sns_topic_arn: str | None = Field(None, description="SNS topic that alerts are published to, for e-mail. Unset: none.")
     ui_url: str = Field("http://localhost:3000", description="Where people reach the Dagster UI; alerts link to runs there.")
+    docs_url: str | None = Field(
+        None, description="Where people reach these docs (`make docs` builds them); assets link to their page. Unset: no links."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How commands, the private API and the sandbox log to stderr: text, or one JSON object a line."
+    )
     sensors: Literal["running", "stopped"] = Field(
         "stopped", description="Whether sensors run as soon as the code is loaded; `make dev` sets running."
     )
@@ -307,6 +324,31 @@ class Settings(BaseSettings):
         2.0, ge=0, description="A file dropped into a local landing zone is read once it has not changed for this long."
     )
 
+    maintenance_schedule: str = Field("10 2 * * *", description="When operations tidies up and reconciles, as a cron expression, UTC.")
+    run_history_days: int = Field(
+        90, ge=0, description="Days after which a run leaves Dagster, with its events; 0: never. What an asset shows as its latest stays."
+    )
+    failed_run_history_days: int = Field(180, ge=0, description="The same, of runs that failed.")
+    load_history_days: int = Field(
+        400,
+        ge=0,
+        description="Days for which each step of a load, and each alert, stays told; then of loads how they began and ended.",
+    )
+    ledger_days: int = Field(
+        1100,
+        ge=0,
+        description="Days after which an ended load leaves the ledger if its object is gone and nothing refers to it; 0: never. It stays "
+        "at least as long as a stream or a record ledger remembers.",
+    )
+    leftover_hours: float = Field(
+        24, gt=0, description="Age from which what a killed process has left half-written is removed; more than any run lasts."
+    )
+    silence_minutes: int = Field(15, ge=1, description="Minutes without a finished sweep of a pipeline after which an alert is raised.")
+    heartbeat_url: SecretStr | None = Field(
+        None,
+        description="URL that is fetched each minute that all is well, so that a monitor outside notices silence. Unset: none.",
+    )
+
     @field_validator("metrics_point_policy", "life_events_acquirers", "catalog_fields", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
@@ -317,6 +359,14 @@ class Settings(BaseSettings):
             return json.loads(value)
         except ValueError:
             raise ValueError("must be a JSON object") from None
+
+    @model_validator(mode="after")
+    def _queues_of_their_own(self) -> Self:
+        """A queue gives a message to one reader: what another pipeline has read is lost to this one."""
+        queues = [url for url in (self.metrics_queue_url, self.cubic_queue_url, self.life_events_queue_url) if url]
+        if len(set(queues)) != len(queues):
+            raise ValueError("each pipeline needs a queue of its own: two of INGESTION_…_QUEUE_URL are the same")
+        return self
 
     @cached_property
     def home_folder(self) -> Path:
@@ -333,10 +383,23 @@ class Settings(BaseSettings):
         """URL of the drop folder, without a trailing slash: `gdrive:`, or a folder."""
         return (self.drive_url or (self.home_folder / "drive").as_uri()).rstrip("/")
 
+    def drive_folder_id(self, pipeline: str, dataset: str, side: str) -> str | None:
+        """Id of a dataset's `inbound` or `outbound` folder on Drive: INGESTION_<PIPELINE>_<DATASET>_<SIDE>_FOLDER_ID.
+
+        That of a dataset which the registry has and this class does not is read from the environment all the same, now.
+        """
+        name = f"{pipeline}_{dataset}_{side}_folder_id"
+        return getattr(self, name, None) or os.environ.get(f"INGESTION_{name.upper()}") or None
+
     def zone(self, pipeline: str, purpose: str, default_path: str) -> str:
         """URL of one place of a pipeline: its own variable, or a prefix of the storage. No trailing slash."""
         own = getattr(self, f"{pipeline}_{purpose}_url", None)
         return str(own).rstrip("/") if own else f"{self.storage}/{default_path}"
+
+    def queue(self, pipeline: str) -> str | None:
+        """URL of the queue that tells what arrives in a pipeline's landing zone; None: it is listed."""
+        own: str | None = getattr(self, f"{pipeline}_queue_url", None)
+        return own
 
 
 def current() -> Settings:

@@ -20,6 +20,7 @@ from ingestion_dagster import cli
 from ingestion_dagster.engine import embedded_postgres, landing
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.postgres import Database
@@ -302,22 +303,25 @@ def test_status_for_people_names_what_waits_what_is_paused_and_why_things_failed
     ingestion("run", "metrics")
     ingestion("load", "metrics", files({"h.json": HEADLINE}))
     ingestion("land", "metrics", files({"c.json": CASES}))
-    result = ingestion("status")
+    result = ingestion("status", "metrics")
     assert result.err == ""
     assert f"metrics\theadline\t{TODAY}\tready\t1\t0\t0\t0" in result.out.splitlines()
-    assert "metrics: 1 loads claimable, the oldest discovered 20" in result.out
-    assert "metrics: 1 loads of headline paused: figures [under] review" in result.out
-    assert "metrics: 1 errored with bad_age (" in result.out
+    lines = result.out.splitlines()
+    assert lines[0] == "metrics: needs you: 1 errored with bad_age, and 1 more. Next: ingestion explain bad_age --pipeline metrics"
+    at = lines.index("metrics: 1 errored with bad_age")
+    assert re.fullmatch(r"    newest: bad.json of deaths, \d+ (second|minute)s? ago", lines[at + 1])
+    assert lines[at + 3] == "    ingestion explain bad_age --pipeline metrics"
+    at = lines.index("metrics: 1 load of headline paused: figures [under] review")
+    assert lines[at + 1] == "    ingestion resume metrics headline"
+    assert re.search(r"^metrics: 1 load claimable, the oldest for \d+ (second|minute)", result.out, re.MULTILINE)
 
 
 def test_status_of_an_unused_installation_is_an_empty_list(ingestion: Command) -> None:
     assert ingestion("status", "--json").json == []
     assert ingestion("status", "--loads", "--json").json == []
-    assert (
-        ingestion("status").out
-        == "metrics: 0 loads claimable\ncubic: 0 loads claimable\nresidents: 0 loads claimable\nlife_events: 0 loads claimable\n"
-        "catalog: 0 loads claimable\n"
-    )
+    said = ingestion("status").out.splitlines()
+    names = ("metrics", "cubic", "residents", "life_events", "catalog")
+    assert said == [*(f"{name}: nothing has arrived yet" for name in names), *(f"{name}: 0 loads claimable" for name in names)]
 
 
 # check
@@ -498,7 +502,7 @@ def test_production_refuses_the_embedded_database(ingestion: Command, monkeypatc
 def test_every_command_shows_an_example(ingestion: Command) -> None:
     groups = ((), cli.app), (("db",), cli.database_commands), (("metrics",), cli.metrics_commands)
     commands = [(*path, command.callback.__name__) for path, group in groups for command in group.registered_commands if command.callback]
-    assert len(commands) == 16
+    assert len(commands) == 18
     for command in commands:
         result = ingestion(*command, "--help")
         assert result.code == 0
@@ -552,6 +556,8 @@ def test_demo_is_green_twice_and_red_when_a_file_does_not_end_as_expected(ingest
     rows = metrics.rows("metrics.core_time_series")
     assert rows > 10_000
     assert f"{rows} rows in metrics.core_time_series" in first.out
+    bad = len(list((project_file("source_data") / "metrics" / "bad").iterdir()))
+    assert re.search(rf"^metrics +\d+ +{bad} +0 +{bad} are bad on purpose", first.out, re.MULTILINE)
     second = ingestion("demo")
     assert second.code == 0, second
     assert metrics.rows("metrics.core_time_series") == rows

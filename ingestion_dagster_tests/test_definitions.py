@@ -21,13 +21,15 @@ from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.cubic.partitions import DAYS
 from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, QUEUE_TAG
+from ingestion_dagster.engine.dagster import LANDING_DAYS, PIPELINE_TAG, QUEUE_TAG, documented
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.engine.sensors import LoadingJob, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, landing_sensor
+from ingestion_dagster.metrics.assets import DASHBOARD
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
-from ingestion_dagster.metrics.rules import reference
 from ingestion_dagster.metrics.sensors import METRICS_JOB
+from ingestion_dagster.operations.sensors import sweep_sensor
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings
 
 SNAPSHOT = Path(__file__).parent / "definitions.json"
@@ -143,11 +145,45 @@ def test_no_asset_goes_without_a_description_a_group_owners_or_kinds(key: str) -
     assert spec.group_name == key.partition("/")[0]
     assert spec.owners
     assert spec.kinds
+    assert (SNAPSHOT.parent.parent / str(spec.metadata["docs"])).is_file()
 
 
-def test_the_file_types_are_the_metric_groups_that_the_rules_accept() -> None:
-    groups = reference().groups
-    assert set(FILE_TYPES) == {groups.headline, *groups.time_series}
+def test_no_job_sensor_schedule_or_check_goes_without_a_description() -> None:
+    repository, graph = defs.get_repository_def(), defs.resolve_asset_graph()
+    said = {job.name: job.description for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    said |= {sensor.name: sensor.description for sensor in repository.sensor_defs}
+    said |= {schedule.name: schedule.description for schedule in repository.schedule_defs}
+    said |= {f"{key.asset_key.to_user_string()}:{key.name}": graph.get_check_spec(key).description for key in graph.asset_check_keys}
+    assert len(said) > 100
+    assert {name for name, description in said.items() if len(description or "") <= 10} == set()
+
+
+def test_assets_link_to_their_page_where_the_docs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGESTION_DOCS_URL", "https://docs.example/ingestion/")
+    spec = documented(dg.AssetSpec(["metrics", "cases"], description="Case counts."))
+    assert spec.metadata["docs"] == dg.MetadataValue.url("https://docs.example/ingestion/metrics.html")
+    assert spec.description == "Case counts.\n\n[More about metrics](https://docs.example/ingestion/metrics.html)"
+
+
+def test_lineage_runs_from_what_arrives_to_what_is_fed_and_nothing_stands_alone() -> None:
+    graph = defs.resolve_asset_graph()
+    # What operations does each night hands nothing on.
+    nodes = {key: graph.get(dg.AssetKey.from_user_string(key)) for key in SPECS if not key.startswith("operations/")}
+    assert {key for key, node in nodes.items() if not node.parent_keys and not node.child_keys} == set()
+    # What nothing leads to is outside, or is fetched from outside, or looks after what is there.
+    first = {key for key, node in nodes.items() if not node.parent_keys and not node.is_external}
+    assert {key for key in first if not key.startswith("cubic/dmap_feed/")} == {"cubic/maintenance/compacted"}
+    for arrives, fed in (
+        ("metrics/kinesis_stream", "metrics/dashboard"),
+        ("cubic/kinesis_stream", "cubic/archive"),
+        ("residents/drop_folder", "residents/here_to_help_api"),
+        ("residents/drop_folder", "residents/outbound_folder"),
+        ("life_events/landing_zone", "life_events/events_platform"),
+        ("catalog/upstream/image", "catalog/image/public_alias"),
+        ("catalog/upstream/audioset_view", "catalog/audio/public_alias"),
+    ):
+        assert dg.AssetKey.from_user_string(arrives) in graph.get_ancestor_asset_keys(dg.AssetKey.from_user_string(fed)), (arrives, fed)
+    assert {f"metrics/{name}" for name in TABLES} <= {key.to_user_string() for key in graph.get_ancestor_asset_keys(DASHBOARD.key)}
 
 
 def test_every_file_type_and_table_is_an_asset_and_there_is_no_other() -> None:
@@ -285,7 +321,7 @@ def test_sensors_run_by_default_only_where_the_environment_says_so(monkeypatch: 
     monkeypatch.delenv("INGESTION_SENSORS", raising=False)
     if value is not None:
         monkeypatch.setenv("INGESTION_SENSORS", value)
-    sensors = landing_sensor("a_sensor", "metrics", zone, [LoadingJob(METRICS_JOB)]), sweep_sensor("metrics", zone)
+    sensors = landing_sensor("a_sensor", "metrics", zone, [LoadingJob(METRICS_JOB)]), sweep_sensor(PIPELINES["metrics"])
     assert [sensor.default_status.value for sensor in sensors] == [status, status]
 
 

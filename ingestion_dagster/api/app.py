@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from ingestion_dagster.api import catalog, life_events
+from ingestion_dagster.api import catalog, life_events, metrics
 from ingestion_dagster.api.access import HEALTH, Access, RateLimit, message_body
 from ingestion_dagster.api.catalog_desk import CatalogDesk
 from ingestion_dagster.life_events.requests import Desk
@@ -35,13 +35,14 @@ def create_app(settings: Settings, word: str = "", catalog_desk: CatalogDesk | N
     app.state.desk = desk
     app.state.catalog = desk_of_catalogue
     app.state.word = word
+    app.state.scrapes = metrics.Scrapes()
     app.add_middleware(Access, token=settings.api_token, limit=RateLimit(settings.api_requests_per_second))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(life_events.Invalid, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(catalog.Unanswered, catalog.unanswered)
     app.add_api_route(HEALTH, _health, methods=["GET"], tags=["operations"], summary="Whether it answers")
-    app.include_router(life_events.metrics_router)
+    app.include_router(metrics.router)
     app.include_router(life_events.router)
     app.include_router(catalog.router)
     return app
@@ -79,7 +80,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> set[str]:
     """The methods that the path of a request takes."""
     found: set[str] = set()
-    for route in life_events.router.routes + life_events.metrics_router.routes + catalog.router.routes + request.app.router.routes:
+    for route in life_events.router.routes + metrics.router.routes + catalog.router.routes + request.app.router.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
             found |= route.methods or set()
     return found

@@ -5,7 +5,6 @@ import hmac
 import http.client
 import ipaddress
 import logging
-import random
 import socket
 import ssl
 import threading
@@ -20,6 +19,7 @@ import orjson
 from ingestion_dagster.api.access import is_loopback
 from ingestion_dagster.catalog import tasks
 from ingestion_dagster.catalog.tasks import Task
+from ingestion_dagster.engine import pauses
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.own_key import own_key
 from ingestion_dagster.engine.postgres import Connection
@@ -80,7 +80,7 @@ class Caller:
         why = "not tried"
         for attempt in range(ATTEMPTS):
             if attempt:
-                self.sleep(random.uniform(0.5, 1.0) * 2 ** (attempt - 1))  # noqa: S311 - spreads attempts
+                self.sleep(pauses.after(attempt, first=1.0))
             try:
                 status = self._post(url, body)
             except NotAllowed as error:

@@ -1,23 +1,17 @@
-"""Routes of life events: what the events platform asks of an event's publisher, and its metrics."""
+"""Routes of life events: what the events platform asks of an event's publisher."""
 
-import logging
-import re
-from datetime import timedelta
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingestion_dagster.api.access import message_body
 from ingestion_dagster.api.asking import TheBody, TheCaller
-from ingestion_dagster.engine.errors import ConfigurationError, Transient
-from ingestion_dagster.life_events import requests, upkeep
+from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.life_events import requests
 from ingestion_dagster.life_events.audit import EVENT_DELETED, EVENT_ENRICHED
 from ingestion_dagster.life_events.requests import Caller, Desk
-
-log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
 """When to ask again what could not be answered."""
@@ -44,7 +38,6 @@ def desk_of(request: Request) -> Desk:
 TheDesk = Annotated[Desk, Depends(desk_of)]
 
 router = APIRouter(prefix="/life-events", tags=["life events"])
-metrics_router = APIRouter(tags=["operations"])
 
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": EventId.model_json_schema()}}}}
 _Described = dict[int | str, dict[str, Any]]
@@ -81,19 +74,6 @@ def delete(desk: TheDesk, caller: TheCaller, body: TheBody) -> Response:
     return _json(status, orjson.dumps({"id": event_id}))
 
 
-@metrics_router.get("/metrics", response_class=PlainTextResponse, responses={503: _ANSWER[503]})
-def metrics(desk: TheDesk, caller: TheCaller) -> Response:
-    """How life events stand, in Prometheus' text format. Times are in seconds; what has no value at the moment is left out."""
-    lives_for = timedelta(days=desk.settings.life_events_ttl_days)
-    try:
-        with desk.connections.borrowed() as connection:
-            found = upkeep.metrics(connection, desk.store, desk.now(), older_than=lives_for)
-    except (Transient, ConfigurationError) as error:
-        log.error("metrics %s: %s", caller.correlation_id, error)
-        return _json(503, message_body(503))
-    return PlainTextResponse(_exposition(found), media_type="text/plain; version=0.0.4")
-
-
 def _asked(desk: Desk, caller: Caller, body: bytes | None, event_name: str) -> str:
     try:
         return EventId.model_validate_json(body or b"").id
@@ -105,12 +85,3 @@ def _asked(desk: Desk, caller: Caller, body: bytes | None, event_name: str) -> s
 def _json(status: int, body: bytes) -> Response:
     headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
     return Response(body, status, headers, "application/json")
-
-
-def _exposition(found: dict[str, Any]) -> str:
-    lines = []
-    for name, value in sorted(found.items()):
-        if value is not None:
-            metric = f"ingestion_life_events_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}"
-            lines += [f"# TYPE {metric} gauge", f"{metric} {float(value):.15g}"]
-    return "".join(f"{line}\n" for line in lines)

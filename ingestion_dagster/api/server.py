@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from ingestion_dagster.api.access import check_binding
 from ingestion_dagster.api.app import create_app
 from ingestion_dagster.api.catalog import audit
+from ingestion_dagster.engine import logs
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.settings import Settings, current
 
@@ -84,7 +85,8 @@ def serve(settings: Settings, ready: Callable[[str], None] = lambda _url: None) 
 
 def run(settings: Settings, host: str, port: int, word: str, ready: Callable[[str], None]) -> None:
     """Answer at an address until told to end. Tasks that are asked for are logged whatever else is."""
-    _hear_audit()
+    logs.configure(settings, logs.DATED)
+    audit.setLevel(logging.INFO)
     with bound(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}"
@@ -108,14 +110,6 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-def _hear_audit() -> None:
-    audit.setLevel(logging.INFO)
-    if not audit.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        audit.addHandler(handler)
-
-
 def _write_address(file: Path, url: str, word: str) -> None:
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     aside.write_text(json.dumps({"pid": os.getpid(), "url": url, "token": word}), encoding="utf-8")
@@ -129,7 +123,6 @@ def main() -> None:
     parser.add_argument("--token", default="", help="the word that /healthz answers")
     parser.add_argument("--port", type=int, default=0)
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
     try:
         run(current(), "127.0.0.1", asked.port, asked.token, lambda url: _write_address(asked.address_file, url, asked.token))
     except ConfigurationError as error:

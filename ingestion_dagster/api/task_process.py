@@ -20,7 +20,7 @@ from ingestion_dagster.api import callbacks
 from ingestion_dagster.catalog import tasks
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.tasks import Task
-from ingestion_dagster.engine import postgres
+from ingestion_dagster.engine import logs, postgres
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Database
@@ -158,7 +158,8 @@ def main(execute: Execute = run_task) -> None:
     parser = argparse.ArgumentParser(description="One task of the private API.")
     parser.add_argument("task_id")
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(current(), logs.DATED)
+    logging.getLogger().setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _told_to_end)
     try:
         if not work(current(), asked.task_id, execute):

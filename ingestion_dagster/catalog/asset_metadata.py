@@ -8,9 +8,15 @@ from ingestion_dagster.catalog.places import search_url, shown
 from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import PIPELINE, filtered_name, index_name
 from ingestion_dagster.catalog.steps import Work
+from ingestion_dagster.catalog.tables import LIVE, NEXT
 from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.checks import table
-from ingestion_dagster.engine.dagster import status_table
+from ingestion_dagster.engine.dagster import column_schema, status_table
+
+COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'never null' ELSE '' END
+FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
 
 
 def asset_key(model: str, name: str) -> dg.AssetKey:
@@ -43,6 +49,12 @@ def materialized(work: Work, name: str, told: dict[str, Any]) -> dg.MaterializeR
     }
     first = {"report": told.pop("report")} if "report" in told else {}
     return dg.MaterializeResult(asset_key(refresh.model, name), metadata=first | common | told)
+
+
+def _columns(work: Work, schema: str) -> dg.TableSchema:
+    """The columns of a media type's table as they stand in the API's database."""
+    with work.places.api.connect() as api:
+        return column_schema(api.execute(COLUMNS, [f"{schema}.{work.media.table.name}"]).fetchall())
 
 
 def _tables(refresh: Refresh) -> dict[str, dict[str, Any]]:
@@ -79,6 +91,7 @@ def of_staged_table(work: Work, refresh: Refresh) -> dict[str, Any]:
         "fixes": table(("rule", "values"), sorted(own["fixes"].items())),
         "ids_kept": own["kept_ids"],
         "ids_new": own["new_ids"],
+        "dagster/column_schema": _columns(work, NEXT),
     }
 
 
@@ -135,6 +148,7 @@ def of_promotion(work: Work, refresh: Refresh) -> dict[str, Any]:
     return {
         "rows": _rows(refresh),
         "alias": refresh.alias,
+        "dagster/column_schema": _columns(work, LIVE),
         "caches": refresh.counts.get("caches", ""),
         "report": dg.MetadataValue.md(report.markdown(work.media.name, refresh.suffix, refresh.counts)),
         **{name: value for name, value in swap.items() if isinstance(value, int | float | str)},

@@ -1,29 +1,28 @@
 """What is checked of the catalogue: the gates of a promotion, and, every day, what must hold whatever was refreshed."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import orjson
 
-from ingestion_dagster.catalog import gates, refreshes
+from ingestion_dagster.catalog import gates, live_aliases, refreshes
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Refresh
-from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE, MediaType, filtered_name
+from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE, MediaType
 from ingestion_dagster.catalog.search import SearchEngine
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.checks import (
     CLAIMED_IN_TIME,
     NOTHING_LEFT_ERRORED,
     ROWS_ADD_UP,
+    Find,
     Finding,
-    claimed_in_time,
-    rows_add_up,
     standing_checks,
+    standing_findings,
 )
 from ingestion_dagster.engine.dagster import error_table
-from ingestion_dagster.engine.errors import Refused
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
 
@@ -86,7 +85,7 @@ def _shown(value: object) -> object:
     return value if isinstance(value, bool | int | float | str) else dg.MetadataValue.json(orjson.loads(orjson.dumps(value, default=str)))
 
 
-_STANDING_SPECS = [
+DAILY_SPECS = [
     *(
         spec
         for model in MEDIA_TYPES
@@ -112,20 +111,6 @@ _STANDING_SPECS = [
 
 _REFUSED = "SELECT error_code, error_message FROM ledger.loads WHERE id = ANY(%(ids)s) AND status = 'errored' ORDER BY id"
 
-_OPEN = "SELECT suffix FROM catalog.promotions WHERE model = %(model)s AND ended_at IS NULL"
-
-
-def find(name: str, connection: Connection, settings: Settings) -> Finding:
-    """What a standing check sees, by its name."""
-    if name == ROWS_ADD_UP:
-        return rows_add_up(connection, PIPELINE)
-    if name == NOTHING_LEFT_ERRORED:
-        return nothing_left_refused(connection)
-    if name == CLAIMED_IN_TIME:
-        return claimed_in_time(connection, PIPELINE, settings.catalog_claimable_minutes)
-    what, _, model = name.rpartition("_of_")
-    return no_broken_promotion(connection, model) if what == NO_BROKEN_PROMOTION else aliases_lead_home(connection, settings, model)
-
 
 def nothing_left_refused(connection: Connection) -> Finding:
     """No refresh stands refused; one that was given up, or that a later one has taken the place of, has been dealt with."""
@@ -137,45 +122,39 @@ def nothing_left_refused(connection: Connection) -> Finding:
 
 def no_broken_promotion(connection: Connection, model: str) -> Finding:
     """No promotion of a media type is open."""
-    open_ones = [row[0] for row in connection.execute(_OPEN, {"model": model})]
+    open_ones = live_aliases.broken_off(connection, model)
     return not open_ones, dg.AssetCheckSeverity.ERROR, {"suffixes": ", ".join(open_ones)}
 
 
 def aliases_lead_home(connection: Connection, settings: Settings, model: str) -> Finding:
     """Each alias of the live refresh leads to one index, which was made for it, or of its rows."""
-    from ingestion_dagster.catalog.places import search_engine
-
-    live = refreshes.live(connection, model)
-    if live is None:
-        return True, dg.AssetCheckSeverity.ERROR, {"live": "nothing yet"}
-    wrong, told = [], {"live": live.suffix}
-    with closing(search_engine(settings)) as engine:
-        for alias in (live.alias, filtered_name(live.alias, "")):
-            behind = engine.behind(alias)
-            told[alias] = ", ".join(behind)
-            is_needed = alias == live.alias or live.filtered
-            if len(behind) > 1 or (is_needed and not behind) or any(live.suffix not in _made_of(engine, index) for index in behind):
-                wrong.append(alias)
-    return not wrong, dg.AssetCheckSeverity.ERROR, told | {"wrong": ", ".join(wrong)}
+    wrong, told = live_aliases.astray(connection, settings, model)
+    return not wrong, dg.AssetCheckSeverity.ERROR, {**told, "wrong": ", ".join(wrong)} if told else {"live": "nothing yet"}
 
 
-def _made_of(engine: SearchEngine, index: str) -> tuple[object, ...]:
-    """The refresh that has made an index, and the one whose rows it is of."""
-    try:
-        label = engine.label(index)
-    except Refused:
-        return ()
-    return label.get("refresh"), label.get("origin")
+def _no_broken_promotion(model: str, connection: Connection, _settings: Settings) -> Finding:
+    return no_broken_promotion(connection, model)
+
+
+def _aliases_lead_home(model: str, connection: Connection, settings: Settings) -> Finding:
+    return aliases_lead_home(connection, settings, model)
 
 
 def _enter(connection: Connection, _settings: Settings) -> None:
-    ledger.sync_datasets(connection, PIPELINE, DATASETS)
+    sync_datasets(connection, PIPELINE, DATASETS)
 
+
+DAILY: Mapping[str, Find] = {
+    **standing_findings(PIPELINE, lambda settings: settings.catalog_claimable_minutes),
+    NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_refused(connection),
+    **{f"{NO_BROKEN_PROMOTION}_of_{model}": partial(_no_broken_promotion, model) for model in MEDIA_TYPES},
+    **{f"{ALIASES_LEAD_HOME}_of_{model}": partial(_aliases_lead_home, model) for model in MEDIA_TYPES},
+}
 
 STANDING = standing_checks(
     PIPELINE,
-    _STANDING_SPECS,
-    find,
+    DAILY_SPECS,
+    DAILY,
     word="daily",
     cron="40 5 * * *",
     timezone="UTC",

@@ -12,13 +12,10 @@ from ingestion_dagster.catalog.sensors import (
     REFRESH_JOBS,
     UPDATE_JOBS,
     WEEKLY,
-    catalog_failure_sensor,
-    catalog_sweep_sensor,
     catalog_terms_sensor,
     catalog_upstream_sensor,
-    catalog_watch_sensor,
 )
-from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.dagster import INGESTION, documented
 
 _ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = []
 for chain in CHAINS.values():
@@ -27,16 +24,13 @@ for live in LIVE_ASSETS.values():
     _ASSETS += [live.updates, live.rebuild, live.operation]
 
 defs = dg.Definitions(
-    assets=_ASSETS,
+    assets=dg.map_asset_specs(documented, _ASSETS),
     asset_checks=[STANDING.checks, *(chain.gates for chain in CHAINS.values())],
     jobs=[*REFRESH_JOBS.values(), *UPDATE_JOBS.values(), *FILTER_JOBS.values(), *OPERATION_JOBS.values(), STANDING.job],
     schedules=[*WEEKLY, *HOURLY, STANDING.schedule],
     sensors=[
         catalog_upstream_sensor,
         catalog_terms_sensor,
-        catalog_sweep_sensor,
-        catalog_failure_sensor,
-        catalog_watch_sensor,
     ],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,

@@ -11,33 +11,8 @@ from ingestion_dagster.catalog.registry import MEDIA_TYPES, MediaType
 from ingestion_dagster.catalog.relations import Relation
 from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine.errors import Problem
+from ingestion_dagster.engine.foreign_keys import ForeignKey, foreign_keys_to
 from ingestion_dagster.engine.postgres import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """A foreign key that another table (`schema`.`table`) holds to a live one (`referenced`)."""
-
-    referenced_oid: int
-    referenced: str
-    schema: str
-    table: str
-    name: str
-    definition: str
-    is_validated: bool
-    comment: str | None
-    columns: list[str]
-    referenced_columns: list[str]
-
-    @property
-    def holder(self) -> psql.Identifier:
-        """The table that holds it."""
-        return psql.Identifier(self.schema, self.table)
-
-    @property
-    def shown(self) -> str:
-        """The table that holds it, as messages have it."""
-        return f"{self.schema}.{self.table}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +58,7 @@ def unsupported(api: Connection, media: MediaType) -> tuple[Problem, ...]:
 
 def foreign_keys(connection: Connection, tables: Sequence[Relation]) -> list[ForeignKey]:
     """Foreign keys of tables outside the group to those in it."""
-    return [ForeignKey(*row) for row in connection.execute(sql.FOREIGN_KEYS, {"oids": [table.oid for table in tables]})]
+    return foreign_keys_to(connection, [table.oid for table in tables])
 
 
 def outward_keys(connection: Connection, table: Relation, group: Sequence[Relation]) -> list[OutwardKey]:

@@ -81,24 +81,6 @@ WHERE k.contype = 'f' AND k.conrelid = ANY(%(oids)s) AND k.confrelid <> ALL(%(oi
 ORDER BY 1
 """
 
-# Foreign keys that tables outside the schemas of ours hold to the live ones.
-FOREIGN_KEYS = """
-SELECT k.confrelid, referenced.relname, n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid), k.convalidated,
-       obj_description(k.oid, 'pg_constraint'),
-       (SELECT array_agg(a.attname::text ORDER BY p.number)
-        FROM unnest(k.conkey) WITH ORDINALITY AS p (attnum, number)
-        JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = p.attnum),
-       (SELECT array_agg(a.attname::text ORDER BY p.number)
-        FROM unnest(k.confkey) WITH ORDINALITY AS p (attnum, number)
-        JOIN pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = p.attnum)
-FROM pg_constraint AS k
-JOIN pg_class AS c ON c.oid = k.conrelid
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_class AS referenced ON referenced.oid = k.confrelid
-WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid = ANY(%(oids)s) AND k.conrelid <> ALL(%(oids)s)
-ORDER BY n.nspname, c.relname, k.conname
-"""
-
 # Foreign keys of a live table to tables outside its group.
 OUTWARD_KEYS = """
 SELECT k.conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'), n.nspname, c.relname,

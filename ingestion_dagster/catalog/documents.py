@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -10,6 +10,7 @@ from psycopg import sql
 
 from ingestion_dagster.catalog import documents_sql as statements
 from ingestion_dagster.catalog import plain_documents
+from ingestion_dagster.catalog.documents_sql import OwnFields
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 
@@ -28,6 +29,7 @@ class DocumentSpec:
     """Of one media type."""
 
     model: str
+    own: OwnFields = field(default_factory=OwnFields)
 
     def query(
         self,
@@ -45,8 +47,8 @@ class DocumentSpec:
         those of the relation, if some may be missing (they count as null). With `ids` the parameter is `ids` instead, a list.
         Raises `ConfigurationError` for a field that this media type does not have. To be fetched in binary.
         """
-        _check(self.model, fields)
-        return statements.rows(self.model, relation, deleted, mature, fields, columns, ids=ids)
+        self._check(fields)
+        return statements.rows(self.own, relation, deleted, mature, fields, columns, ids=ids)
 
     def documents(self, rows: Iterable[Row]) -> Iterator[tuple[int, bytes | None, str]]:
         """Id, JSON source, and the text that sensitive terms are looked for in, of each row. None: the row has no document."""
@@ -83,12 +85,36 @@ class DocumentSpec:
 
         The row is a mapping of columns to Python values; None: it has no document.
         """
-        _check(self.model, fields)
-        return plain_documents.document(self.model, row, fields)
+        self._check(fields)
+        return plain_documents.document(self.own.plain, row, fields)
+
+    def _check(self, fields: Collection[str]) -> None:
+        if unknown := sorted(set(fields) - set(self.own.offered)):
+            raise ConfigurationError(
+                f"documents of {self.model} cannot have the fields {', '.join(unknown)} (INGESTION_CATALOG_FIELDS); "
+                f"there are {', '.join(self.own.offered)}"
+            )
 
 
-IMAGE = DocumentSpec("image")
-AUDIO = DocumentSpec("audio")
+IMAGE = DocumentSpec(
+    "image", OwnFields({"width": "integer", "height": "integer"}, parts=statements.OF_IMAGES, plain=plain_documents.of_image)
+)
+AUDIO = DocumentSpec(
+    "audio",
+    OwnFields(
+        {
+            "filetype": "text",
+            "duration": "integer",
+            "alt_files": "jsonb",
+            "bit_rate": "integer",
+            "sample_rate": "integer",
+            "genres": "text[]",
+        },
+        parts=statements.OF_AUDIO,
+        plain=plain_documents.of_audio,
+        more=("bit_rate", "sample_rate", "genres", "duration"),
+    ),
+)
 
 
 def plain(spec: DocumentSpec, row: Mapping[str, Any], fields: Collection[str] = ()) -> dict[str, Any] | None:
@@ -99,14 +125,6 @@ def plain(spec: DocumentSpec, row: Mapping[str, Any], fields: Collection[str] = 
 def columns_of(connection: Connection, schema: str, table: str) -> frozenset[str]:
     """The columns of a table."""
     return frozenset(row[0] for row in connection.execute(statements.COLUMNS, {"schema": schema, "table": table}))
-
-
-def _check(model: str, fields: Collection[str]) -> None:
-    offered = statements.OFFERED[model]
-    if unknown := sorted(set(fields) - set(offered)):
-        raise ConfigurationError(
-            f"documents of {model} cannot have the fields {', '.join(unknown)} (INGESTION_CATALOG_FIELDS); there are {', '.join(offered)}"
-        )
 
 
 def _tags(text: str) -> list[dict[str, Any]]:

@@ -1,32 +1,24 @@
 """The statements that read rows as documents. Values of our own stand in them as literals, never any of a row."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg import sql
 
-OFFERED: dict[str, tuple[str, ...]] = {
-    "image": ("foreign_landing_url", "creator_url", "license_version", "thumbnail", "license_url", "meta_data"),
-    "audio": (
-        "foreign_landing_url", "creator_url", "license_version", "thumbnail", "license_url", "meta_data",
-        "bit_rate", "sample_rate", "genres", "duration",
-    ),
-}  # fmt: skip
-"""Fields that documents of a media type have only if they are asked for."""
+from ingestion_dagster.catalog import plain_documents
+
+_OFFERED = ("foreign_landing_url", "creator_url", "license_version", "thumbnail", "license_url", "meta_data")
 
 COLUMNS = "SELECT column_name::text FROM information_schema.columns WHERE table_schema = %(schema)s AND table_name = %(table)s"
 
-_USED = {
-    "image": ("width", "height"),
-    "audio": ("filetype", "duration", "alt_files", "bit_rate", "sample_rate", "genres"),
-}
 _USED_BY_ALL = (
     "identifier", "created_on", "provider", "source", "url", "title", "creator", "license", "category", "standardized_popularity",
     "meta_data", "tags", "removed_from_source", "foreign_landing_url", "creator_url", "license_version", "thumbnail",
 )  # fmt: skip
 _TYPES = {
     "identifier": "uuid", "created_on": "timestamptz", "standardized_popularity": "double precision", "meta_data": "jsonb", "tags": "jsonb",
-    "removed_from_source": "boolean", "width": "integer", "height": "integer", "duration": "integer", "alt_files": "jsonb",
-    "bit_rate": "integer", "sample_rate": "integer", "genres": "text[]",
+    "removed_from_source": "boolean",
 }  # fmt: skip
 
 _ROWS = """
@@ -66,7 +58,7 @@ _AUTHORITY = """CASE WHEN t.meta_data -> 'authority_boost' IS NULL
                               THEN least((t.meta_data ->> 'authority_boost')::numeric, 100)::double precision END
                 END"""
 
-_EXTENSION = """'"extension":' || to_json(nullif(lower(substring(split_part(split_part(t.url, '?', 1), '#', 1)
+EXTENSION = """'"extension":' || to_json(nullif(lower(substring(split_part(split_part(t.url, '?', 1), '#', 1)
                                               FROM '[.]([^./]+)$') COLLATE "C"), ''))::text"""
 
 _COMMON = (
@@ -90,15 +82,15 @@ _COMMON = (
     "'\"min_boost\":' || least(coalesce(ranks.popularity, 1), coalesce(ranks.authority, 1))",
 )
 
-_OF_IMAGES = (
-    _EXTENSION,
+OF_IMAGES = (
+    EXTENSION,
     """CASE WHEN t.height > t.width THEN '"aspect_ratio":"tall"' WHEN t.height < t.width THEN '"aspect_ratio":"wide"'
             WHEN t.height = t.width THEN '"aspect_ratio":"square"' END""",
     """CASE WHEN t.width::bigint * t.height < 307200 THEN '"size":"small"' WHEN t.width::bigint * t.height < 1440000 THEN '"size":"medium"'
             WHEN t.width::bigint * t.height >= 1440000 THEN '"size":"large"' END""",
 )
 
-_OF_AUDIO = (
+OF_AUDIO = (
     """'"extension":' || CASE WHEN jsonb_typeof(t.alt_files) = 'array' AND t.alt_files <> '[]'
             THEN (SELECT jsonb_agg(f.value -> 'filetype' ORDER BY f.ordinality)::text
                   FROM jsonb_array_elements(CASE WHEN jsonb_typeof(t.alt_files) = 'array' THEN t.alt_files END) WITH ORDINALITY AS f
@@ -111,10 +103,6 @@ _OF_AUDIO = (
 )
 
 _ON_DEMAND = {
-    **{
-        name: f"'\"{name}\":' || to_json(t.{name})::text"
-        for name in ("foreign_landing_url", "creator_url", "license_version", "thumbnail", "bit_rate", "sample_rate", "duration")
-    },
     "genres": "'\"genres\":' || to_json(CASE WHEN cardinality(t.genres) > 0 THEN t.genres END)::text",
     "license_url": """CASE WHEN jsonb_typeof(t.meta_data -> 'license_url') = 'string'
                            THEN '"license_url":' || (t.meta_data -> 'license_url')::text END""",
@@ -122,8 +110,27 @@ _ON_DEMAND = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class OwnFields:
+    """What documents of one media type have and others have not, in SQL and in Python: each can be held against the other."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns that these fields are made of, with their types."""
+    parts: tuple[str, ...] = (EXTENSION,)
+    """Members of a JSON object as SQL text, of a row `t`; null: the document has no such field."""
+    plain: Callable[[Mapping[str, Any]], dict[str, Any]] = plain_documents.extension_of_url
+    """The same fields of a row as Python values; None: the document has no such field."""
+    more: tuple[str, ...] = ()
+    """Of these columns, those that are a field only if that is asked for."""
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Fields that documents have only if they are asked for."""
+        return (*_OFFERED, *self.more)
+
+
 def rows(
-    model: str,
+    own: OwnFields,
     relation: sql.Composable,
     deleted: str | None,
     mature: str | None,
@@ -133,14 +140,14 @@ def rows(
     ids: bool,
 ) -> sql.Composed:
     """The statement of `DocumentSpec.query`."""
-    # In the order of `OFFERED`, so that the same fields make the same statement.
-    wanted = [_ON_DEMAND[name] for name in OFFERED[model] if name in fields]
-    parts = (*_COMMON, *(_OF_IMAGES if model == "image" else _OF_AUDIO), *wanted)
+    # In the order in which they are offered, so that the same fields make the same statement.
+    wanted = [_ON_DEMAND.get(name) or f"'\"{name}\":' || to_json(t.{name})::text" for name in own.offered if name in fields]
+    parts = (*_COMMON, *own.parts, *wanted)
     is_mature = moderated(mature)
     return sql.SQL(_ROWS).format(
         deleted=moderated(deleted),
         parts=sql.SQL(", ").join(_part(part, is_mature) for part in parts),
-        source=_source(model, relation, columns),
+        source=_source(own, relation, columns),
         popularity=sql.SQL(_POPULARITY),
         authority=sql.SQL(_AUTHORITY),
         which=sql.SQL("t.id = ANY(%(ids)s)" if ids else "t.id >= %(first)s AND t.id <= %(last)s"),
@@ -175,10 +182,11 @@ def _part(text: str, is_mature: sql.Composable) -> sql.Composable:
     return sql.Composed([sql.SQL(before), is_mature, sql.SQL(after)]) if mark else sql.SQL(text)
 
 
-def _source(model: str, relation: sql.Composable, columns: Collection[str] | None) -> sql.Composable:
+def _source(own: OwnFields, relation: sql.Composable, columns: Collection[str] | None) -> sql.Composable:
     """The relation, with what it lacks as nulls."""
-    missing = [] if columns is None else [name for name in (*_USED_BY_ALL, *_USED[model]) if name not in columns]
+    missing = [] if columns is None else [name for name in (*_USED_BY_ALL, *own.columns) if name not in columns]
     if not missing:
         return relation
-    nulls = [sql.SQL("NULL::{} AS {}").format(sql.SQL(_TYPES.get(name, "text")), sql.Identifier(name)) for name in missing]
+    types = {**_TYPES, **own.columns}
+    nulls = [sql.SQL("NULL::{} AS {}").format(sql.SQL(types.get(name, "text")), sql.Identifier(name)) for name in missing]
     return sql.SQL("(SELECT *, {} FROM {})").format(sql.SQL(", ").join(nulls), relation)

@@ -151,14 +151,6 @@ class EmbeddedSearch(SearchEngine):
         """See `SearchEngine`."""
         return self._searcher(name)[1].num_docs
 
-    def counts_by(self, name: str, keyword: str) -> dict[str, int]:
-        """See `SearchEngine`."""
-        fields, searcher = self._searcher(name)
-        field = fields.by_name.get(keyword)
-        if field is None or field.kind != "keyword":
-            return {}
-        return dict(searcher.terms_with_prefix(keyword, "", filter_query=tantivy.Query.all_query()))
-
     def get(self, index: str, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         """See `SearchEngine`."""
         return {id_: orjson.loads(source) for id_, source in self._sources(self._resolved(index), ids).items()}

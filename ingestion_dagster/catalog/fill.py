@@ -17,11 +17,13 @@ from ingestion_dagster.catalog.registry import PIPELINE, MediaType
 from ingestion_dagster.catalog.row_reads import in_turn, moderation_table
 from ingestion_dagster.catalog.search import IndexDefinition, SearchEngine
 from ingestion_dagster.catalog.tables import LIVE
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries, ledger
 from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Arrival, Scope, Status
+from ingestion_dagster.engine.ledger import Scope, Status
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
 
@@ -208,7 +210,7 @@ def plan(connection: Connection, places: Places, media: MediaType, target: Targe
         connection.execute(fill_sql.PLAN_LOCK, names)
         if known := _planned(connection, target)[0]:
             return known
-        ledger.sync_datasets(connection, PIPELINE, [media.index_dataset])
+        sync_datasets(connection, PIPELINE, [media.index_dataset])
         with places.api.connect() as api:
             statement = sql.SQL(fill_sql.BOUNDS).format(relation=sql.Identifier(*target.relation))
             bounds = [(int(first), int(last)) for first, last in in_turn(api, statement, {"rows": range_rows})]
@@ -218,7 +220,7 @@ def plan(connection: Connection, places: Places, media: MediaType, target: Targe
             Arrival(StoredObject(key=key, size=0, modified=now, version=target.suffix), media.index_dataset, target.suffix) for key in keys
         ]
         zone = f"{PIPELINE}:{media.index_dataset}"
-        ledger.discover(connection, PIPELINE, zone, arrivals, now)
+        entries.discover(connection, PIPELINE, zone, arrivals, now)
         firsts, lasts = [first for first, _ in bounds], [last for _, last in bounds]
         connection.execute(fill_sql.ADD_RANGES, names | {"zone": zone, "keys": keys, "firsts": firsts, "lasts": lasts})
     return len(bounds)

@@ -20,8 +20,7 @@ Kind = Literal["promote", "rollback"]
 class Entry:
     """One swap. `incoming`, `outgoing`: suffixes of the generations, None for tables that no refresh made.
 
-    `before`, `after`: the index that each alias led to, and is to lead to; None: none. Both have the alias and that of the filtered index,
-    but for entries of older form, which lack the latter if a refresh had no filtered index.
+    `before`, `after`: the index that each alias led to, and is to lead to; None: none. Both have the alias and that of the filtered index.
     """
 
     id: int

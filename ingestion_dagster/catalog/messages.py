@@ -56,7 +56,7 @@ def tell(database: Database, settings: Settings, refresh: Refresh, moment: Momen
 
 def threshold(settings: Settings) -> Level:
     """The level below which nothing is sent."""
-    return Level.named(str(getattr(settings, "slack_level", "verbose")))
+    return Level.named(settings.slack_level)
 
 
 def hidden(settings: Settings) -> tuple[str, ...]:

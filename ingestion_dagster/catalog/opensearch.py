@@ -35,7 +35,6 @@ from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused
 from ingestion_dagster.engine.faults import fault_point
 
 _AT_ONCE = 1000
-_BUCKETS = 1000
 _LONGEST_WAIT = 30.0
 _ATTEMPTS = 3
 _WRITE_BLOCK = "index.blocks.read_only_allow_delete"
@@ -170,20 +169,6 @@ class OpenSearch(SearchEngine):
         """See `SearchEngine`."""
         found = self._whole(name, self._asked(name, "GET", path(name, "_count")))
         return int(found["count"])
-
-    def counts_by(self, name: str, keyword: str) -> dict[str, int]:
-        """See `SearchEngine`."""
-        counts: dict[str, int] = {}
-        pages: dict[str, Any] = {"size": _BUCKETS, "sources": [{"value": {"terms": {"field": keyword}}}]}
-        while True:
-            body = {"size": 0, "aggs": {"values": {"composite": pages}}}
-            found = self._whole(name, self._asked(name, "POST", path(name, "_search"), body, allow_partial_search_results="false"))
-            values = found["aggregations"]["values"]
-            for bucket in values["buckets"]:
-                counts[str(bucket["key"]["value"])] = int(bucket["doc_count"])
-            if "after_key" not in values:
-                return counts
-            pages["after"] = values["after_key"]
 
     def get(self, index: str, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         """See `SearchEngine`."""

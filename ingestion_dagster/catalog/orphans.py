@@ -9,11 +9,11 @@ from psycopg import sql as psql
 
 from ingestion_dagster.catalog import dependents, relations
 from ingestion_dagster.catalog import orphans_sql as sql
-from ingestion_dagster.catalog.dependents import ForeignKey
 from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.catalog.tables import LIVE
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.foreign_keys import ForeignKey, foreign_keys_to
 from ingestion_dagster.engine.postgres import Connection
 
 
@@ -154,11 +154,11 @@ def _restore(api: Connection, key: ForeignKey) -> int:
 
 def _referenced_by(api: Connection, key: ForeignKey, schema: str) -> str | None:
     """A third table with rows that hang on orphans of a key."""
-    for third_schema, third, name, columns, referenced in api.execute(sql.KEYS_TO_HOLDER, {"schema": key.schema, "table": key.table}):
-        partner = _equal("t", columns, "h", referenced)
-        statement = _statement(sql.IS_REFERENCED, key, schema, third=psql.Identifier(third_schema, third), third_partner=partner)
+    for third in foreign_keys_to(api, [key.table_oid], besides=()):
+        partner = _equal("t", third.columns, "h", third.referenced_columns)
+        statement = _statement(sql.IS_REFERENCED, key, schema, third=third.holder, third_partner=partner)
         if api.execute(statement).fetchone() == (True,):
-            return f"{third_schema}.{third} ({name})"
+            return f"{third.shown} ({third.name})"
     return None
 
 

@@ -14,24 +14,6 @@ INSERT INTO catalog_previous.archived_rows (table_name, key_name, referenced, su
 SELECT %(table)s, %(key)s, %(referenced)s, %(suffix)s, to_jsonb(gone) FROM gone
 """
 
-# Foreign keys of whatever table to the holder: rows there would go, or change, with the orphans.
-KEYS_TO_HOLDER = """
-SELECT n.nspname, c.relname, k.conname,
-       (SELECT array_agg(a.attname::text ORDER BY p.number)
-        FROM unnest(k.conkey) WITH ORDINALITY AS p (attnum, number)
-        JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = p.attnum),
-       (SELECT array_agg(a.attname::text ORDER BY p.number)
-        FROM unnest(k.confkey) WITH ORDINALITY AS p (attnum, number)
-        JOIN pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = p.attnum)
-FROM pg_constraint AS k
-JOIN pg_class AS c ON c.oid = k.conrelid
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_class AS h ON h.oid = k.confrelid
-JOIN pg_namespace AS hn ON hn.oid = h.relnamespace
-WHERE k.contype = 'f' AND k.conparentid = 0 AND hn.nspname = %(schema)s AND h.relname = %(table)s
-ORDER BY 1, 2, 3
-"""
-
 IS_REFERENCED: LiteralString = f"""
 SELECT EXISTS (SELECT FROM {{third}} AS t JOIN {{holder}} AS h ON {{third_partner}} WHERE {_ORPHAN})
 """

@@ -1,6 +1,7 @@
 """The catalogue pipeline as the command line sees it. What copies, searches or swaps is imported when it is needed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import NoReturn
 
 from ingestion_dagster.catalog import admission, refreshes
@@ -8,7 +9,7 @@ from ingestion_dagster.catalog.refreshes import Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
-from ingestion_dagster.engine.errors import ConfigurationError, Problem
+from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Again, Scope
 from ingestion_dagster.engine.pipeline import KeyedRun, LoadJob, Pipeline
@@ -105,11 +106,18 @@ def _places(settings: Settings) -> tuple[tuple[str, str], ...]:
     return (("loaded", "tables of the API's database, and its search index"), ("search", places.shown(places.search_url(settings))))
 
 
-def _standing(connection: Connection) -> list[str]:
+def _standing(connection: Connection, dataset: str | None) -> list[str]:
     """What readers get, what a rollback would bring back, what is on its way, and what waits."""
     from ingestion_dagster.catalog import standing
 
-    return standing.lines(connection)
+    return standing.lines(connection, dataset)
+
+
+def _wants(connection: Connection, dataset: str | None) -> list[tuple[str, str]]:
+    """Promotions that were broken off and that nobody has mended."""
+    from ingestion_dagster.catalog import standing
+
+    return standing.wants(connection, dataset)
 
 
 def _contents(_connection: Connection, settings: Settings) -> list[tuple[int, str]]:
@@ -125,6 +133,73 @@ def _predict(settings: Settings, dataset: str | None) -> Mapping[str, int]:
     return readers.foretold(settings, [dataset] if dataset else list(MEDIA_TYPES))
 
 
+def _tidy(connection: Connection, settings: Settings) -> list[str]:
+    """Return what dead runs held, end what they had ended, and complete or revert promotions that were broken off."""
+    returned, finished = refreshes.sweep(connection, Limits.of(settings))
+    return [f"{returned} loads returned to ready, {finished} ended", *_mended(connection, settings)]
+
+
+def _mended(connection: Connection, settings: Settings) -> Iterator[str]:
+    from ingestion_dagster.catalog import steps
+    from ingestion_dagster.catalog.places import Places
+
+    open_ones = connection.execute("SELECT model FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model").fetchall()
+    for (model,) in open_ones:
+        done: str | None
+        try:
+            done = steps.recover(Places.of(settings), connection, MEDIA_TYPES[model], "sweep")
+        except refreshes.Busy:
+            continue  # somebody who lives is at it
+        except (Refused, Transient, ConfigurationError) as error:
+            done = f"its promotion that was broken off could not be mended ({error}); the next tick tries again"
+        if done:
+            yield f"{model}: {done}"
+
+
+def _leftovers(connection: Connection, settings: Settings, _before: datetime) -> dict[str, int]:
+    """Tables and indexes that nobody reads, goes on with or rolls back to, by the catalogue's own policy."""
+    from contextlib import closing
+
+    from ingestion_dagster.catalog import retirement
+    from ingestion_dagster.catalog.places import Places
+
+    used = [model for model in MEDIA_TYPES if refreshes.of_model(connection, model)]
+    if not used:
+        return {}  # nothing was ever made, and no database is made for it
+    places = Places.of(settings)
+    gone = {"tables": 0, "indexes": 0, "left_busy": 0}
+    with closing(places.search()) as engine:
+        for model in used:
+            try:
+                retired = retirement.retire(places, engine, connection, MEDIA_TYPES[model], "operations")
+            except refreshes.Busy:
+                gone["left_busy"] += 1
+            else:
+                gone["tables"] += len(retired.tables)
+                gone["indexes"] += len(retired.indexes)
+    return gone
+
+
+def _amiss(connection: Connection, settings: Settings) -> list[str]:
+    """Aliases that lead elsewhere than to the live refresh, and promotions that were broken off."""
+    from ingestion_dagster.catalog import live_aliases
+
+    lines = []
+    for model in MEDIA_TYPES:
+        lines += [f"alias {alias} does not lead to the live refresh" for alias in live_aliases.astray(connection, settings, model)[0]]
+        lines += [f"the promotion of {model}-{suffix} was broken off" for suffix in live_aliases.broken_off(connection, model)]
+    return lines
+
+
+def _partitions(connection: Connection) -> dict[str, list[str]]:
+    """Refreshes that are not over: the others' partitions are history."""
+    over = ("retired", "discarded")
+    return {
+        refreshes.definition(model): [each.suffix for each in refreshes.of_model(connection, model) if each.state not in over]
+        for model in MEDIA_TYPES
+    }
+
+
 CATALOG = Pipeline(
     name=PIPELINE,
     known=lambda: DATASETS,
@@ -136,10 +211,17 @@ CATALOG = Pipeline(
     contents=_contents,
     samples=lambda _folder, _scratch: (),
     standing=_standing,
+    wants=_wants,
     retry=_retry,
     replay=_replay,
     take_over=_take_over,
     keyed=_keyed,
     foretell=_predict,
     watched=lambda _settings: (),
+    sensors=lambda _settings: ("catalog_upstream_sensor", "catalog_terms_sensor"),
+    leftovers=_leftovers,
+    amiss=_amiss,
+    dynamic_partitions=_partitions,
+    claimable_minutes=lambda settings: settings.catalog_claimable_minutes,
+    tidy=_tidy,
 )

@@ -48,7 +48,7 @@ def upstream(settings: Settings) -> Database:
 
 
 def api_database(settings: Settings) -> Database:
-    """The database of the API."""
+    """The Postgres whose tables readers see. Unset: a database of the embedded server; raises `ConfigurationError` in production then."""
     if settings.catalog_api_database_url:
         return Database.at(settings.catalog_api_database_url, "INGESTION_CATALOG_API_DATABASE_URL")
     return _embedded(settings, API_DATABASE, "INGESTION_CATALOG_API_DATABASE_URL")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,11 @@ _LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})? *", re.ASCII)
 
 
-def document(model: str, row: Mapping[str, Any], fields: Collection[str] = ()) -> dict[str, Any] | None:
+Own = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""The fields of a row that documents of its media type alone have; None for one without a value."""
+
+
+def document(own: Own, row: Mapping[str, Any], fields: Collection[str] = ()) -> dict[str, Any] | None:
     """The document of a row of a media type, fields without a value left out; None if it has none.
 
     Besides the columns the row has `deleted` and `mature`: whether it is in the moderation tables.
@@ -46,7 +50,7 @@ def document(model: str, row: Mapping[str, Any], fields: Collection[str] = ()) -
         "max_boost": max(popularity or 1, authority or 1),
         "min_boost": min(popularity or 1, authority or 1),
         "tags": _tags(row.get("tags")),
-        **(_of_image(row) if model == "image" else _of_audio(row)),
+        **own(row),
         **{name: row.get(name) for name in fields},
     }
     if "license_url" in fields:
@@ -56,25 +60,31 @@ def document(model: str, row: Mapping[str, Any], fields: Collection[str] = ()) -
     return {name: value for name, value in made.items() if value is not None and value not in ([], {})}
 
 
-def _of_image(row: Mapping[str, Any]) -> dict[str, Any]:
-    width, height = row.get("width"), row.get("height")
+def extension_of_url(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The field `extension`: what the path of the URL ends with, in small letters."""
     url = row.get("url")
-    extension = None
-    if url is not None:
-        path = url.split("?")[0].split("#")[0]
-        _, dot, end = path.rpartition(".")
-        extension = _small(end) if dot and end and "/" not in end else None
+    if url is None:
+        return {}
+    path = url.split("?")[0].split("#")[0]
+    _, dot, end = path.rpartition(".")
+    return {"extension": _small(end) if dot and end and "/" not in end else None}
+
+
+def of_image(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields `extension`, `aspect_ratio` (tall, wide, square) and `size` (small, medium, large: by pixels) of an image."""
+    width, height = row.get("width"), row.get("height")
     if width is None or height is None:
-        return {"extension": extension}
+        return extension_of_url(row)
     area = width * height
     return {
-        "extension": extension,
+        **extension_of_url(row),
         "aspect_ratio": "tall" if height > width else "wide" if height < width else "square",
         "size": "small" if area < 640 * 480 else "medium" if area < 1600 * 900 else "large",
     }
 
 
-def _of_audio(row: Mapping[str, Any]) -> dict[str, Any]:
+def of_audio(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields `extension` (of each alternative file, if there are any), `filetype` and `length` (by milliseconds) of a recording."""
     alternatives, duration = row.get("alt_files"), row.get("duration")
     extension: Any = row.get("filetype")
     if isinstance(alternatives, list) and alternatives:

@@ -51,7 +51,7 @@ def destined(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> tupl
 
 
 def restored(
-    engine: SearchEngine, ledger: Connection, media: MediaType, last: Entry
+    engine: SearchEngine, media: MediaType, last: Entry
 ) -> tuple[dict[str, str | None], dict[str, str | None], tuple[Problem, ...]]:
     """Where both aliases lead, where they are to lead once the last swap is rolled back, and what readers will lack then.
 
@@ -66,20 +66,12 @@ def restored(
         before |= behind(engine, (alias, filtered))
         if (index is None and last.outgoing is not None) or (index is not None and not engine.exists(index)):
             raise Refused(Problem("no_such_index", index or media.name, "the index of the generation before is gone: refresh"))
-        was = last.before[filtered] if filtered in last.before else _filtered_before(engine, ledger, media, last, before[filtered])
+        was = last.before[filtered]
         after |= {alias: index, filtered: was if was is None or engine.exists(was) else None}
         if before[filtered] and not after[filtered]:
             message = f"the generation before has no filtered index any more: 'ingestion catalog filter {media.name}' makes one"
             problems.append(Problem("no_filtered_index", filtered, message, severity="warning"))
     return before, after, tuple(problems)
-
-
-def _filtered_before(engine: SearchEngine, ledger: Connection, media: MediaType, last: Entry, now: str | None) -> str | None:
-    """The filtered index of the generation before, of an entry that does not say: where its alias leads now, if not to what goes."""
-    label = engine.label(now) if now else {}
-    if last.incoming is None or last.incoming not in (label.get("refresh"), label.get("origin")):
-        return now
-    return alongside.filtered_index(engine, ledger, refreshes.get(ledger, media.name, last.outgoing)) if last.outgoing else None
 
 
 def await_copies(engine: SearchEngine, ledger: Connection, refresh: Refresh) -> None:

@@ -137,7 +137,7 @@ def rollback(places: Places, engine: SearchEngine, ledger: Connection, media: Me
         if last is None:
             raise Refused(Problem("no_previous", media.name, "nothing has been promoted yet"))
         preconditions.demand_generation(ledger, media, last)
-        before, after, lacking = preconditions.restored(engine, ledger, media, last)
+        before, after, lacking = preconditions.restored(engine, media, last)
         with copy_errors.told(copy_errors.API, media.name), staging.plain_names(places) as api:
             ensure(api)
             warnings = preconditions.demand_previous(api, media, last)

@@ -12,10 +12,12 @@ from psycopg import errors
 
 from ingestion_dagster.catalog import refreshes_sql as sql
 from ingestion_dagster.catalog.registry import DATASETS, PIPELINE
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries, ledger
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused
-from ingestion_dagster.engine.ledger import Arrival, ClaimLost, Load, Scope, Status, Verdict
+from ingestion_dagster.engine.ledger import ClaimLost, Load, Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 
@@ -104,14 +106,14 @@ def request(
 ) -> Refresh:
     """Enter a refresh. Raises `Busy` if another of the media type is at work, `Refused` (`suffix_in_use`) for a suffix that was used."""
     check_suffix(suffix)
-    ledger.sync_datasets(connection, PIPELINE, DATASETS)
+    sync_datasets(connection, PIPELINE, DATASETS)
     now = ledger.now(connection)
     seen = StoredObject(key=suffix, size=0, modified=now, version=suffix)
     try:
         with connection.transaction():
             if connection.execute(sql.KNOWN, {"model": model, "suffix": suffix}).fetchone():
                 raise Refused(Problem("suffix_in_use", f"{model}-{suffix}", "a refresh has had this suffix; take another"))
-            ledger.discover(connection, PIPELINE, zone(model), [Arrival(seen, model, suffix)], now)
+            entries.discover(connection, PIPELINE, zone(model), [Arrival(seen, model, suffix)], now)
             connection.execute(
                 sql.REQUEST,
                 {

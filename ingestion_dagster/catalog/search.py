@@ -143,10 +143,6 @@ class SearchEngine(ABC):
         """The exact number of documents, as readers of an index or alias see it. Raises `Refused` (`no_such_index`)."""
 
     @abstractmethod
-    def counts_by(self, name: str, keyword: str) -> dict[str, int]:
-        """Documents by value of a keyword field, all values. Documents without one are not counted."""
-
-    @abstractmethod
     def get(self, index: str, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         """The sources of documents by id; those that are there."""
 

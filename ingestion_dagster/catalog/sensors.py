@@ -1,7 +1,6 @@
-"""What starts runs of the catalogue: weekly, hourly, on upstream changes and on new terms; and what tidies up after dead ones."""
+"""What starts runs of the catalogue: weekly, hourly, on upstream changes and on new terms."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,12 +14,11 @@ from ingestion_dagster.catalog.pipeline import refresh_job
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
 from ingestion_dagster.catalog.registry import DATASETS, MEDIA_TYPES, PIPELINE
-from ingestion_dagster.engine import ledger, whereabouts
-from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
-from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG, Ingestion, run_tags
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.scheduled import schedule_status
 from ingestion_dagster.engine.sensors import not_now
 from ingestion_dagster.settings import Settings, current
 
@@ -73,10 +71,6 @@ def _status(settings: Settings) -> dg.DefaultSensorStatus:
     return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
 
 
-def _schedule_status(settings: Settings) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if settings.sensors == "running" else dg.DefaultScheduleStatus.STOPPED
-
-
 def _request(instance: dg.DagsterInstance, settings: Settings, refresh: Refresh) -> dg.RunRequest:
     """A run for a refresh, whose partition is made known first."""
     definition = refreshes.definition(refresh.model)
@@ -94,7 +88,7 @@ def _weekly(model: str) -> dg.ScheduleDefinition:
         job=REFRESH_JOBS[model],
         cron_schedule=settings.catalog_schedule,
         execution_timezone="UTC",
-        default_status=_schedule_status(settings),
+        default_status=schedule_status(settings),
         description=f"Refreshes {model} at INGESTION_CATALOG_SCHEDULE, unless a refresh is on its way.",
     )
     def weekly(context: dg.ScheduleEvaluationContext, ingestion: Ingestion) -> dg.RunRequest | dg.SkipReason:
@@ -123,7 +117,7 @@ def _hourly(model: str) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule=current().catalog_updates_schedule,
         execution_timezone="UTC",
-        default_status=_schedule_status(current()),
+        default_status=schedule_status(current()),
         description=f"Brings what has changed upstream into live {model} at INGESTION_CATALOG_UPDATES_SCHEDULE.",
     )
     def hourly(context: dg.ScheduleEvaluationContext, ingestion: Ingestion) -> dg.RunRequest | dg.SkipReason:
@@ -156,7 +150,7 @@ def catalog_upstream_sensor(context: dg.SensorEvaluationContext, ingestion: Inge
     seen = _read(context)
     requests, says = [], []
     with places.ledger.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
         for model in MEDIA_TYPES:
             refresh, why = _due(connection, places, model, seen)
             says.append(f"{model}: {why}")
@@ -260,49 +254,3 @@ def _in_its_way(connection: Connection, model: str) -> str | None:
     except Busy as error:
         return str(error)
     return admission.paused(connection, model)
-
-
-@dg.sensor(
-    name="catalog_sweep_sensor",
-    minimum_interval_seconds=max(30, current().sensor_seconds),
-    default_status=_status(current()),
-    description="Returns what dead runs of catalog held, mends broken promotions, reports dead runs failed. Starts no runs.",
-)
-def catalog_sweep_sensor(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:
-    """One tick."""
-    settings = ingestion.settings()
-    with ingestion.database().connect() as connection:
-        returned, finished = refreshes.sweep(connection, Limits.of(settings))
-        mended = list(_recovered(connection, settings))
-        started = context.instance.get_runs(dg.RunsFilter(tags={PIPELINE_TAG: PIPELINE}, statuses=[dg.DagsterRunStatus.STARTED]))
-        dead = set(whereabouts.dead_runs(connection, PIPELINE, [run.run_id for run in started]))
-    for run in started:
-        if run.run_id in dead:
-            context.instance.report_run_failed(run, "all its leases have expired: the process or machine is gone")
-    mends = "".join(f"; {each}" for each in mended)
-    return dg.SkipReason(f"{returned} loads returned to ready, {finished} ended, {len(dead)} dead runs reported failed{mends}")
-
-
-def _recovered(connection: Connection, settings: Settings) -> Iterator[str]:
-    open_ones = connection.execute("SELECT model FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model").fetchall()
-    for (model,) in open_ones:
-        done: str | None
-        try:
-            done = steps.recover(Places.of(settings), connection, MEDIA_TYPES[model], "sweep")
-        except Busy:
-            continue  # somebody who lives is at it
-        except (Refused, Transient, ConfigurationError) as error:
-            done = f"its promotion that was broken off could not be mended ({error}); the next tick tries again"
-        if done:
-            yield f"{model}: {done}"
-
-
-catalog_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(_settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick."""
-    return ("catalog_upstream_sensor", "catalog_terms_sensor", "catalog_sweep_sensor", "catalog_failure_sensor")
-
-
-catalog_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.catalog_claimable_minutes)

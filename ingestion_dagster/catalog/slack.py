@@ -11,6 +11,7 @@ from typing import Any
 from urllib.error import URLError
 
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.pauses import asked_for
 from ingestion_dagster.settings import Settings
 
 SLACK_API_URL = "https://slack.com/api/"
@@ -226,8 +227,7 @@ def _again(status: int, code: str) -> bool:
 
 
 def _wait(headers: Mapping[str, Any]) -> float:
-    after = headers.get("Retry-After") or headers.get("retry-after")
-    return float(after) if isinstance(after, str) and after.strip().isdecimal() else 0.0
+    return asked_for(headers.get("Retry-After") or headers.get("retry-after")) or 0.0
 
 
 def _plain(code: str | None) -> str:

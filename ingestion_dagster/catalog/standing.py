@@ -12,18 +12,36 @@ SELECT l.status, l.waiting_for, l.error_code, l.error_message, l.run_id, l.lease
 FROM ledger.loads AS l WHERE l.id = %(id)s
 """
 
-_OPEN = "SELECT model, suffix FROM catalog.promotions WHERE ended_at IS NULL ORDER BY model"
+_OPEN = """
+SELECT model, suffix FROM catalog.promotions
+WHERE ended_at IS NULL AND begun_at < now() - make_interval(secs => %(seconds)s) ORDER BY model
+"""
+_MENDED_SECONDS = 1800
+"""A promotion that has been open for longer is one that neither its run nor the sweep has ended."""
 
 _DEAD = "SELECT index_name, count(*) FROM catalog.dead_letters GROUP BY 1 ORDER BY 1"
 
 
-def lines(connection: Connection) -> list[str]:
-    """All that is to be said now."""
-    told = [line for model in MEDIA_TYPES for line in _of_model(connection, model)]
-    open_ones = connection.execute(_OPEN).fetchall()
-    told += [f"{model}: the promotion of {suffix} was broken off; the next run completes or reverts it" for model, suffix in open_ones]
-    dead = connection.execute(_DEAD).fetchall()
+def lines(connection: Connection, dataset: str | None = None) -> list[str]:
+    """All that is to be said now: of the media type that a dataset is of, or of every one."""
+    models = [model for model in MEDIA_TYPES if dataset is None or dataset in (model, f"{model}_index")]
+    told = [line for model in models for line in _of_model(connection, model)]
+    told += [
+        f"{model}: the promotion of {suffix} was broken off; the next run completes or reverts it"
+        for model, suffix in connection.execute(_OPEN, {"seconds": 0}).fetchall()
+        if model in models
+    ]
+    dead = [row for row in connection.execute(_DEAD).fetchall() if any(str(row[0]).startswith(f"{model}-") for model in models)]
     return told + [f"{count} documents were refused by index {index}; catalog.dead_letters says why" for index, count in dead]
+
+
+def wants(connection: Connection, dataset: str | None = None) -> list[tuple[str, str]]:
+    """What waits for a person besides loads: a line, and the command that comes next."""
+    return [
+        (f"the promotion of {model}-{suffix} was broken off, and neither a run nor the sweep has mended it", "ingestion doctor catalog")
+        for model, suffix in connection.execute(_OPEN, {"seconds": _MENDED_SECONDS}).fetchall()
+        if dataset in (None, model, f"{model}_index")
+    ]
 
 
 def _of_model(connection: Connection, model: str) -> Iterator[str]:

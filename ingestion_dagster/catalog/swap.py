@@ -14,7 +14,7 @@ from psycopg import sql as psql
 
 from ingestion_dagster.catalog import copy_errors, dependents, moderation, relations, swap_records, swap_sql
 from ingestion_dagster.catalog import relations_sql as sql
-from ingestion_dagster.catalog.dependents import ForeignKey, OutwardKey, View
+from ingestion_dagster.catalog.dependents import OutwardKey, View
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MediaType
 from ingestion_dagster.catalog.relations import Facet, Relation
@@ -22,6 +22,7 @@ from ingestion_dagster.catalog.swap_records import RETIRED
 from ingestion_dagster.catalog.tables import LIVE, NEXT, PREVIOUS
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.foreign_keys import ForeignKey
 from ingestion_dagster.engine.postgres import Connection
 
 LONGEST_PAUSE_SECONDS = 1.0

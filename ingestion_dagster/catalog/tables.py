@@ -112,26 +112,35 @@ def _indexes(table: str, plain: tuple[str, ...], pattern: tuple[str, ...]) -> tu
     )
 
 
-IMAGE = TableSpec(
-    name="image",
-    upstream="image",
-    columns=(*_HEAD, *_SOURCE, ("width", "integer"), ("height", "integer"), *_RIGHTS),
-    indexes=_indexes("image", _PLAIN, _PATTERN),
-    constraints=_constraints("image", "identifier", "url", "foreign_identifier, provider"),
-    deleted="api_deletedimage",
-    mature="api_matureimage",
-    cleaned=True,
+def media_table(
+    name: str,
+    *own: tuple[str, str],
+    indexed: tuple[str, ...] = (),
+    deleted: str | None = None,
+    mature: str | None = None,
+    cleaned: bool = False,
+) -> TableSpec:
+    """The table of a media type, copied from the upstream relation of the same name: what all of them have, and columns of its own.
+
+    `own`: name and type each; `indexed`: those of them that are looked for.
+    """
+    return TableSpec(
+        name=name,
+        upstream=name,
+        columns=(*_HEAD, *_SOURCE, *own, *_RIGHTS),
+        indexes=_indexes(name, (*_PLAIN, *indexed), (*_PATTERN, *indexed)),
+        constraints=_constraints(name, "identifier", "url", "foreign_identifier, provider"),
+        deleted=deleted,
+        mature=mature,
+        cleaned=cleaned,
+    )
+
+
+IMAGE = media_table(
+    "image", ("width", "integer"), ("height", "integer"), deleted="api_deletedimage", mature="api_matureimage", cleaned=True
 )
 
-AUDIO = TableSpec(
-    name="audio",
-    upstream="audio",
-    columns=(*_HEAD, *_SOURCE, *_SOUND, *_RIGHTS),
-    indexes=_indexes("audio", (*_PLAIN, "audio_set_foreign_identifier"), (*_PATTERN, "audio_set_foreign_identifier")),
-    constraints=_constraints("audio", "identifier", "url", "foreign_identifier, provider"),
-    deleted="api_deletedaudio",
-    mature="api_matureaudio",
-)
+AUDIO = media_table("audio", *_SOUND, indexed=("audio_set_foreign_identifier",), deleted="api_deletedaudio", mature="api_matureaudio")
 
 AUDIOSET = TableSpec(
     name="audioset",

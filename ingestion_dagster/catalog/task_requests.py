@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 import psycopg
@@ -33,12 +33,14 @@ class Declined(Exception):
         self.message = message
 
 
-class Model(StrEnum):
-    """Media types that callers may name. There is nothing behind `model_3d`."""
+NOTHING_BEHIND = "model_3d"
+"""A media type that callers may name besides those that there are; it is refused as what it is."""
 
-    IMAGE = "image"
-    AUDIO = "audio"
-    MODEL_3D = "model_3d"
+if TYPE_CHECKING:
+    Model = str
+else:
+    Model = Literal[(*MEDIA_TYPES, NOTHING_BEHIND)]
+    """Media types that callers may name."""
 
 
 class Action(StrEnum):

@@ -5,10 +5,8 @@ It is one transaction, this project's migrations included. The tables of the sys
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -19,6 +17,7 @@ from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, Registry
 from ingestion_dagster.cubic.zone import zone as zone_of
 from ingestion_dagster.engine.errors import ConfigurationError, Problem
 from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.first_day import step
 from ingestion_dagster.engine.object_store import ObjectStore, open_store
 from ingestion_dagster.engine.postgres import Connection, Database, UpgradeTransaction, upgrading
 from ingestion_dagster.settings import Settings
@@ -137,7 +136,7 @@ def take_over(database: Database, settings: Settings, registry: Registry, *, dry
     `ConfigurationError`, with nothing changed, if the tables are not what they should be or a zone cannot be listed, and `Transient` if
     a store does not answer.
     """
-    with database.connect() as connection, _step("looking at the tables"):
+    with database.connect() as connection, step("looking at the tables"):
         theirs = _theirs(connection)
     if theirs is None:
         return ()
@@ -190,15 +189,6 @@ def describe(adopted: Adopted, settings: Settings, *, dry_run: bool = False) -> 
     )
 
 
-@contextmanager
-def _step(what: str) -> Iterator[None]:
-    """What the database says against a step is a `ConfigurationError`; it quotes no row."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise ConfigurationError(f"nothing was changed: {what} failed (SQLSTATE {error.sqlstate or 'connection lost'})") from None
-
-
 def _theirs(connection: Connection) -> _Theirs | None:
     """Their tables; None if neither tables nor loads are there. Raises `ConfigurationError` if they are there in part."""
     rows = connection.execute(adoption_sql.ORIGINALS, {"names": [name for names in NAMES.values() for name in names]}).fetchall()
@@ -238,10 +228,10 @@ def _adopt(transaction: UpgradeTransaction, theirs: _Theirs, settings: Settings,
     connection = transaction.connection
     connection.execute("SET LOCAL statement_timeout = 0")
     connection.execute("SET LOCAL work_mem = '64MB'")
-    with _step("migrating"):
+    with step("migrating"):
         transaction.to_head()
     fault_point("cubic.adopt.migrated")
-    with _step("reading the tables"):
+    with step("reading the tables"):
         connection.execute(adoption_sql.LOCK, {"lock": _LOCK})
         discovery.sync(connection, registry)
         # Nobody has told the planner how many rows there are: it would compare every load with every other.
@@ -250,7 +240,7 @@ def _adopt(transaction: UpgradeTransaction, theirs: _Theirs, settings: Settings,
         other_markers = _read(connection, theirs)
     _listed(connection, settings, registry)
     fault_point("cubic.adopt.listed")
-    with _step("entering the loads"):
+    with step("entering the loads"):
         adopted = _entered(connection, settings)
     fault_point("cubic.adopt.entered")
     return replace(adopted, unknown=unknown, other_markers=other_markers)
@@ -323,7 +313,7 @@ def _listed(connection: Connection, settings: Settings, registry: Registry) -> N
         "archived": open_store(settings.zone(PIPELINE, "archive", "cubic/archive")),
         "errored": open_store(settings.zone(PIPELINE, "error", "cubic/error")),
     }
-    with _step("listing the zones"):
+    with step("listing the zones"):
         connection.execute(adoption_sql.OBJECTS)
         prefixes = [row[0] for row in connection.execute("SELECT DISTINCT prefix FROM adoption_tables ORDER BY prefix")]
         with connection.cursor() as cursor, cursor.copy(adoption_sql.COPY_OBJECTS) as rows:

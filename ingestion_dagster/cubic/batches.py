@@ -18,13 +18,13 @@ import psycopg
 
 from ingestion_dagster.cubic import batches_sql as sql
 from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, Registry
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries, ledger
 from ingestion_dagster.engine.errors import Problem, Transient
 from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.kinesis import Record
 from ingestion_dagster.engine.ledger import Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.streams import Record
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def enter(connection: Connection, places: Places, wanted: Range, lines: bytes, n
         if wanted.topic is not None:
             table = places.registry.of_key(key)
             dataset = UNCLASSIFIED if table is None else table.name
-            load_id = ledger.expect(connection, PIPELINE, places.landing.url, key, dataset=dataset, modified=wanted.last_arrived, now=now)
+            load_id = entries.expect(connection, PIPELINE, places.landing.url, key, dataset=dataset, modified=wanted.last_arrived, now=now)
         row = connection.execute(
             sql.ENTER,
             {
@@ -238,7 +238,7 @@ def _mark(connection: Connection, places: Places, batch: Batch, standing: Stored
     fault_point("cubic.consume.mark.before")
     with connection.transaction():
         if batch.load_id is not None and standing is not None:
-            ledger.uploaded(connection, PIPELINE, places.landing.url, [standing])
+            entries.uploaded(connection, PIPELINE, places.landing.url, [standing])
         connection.execute(sql.UPLOADED, {"id": batch.id, "now": now})
     fault_point("cubic.consume.mark.after")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ingestion_dagster.cubic import current, places
+from ingestion_dagster.cubic import delta_table, places
 from ingestion_dagster.cubic.columns import Column
 from ingestion_dagster.cubic.registry import CubicTable, Registry
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
@@ -167,7 +167,9 @@ def missing(connection: Connection, settings: Settings, registry: Registry) -> l
     for dataset, columns, fingerprint in connection.execute(CURRENT, {"database": of_current}).fetchall() if of_current else []:
         if dataset in registry.tables:
             shown = tuple(Column(name, kind) for name, kind in columns)
-            wanted = TableToPublish(of_current or "", dataset, current.location(settings, registry.tables[dataset]), shown, is_delta=True)
+            wanted = TableToPublish(
+                of_current or "", dataset, delta_table.location(settings, registry.tables[dataset]), shown, is_delta=True
+            )
             if fingerprint != wanted.fingerprint:
                 found.append(wanted)
     return found

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ingestion_dagster.cubic import schemas
-from ingestion_dagster.cubic.convert import Outputs, Tolerance
 from ingestion_dagster.cubic.kinds import KINDS
-from ingestion_dagster.cubic.load import refused_on_sight
 from ingestion_dagster.cubic.registry import CubicTable, registry
 from ingestion_dagster.cubic.schemas import Accept, Fit, Held, Offer, Version
+from ingestion_dagster.cubic.sink import Outputs, Tolerance
 from ingestion_dagster.cubic.stream_kind import Source
+from ingestion_dagster.cubic.table_batch import refused_on_sight
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.settings import Settings
 

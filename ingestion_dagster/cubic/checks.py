@@ -1,26 +1,22 @@
 """What is checked of cubic files: after each load, by the load step itself, and every night, whatever has been loaded."""
 
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 
 from ingestion_dagster.cubic import discovery, reconciliation, schemas, waiting
-from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, CubicTable, Registry, registry
+from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, CubicTable, registry
 from ingestion_dagster.cubic.zone import zone
 from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.checks import (
-    CLAIMED_IN_TIME,
-    NOTHING_ERRORED,
-    NOTHING_LEFT_ERRORED,
-    ROWS_ADD_UP,
+    Find,
     Finding,
-    claimed_in_time,
-    nothing_errored,
-    nothing_left_errored,
+    found_of_loads,
+    load_check_specs,
     result,
-    rows_add_up,
     standing_checks,
+    standing_findings,
+    standing_specs,
     table,
 )
 from ingestion_dagster.engine.postgres import Connection
@@ -42,14 +38,7 @@ ARCHIVE_KEY = dg.AssetKey([PIPELINE, "archive"])
 
 def check_specs(tables: Iterable[CubicTable]) -> list[dg.AssetCheckSpec]:
     """What a load step checks at the end of each of its runs."""
-    specs = []
-    for each in tables:
-        asset = list(each.asset)
-        specs += [
-            dg.AssetCheckSpec(ROWS_ADD_UP, asset=asset, description="Every row that came in was written, unchanged or rejected."),
-            dg.AssetCheckSpec(NOTHING_ERRORED, asset=asset, description="No file of this table stands refused."),
-        ]
-    return specs
+    return [spec for each in tables for spec in load_check_specs(each.asset)]
 
 
 def check_results(
@@ -58,17 +47,13 @@ def check_results(
     """The results of the selected checks of a load step, for what this run has loaded."""
     names = {dg.AssetKey(list(each.asset)): each.name for each in tables}
     for check in sorted(selected):
-        dataset = names[check.asset_key]
-        if check.name == NOTHING_ERRORED:
-            yield result(check, nothing_errored(connection, PIPELINE, dataset))
-        else:
-            yield result(check, rows_add_up(connection, PIPELINE, dataset, run_id))
+        found = found_of_loads(check.name, connection, PIPELINE, names[check.asset_key], run_id)
+        assert found is not None
+        yield result(check, found)
 
 
-NIGHTLY_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_ZONE_KEY, description="For every load there has been, no row is unaccounted for."),
-    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_ZONE_KEY, description="No file stands refused, of whatever table."),
-    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_ZONE_KEY, description="No file that could be loaded has waited beyond the limit."),
+DAILY_SPECS = [
+    *standing_specs(LANDING_ZONE_KEY),
     dg.AssetCheckSpec(NOTHING_UNCLASSIFIED, asset=LANDING_ZONE_KEY, description="Every file lies below the prefix of a registered table."),
     dg.AssetCheckSpec(NOTHING_WAITS, asset=LANDING_ZONE_KEY, description="No table waits for a decision about its columns."),
     dg.AssetCheckSpec(ALL_SEEN, asset=LANDING_ZONE_KEY, description="Every object of the landing zone is a load, or travels with one."),
@@ -77,26 +62,14 @@ NIGHTLY_SPECS = [
 """Standing: evaluated by a run of their own."""
 
 
-def _rows_add_up(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
-    return rows_add_up(connection, PIPELINE)
-
-
-def _nothing_left_errored(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
-    return nothing_left_errored(connection, PIPELINE)
-
-
-def _claimed_in_time(connection: Connection, settings: Settings, _registry: Registry) -> Finding:
-    return claimed_in_time(connection, PIPELINE, settings.cubic_claimable_minutes)
-
-
-def _nothing_unclassified(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
+def _nothing_unclassified(connection: Connection, _settings: Settings) -> Finding:
     loads = sum(count for dataset, _, count in whereabouts.held_back(connection, PIPELINE) if dataset == UNCLASSIFIED)
     prefixes = waiting.unregistered(connection)
     metadata = {"loads": loads, "prefixes": table(("prefix", "loads"), prefixes)}
     return not loads, dg.AssetCheckSeverity.WARN, metadata
 
 
-def _nothing_waits(connection: Connection, _settings: Settings, _registry: Registry) -> Finding:
+def _nothing_waits(connection: Connection, _settings: Settings) -> Finding:
     waits = [
         (dataset, count)
         for dataset, why, count in whereabouts.held_back(connection, PIPELINE)
@@ -105,7 +78,8 @@ def _nothing_waits(connection: Connection, _settings: Settings, _registry: Regis
     return not waits, dg.AssetCheckSeverity.ERROR, {"tables": table(("table", "loads"), waits)}
 
 
-def _all_seen(connection: Connection, settings: Settings, tables: Registry) -> Finding:
+def _all_seen(connection: Connection, settings: Settings) -> Finding:
+    tables = registry(settings)
     found = reconciliation.unseen(connection, settings, tables, zone(settings, tables))
     metadata = {
         "objects": found.objects,
@@ -117,8 +91,9 @@ def _all_seen(connection: Connection, settings: Settings, tables: Registry) -> F
     return not (found.unseen or found.orphans), dg.AssetCheckSeverity.ERROR, metadata
 
 
-def _archive_readable(connection: Connection, settings: Settings, tables: Registry) -> Finding:
+def _archive_readable(connection: Connection, settings: Settings) -> Finding:
     """Every object stands in its size; a share of them, another each night, is read to its last byte."""
+    tables = registry(settings)
     found = reconciliation.unreadable(connection, settings, tables, zone(settings, tables), days=READ_WITHIN_DAYS, seconds=_READ_SECONDS)
     metadata = {
         "checked": found.checked,
@@ -132,10 +107,8 @@ def _archive_readable(connection: Connection, settings: Settings, tables: Regist
     return not (found.missing or found.differing or found.damaged), dg.AssetCheckSeverity.ERROR, metadata
 
 
-NIGHTLY: dict[str, Callable[[Connection, Settings, Registry], Finding]] = {
-    ROWS_ADD_UP: _rows_add_up,
-    NOTHING_LEFT_ERRORED: _nothing_left_errored,
-    CLAIMED_IN_TIME: _claimed_in_time,
+DAILY: Mapping[str, Find] = {
+    **standing_findings(PIPELINE, lambda settings: settings.cubic_claimable_minutes),
     NOTHING_UNCLASSIFIED: _nothing_unclassified,
     NOTHING_WAITS: _nothing_waits,
     ALL_SEEN: _all_seen,
@@ -143,22 +116,17 @@ NIGHTLY: dict[str, Callable[[Connection, Settings, Registry], Finding]] = {
 }
 
 
-def _find(name: str, connection: Connection, settings: Settings) -> Finding:
-    return NIGHTLY[name](connection, settings, registry(settings))
-
-
 def _before(connection: Connection, settings: Settings) -> None:
     """What crashes have left behind is tidied up."""
     tables = registry(settings)
     discovery.sync(connection, tables)
-    reconciliation.clear_leftovers(settings, datetime.now(UTC))
     reconciliation.tidy(connection, settings, tables, zone(settings, tables))
 
 
 STANDING = standing_checks(
     PIPELINE,
-    NIGHTLY_SPECS,
-    _find,
+    DAILY_SPECS,
+    DAILY,
     word="nightly",
     cron="0 3 * * *",
     timezone="America/New_York",

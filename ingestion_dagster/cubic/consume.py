@@ -4,15 +4,11 @@ A shard's checkpoint stands before its oldest record that is in no file yet. Aft
 was begun is finished, from its range; then each topic goes on after its last file. So each record comes into one file, and into no second.
 """
 
-import base64
 import logging
 import math
-import random
-import re
 import signal
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,35 +16,25 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
-import orjson
 import psycopg
 
 from ingestion_dagster.cubic import batches
-from ingestion_dagster.cubic.batches import ARRIVALS_AGREE, Batch, Places, Range
+from ingestion_dagster.cubic.batches import Batch, Places
+from ingestion_dagster.cubic.envelopes import read
+from ingestion_dagster.cubic.gathering import Buffer, Limits, Sealed, Shard, Waits
 from ingestion_dagster.cubic.registry import PIPELINE, Registry
-from ingestion_dagster.engine import ledger, postgres, streams
+from ingestion_dagster.engine import kinesis, pauses, postgres
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.kinesis import Stream
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.postgres import Connection, Database
-from ingestion_dagster.engine.streams import Record, Stream, Tail
+from ingestion_dagster.engine.tail import Tail
 from ingestion_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
-
-CODES: Final[dict[str, str]] = {
-    "record_not_json": "A record of the stream is not one JSON object in UTF-8, or is nested too deeply.",
-    "record_aggregated": "A record of the stream holds several, packed by the producer library; turn its aggregation off.",
-    "record_without_topic": "A record has no `topic`, or one that names none (letters, digits, `._-`, no dot first, 249 at most).",
-    "record_without_partition": "A record has no `partition`, or one that is no number from 0 up.",
-    "record_without_offset": "A record has no `offset`, or one that is no number from 0 up.",
-}
-"""Why a record is a dead letter, each code with its line in the documentation."""
-
-_TOPIC = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,249}")
-_LARGEST = 2**63 - 2
-_AGGREGATED = b"\xf3\x89\x9a\xc2"
 
 _POLL_SECONDS = 1.0
 _READ_SECONDS = 0.2  # a shard may be read five times a second
@@ -57,7 +43,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _SHUTDOWN_SECONDS = 20.0
 _HEARING_SECONDS = 0.2  # how long a signal goes unnoticed in a pause
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _DatabaseGone = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -77,29 +62,6 @@ class Consumed:
     """Records of files that had been begun by another, which the stream no longer keeps."""
     unwritten: int = 0
     """Records in hand that could not be written before the end; the next consumer reads them again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a topic's records become a file: at so many, so many seconds after the first arrived, or at so many bytes."""
-
-    records: int
-    seconds: float
-    bytes: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Limits":
-        """As the settings say."""
-        return cls(settings.cubic_consume_records, settings.cubic_consume_seconds, settings.cubic_consume_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A record as a line of a file: its topic, or None and why it belongs to none."""
-
-    topic: str | None
-    content: bytes
-    codes: tuple[str, ...] = ()
 
 
 def run(
@@ -125,14 +87,14 @@ def run(
         open_store(settings.zone(PIPELINE, "error", "cubic/error")),
         registry,
     )
-    client = client or streams.connect(stream)
+    client = client or kinesis.connect(stream)
     database = postgres.ready(settings)
     connection = database.connect()
     tail = Tail(connection=connection, stream=stream, client=client)
     asked = stop.is_set if isinstance(stop, threading.Event) else stop
     consumer = _Consumer(database, tail, places, Limits.of(settings), asked, clock, monotonic, sleep)
     try:
-        ledger.sync_datasets(connection, PIPELINE, registry.datasets)
+        sync_datasets(connection, PIPELINE, registry.datasets)
         consumer.run()
     finally:
         with suppress(*_DatabaseGone):
@@ -161,121 +123,6 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def read(record: Record) -> Line:
-    """A record as a line: its envelope as it was sent, or what is kept of a dead letter. The same record gives the same line."""
-    codes: tuple[str, ...]
-    try:
-        envelope = orjson.loads(record.data)
-    except orjson.JSONDecodeError:
-        codes = ("record_aggregated" if record.data.startswith(_AGGREGATED) else "record_not_json",)
-    else:
-        codes = tuple(_faults(envelope)) if isinstance(envelope, dict) else ("record_not_json",)
-        if not codes:
-            # Line breaks in JSON stand between its parts only. Written anew, numbers would not be what they were.
-            return Line(envelope["topic"], record.data.strip().replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
-    dead = {
-        "shard": record.shard,
-        "sequence_number": record.sequence_number,
-        "arrived": record.arrived.isoformat(),
-        "codes": codes,
-        "data": base64.b64encode(record.data).decode(),
-    }
-    return Line(None, orjson.dumps(dead) + b"\n", codes)
-
-
-def _faults(envelope: dict[str, Any]) -> Iterator[str]:
-    topic = envelope.get("topic")
-    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
-        yield "record_without_topic"
-    for name in ("partition", "offset"):
-        number = envelope.get(name)
-        if type(number) is not int or not 0 <= number <= _LARGEST:
-            yield f"record_without_{name}"
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """Records of one topic of one shard, on their way into a file."""
-
-    topic: str | None
-    before: str | None
-    """The number of the record before the first: as far as the checkpoint may go."""
-    begun: datetime
-    first: Record
-    last: Record
-    lines: list[bytes] = field(default_factory=list)
-    bytes: int = 0
-    codes: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: Record, line: Line) -> None:
-        self.last = record
-        self.lines.append(line.content)
-        self.bytes += len(line.content)
-        self.codes.update(line.codes)
-
-    def range(self, stream: str) -> Range:
-        first, last = self.first, self.last
-        numbers = (first.sequence_number, last.sequence_number, first.arrived, last.arrived)
-        return Range(stream, first.shard, self.topic, *numbers, len(self.lines))
-
-
-@dataclass(slots=True)
-class _Sealed:
-    """A batch that has been entered and is to be put."""
-
-    batch: Batch
-    lines: bytes
-    buffer: _Buffer
-
-
-@dataclass(slots=True)
-class _Waits:
-    """Something that is left alone for a while, longer after each failure."""
-
-    not_before: float = 0.0
-    failures: int = 0
-
-
-@dataclass(slots=True)
-class _Shard:
-    """A shard in hand: what was read of it, and what of that is on its way into files."""
-
-    id: str
-    read: str | None
-    """The last record that is in a buffer, or done with."""
-    known: dict[str | None, tuple[int, datetime]] | None = None
-    """By topic, the last record that is in a file; None: the file that was begun last is to be looked at first."""
-    newest: int | None = None
-    fetched: deque[Record] = field(default_factory=deque)
-    is_behind: bool = False
-    """Whether the stream has more of it."""
-    arrived: datetime = _LONG_AGO
-    """When the last record arrived that was read of it."""
-    at_end: bool = False
-    buffers: dict[str | None, _Buffer] = field(default_factory=dict)
-    sealed: _Sealed | None = None
-    waits: _Waits = field(default_factory=_Waits)
-
-    @property
-    def bytes(self) -> int:
-        return sum(buffer.bytes for buffer in self.in_hand)
-
-    @property
-    def in_hand(self) -> list[_Buffer]:
-        return [*self.buffers.values(), *([self.sealed.buffer] if self.sealed else [])]
-
-    @property
-    def done_up_to(self) -> str | None:
-        """The last record before the oldest that is in no file."""
-        oldest = min(self.in_hand, key=lambda buffer: int(buffer.first.sequence_number), default=None)
-        return self.read if oldest is None else oldest.before
-
-    def knows(self, record: Record, topic: str | None) -> bool:
-        """Whether a record stands in a file. One of a stream that was made again under the same name is younger, and does not."""
-        last = (self.known or {}).get(topic)
-        return last is not None and int(record.sequence_number) <= last[0] and record.arrived <= last[1] + ARRIVALS_AGREE
-
-
 @dataclass(slots=True)
 class _Consumer:
     """One consumer, from its start to its end."""
@@ -288,8 +135,8 @@ class _Consumer:
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
-    shards: dict[str, _Shard] = field(default_factory=dict)
-    admission: _Waits = field(default_factory=_Waits)
+    shards: dict[str, Shard] = field(default_factory=dict)
+    admission: Waits = field(default_factory=Waits)
     buried: set[str] = field(default_factory=set)
     held: int = 0
     """Bytes in hand, of all shards."""
@@ -324,7 +171,7 @@ class _Consumer:
         next_time = min(self.admission.not_before, *(shard.waits.not_before for shard in self.shards.values()), math.inf)
         self._pause(next_time - self.monotonic())
 
-    def _attempt(self, what: str, waits: _Waits, work: Callable[[], float]) -> bool:
+    def _attempt(self, what: str, waits: Waits, work: Callable[[], float]) -> bool:
         """Do work, which says after how many seconds it is due again; after failures that may pass, after a longer pause each time."""
         if waits.not_before > self.monotonic():
             return True
@@ -345,13 +192,13 @@ class _Consumer:
             waits.not_before = self.monotonic() + pause
             return True
         waits.failures += 1
-        waits.not_before = self.monotonic() + _pause_after(waits.failures)
+        waits.not_before = self.monotonic() + pauses.after(waits.failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         log.warning("%s: %s (failure %s in a row); nothing is lost, trying again", what, trouble, waits.failures)
         return False
 
     def _admit(self) -> float:
         for name in self.tail.admit():
-            self.shards[name] = _Shard(name, self.tail.in_hand[name].checkpoint)
+            self.shards[name] = Shard(name, self.tail.in_hand[name].checkpoint)
         for name in batches.unfinished_shards(self.connection, self.stream):
             if name not in self.tail.listed and name not in self.buried and self.tail.hold(name):
                 try:
@@ -362,7 +209,7 @@ class _Consumer:
                     self.tail.drop(name)
         return _ADMISSION_SECONDS
 
-    def _turn(self, shard: _Shard) -> float:
+    def _turn(self, shard: Shard) -> float:
         """Read some of a shard, and write what is due."""
         if shard.known is None and not self._begin(shard):
             return 0.0
@@ -384,7 +231,7 @@ class _Consumer:
             self._drop(shard, self.tail.drop)
         return _READ_SECONDS if read_something or shard.is_behind else _POLL_SECONDS
 
-    def _begin(self, shard: _Shard) -> bool:
+    def _begin(self, shard: Shard) -> bool:
         """Finish what another has begun, and learn where each topic goes on. False if that was interrupted."""
         for batch in batches.unfinished(self.connection, self.stream, shard.id):
             if not self._finish(batch, kept=True):
@@ -411,7 +258,7 @@ class _Consumer:
             self._count(wanted.topic, len(lines))
         return True
 
-    def _take(self, shard: _Shard) -> None:
+    def _take(self, shard: Shard) -> None:
         """Put the next record that was fetched into its buffer, unless it is in a file; then write what has become due by it."""
         record = shard.fetched[0]
         line = read(record)
@@ -419,34 +266,28 @@ class _Consumer:
             self.consumed.known += 1
         else:
             buffer = shard.buffers.get(line.topic)
-            if buffer is not None and self._is_aged(buffer, record.arrived):
+            if buffer is not None and self.limits.is_aged(buffer, record.arrived):
                 self._write(shard, buffer)
                 buffer = None
             if buffer is None:
-                buffer = shard.buffers[line.topic] = _Buffer(line.topic, shard.read, self.clock(), record, record)
+                buffer = shard.buffers[line.topic] = Buffer(line.topic, shard.read, self.clock(), record, record)
             buffer.add(record, line)
             self.held += len(line.content)
         shard.read, shard.arrived = record.sequence_number, record.arrived
         shard.fetched.popleft()
-        if line.topic in shard.buffers and self._is_full(shard.buffers[line.topic]):
+        if line.topic in shard.buffers and self.limits.is_full(shard.buffers[line.topic]):
             self._write(shard, shard.buffers[line.topic])
         self._relieve()
 
-    def _is_full(self, buffer: _Buffer) -> bool:
-        return len(buffer.lines) >= self.limits.records or buffer.bytes >= self.limits.bytes
-
-    def _is_aged(self, buffer: _Buffer, now: datetime) -> bool:
-        return (now - buffer.first.arrived).total_seconds() >= self.limits.seconds
-
-    def _write_due(self, shard: _Shard) -> None:
+    def _write_due(self, shard: Shard) -> None:
         """Write what is full or old. How late a backlog is read does not cut it up: there the time is that of the record read last."""
         now = self.clock()
         for buffer in list(shard.buffers.values()):
             has_waited = (now - buffer.begun).total_seconds() >= self.limits.seconds
-            if has_waited or self._is_full(buffer) or self._is_aged(buffer, shard.arrived if shard.is_behind else now):
+            if has_waited or self.limits.is_full(buffer) or self.limits.is_aged(buffer, shard.arrived if shard.is_behind else now):
                 self._write(shard, buffer)
 
-    def _write_all(self, shard: _Shard) -> None:
+    def _write_all(self, shard: Shard) -> None:
         self._put(shard)
         for buffer in list(shard.buffers.values()):
             self._write(shard, buffer)
@@ -460,7 +301,7 @@ class _Consumer:
             _, name, largest = max(buffers, key=itemgetter(0))
             self._write(self.shards[name], largest)
 
-    def _write(self, shard: _Shard, buffer: _Buffer) -> None:
+    def _write(self, shard: Shard, buffer: Buffer) -> None:
         """Make a file of a buffer: entered, then put."""
         self._put(shard)
         lines = b"".join(buffer.lines)
@@ -468,11 +309,11 @@ class _Consumer:
         assert shard.known is not None
         shard.known[buffer.topic] = (int(buffer.last.sequence_number), buffer.last.arrived)
         shard.newest = batch.id
-        shard.sealed = _Sealed(batch, lines, buffer)
+        shard.sealed = Sealed(batch, lines, buffer)
         del shard.buffers[buffer.topic]
         self._put(shard)
 
-    def _put(self, shard: _Shard) -> None:
+    def _put(self, shard: Shard) -> None:
         """Put the file of the batch that was entered last, if it does not stand yet."""
         if shard.sealed is None:
             return
@@ -492,7 +333,7 @@ class _Consumer:
             self.consumed.records += records
             log.info("%s: a file of %s records of topic %s", self.tail.stream.url, records, topic)
 
-    def _drop(self, shard: _Shard, let_go: Callable[[str], Any]) -> None:
+    def _drop(self, shard: Shard, let_go: Callable[[str], Any]) -> None:
         """Let go of a shard: of its end, or because somebody else has moved its checkpoint. It may let others in, or be read again."""
         let_go(shard.id)
         self.held -= shard.bytes
@@ -514,7 +355,7 @@ class _Consumer:
                     fresh.close()
                 if self.asked():
                     return
-                self._pause(_pause_after(failures))
+                self._pause(pauses.after(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
             else:
                 lost.close()
                 self.admission.not_before = self.monotonic()
@@ -532,7 +373,7 @@ class _Consumer:
         """Write all that is in hand. What cannot be written in time is left to the next consumer, who reads it again."""
         deadline = self.monotonic() + _SHUTDOWN_SECONDS
         for shard in list(self.shards.values()):
-            shard.waits = _Waits()
+            shard.waits = Waits()
             with suppress(ConfigurationError):
                 while not self._attempt(shard.id, shard.waits, partial(self._end, shard)):
                     if shard.id not in self.shards or self.monotonic() + _FIRST_PAUSE > deadline:
@@ -543,7 +384,7 @@ class _Consumer:
         if self.consumed.unwritten:
             log.warning("%s: %s records are left to be read again", self.tail.stream.url, self.consumed.unwritten)
 
-    def _end(self, shard: _Shard) -> float:
+    def _end(self, shard: Shard) -> float:
         if shard.known is not None:
             self._write_all(shard)
             self.tail.advance(shard.id, shard.done_up_to)
@@ -554,8 +395,3 @@ class _Consumer:
         until = self.monotonic() + seconds
         while (left := until - self.monotonic()) > 0 and not self.asked():
             self.sleep(min(left, _HEARING_SECONDS))
-
-
-def _pause_after(failures: int) -> float:
-    """Exponential, with jitter: consumers that were refused together must not come back together."""
-    return float(min(_FIRST_PAUSE * 2 ** min(failures - 1, 10), _LONGEST_PAUSE) * random.uniform(0.5, 1))  # noqa: S311 - no secret

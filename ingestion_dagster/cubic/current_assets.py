@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.cubic import catalogue, schemas
+from ingestion_dagster.cubic import catalogue, current_state, delta_table, schemas
 from ingestion_dagster.cubic import current as current_tables
 from ingestion_dagster.cubic.current import Refreshed
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, Registry, registry
@@ -17,6 +17,7 @@ from ingestion_dagster.engine.checks import Finding, failed_names, result, table
 from ingestion_dagster.engine.dagster import OWNERS, PIPELINE_TAG, QUEUE_TAG, RETRY_STEP, Ingestion, column_schema, no_retry_of_mistakes
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.scheduled import schedule_status
 from ingestion_dagster.settings import Settings, current
 
 CURRENT_JOB = "cubic_current"
@@ -81,13 +82,13 @@ def spec(each: CubicTable, changes: CubicTable, settings: Settings) -> dg.AssetS
         owners=OWNERS,
         skippable=True,
         automation_condition=FOLLOWS,
-        metadata={"dagster/uri": current_tables.location(settings, each), "dagster/table_name": f"{each.name}__current"},
+        metadata={"dagster/uri": delta_table.location(settings, each), "dagster/table_name": f"{each.name}__current"},
     )
 
 
 def definitions_of(tables_of: Registry, settings: Settings) -> CurrentDefinitions:
     """Assets, checks, jobs, schedules and the sensor for the tables of a registry."""
-    tables = current_tables.tables(tables_of)
+    tables = current_state.tables(tables_of)
     published = _catalogue_asset(tables_of, settings)
     if not tables:
         return CurrentDefinitions(assets=(published,) if published else ())
@@ -141,7 +142,7 @@ def definitions_of(tables_of: Registry, settings: Settings) -> CurrentDefinition
             cron_schedule=cron,
             execution_timezone="UTC",
             description=description,
-            default_status=dg.DefaultScheduleStatus.RUNNING if is_running else dg.DefaultScheduleStatus.STOPPED,
+            default_status=schedule_status(settings),
         )
         for name, cron, description in (
             (MAINTENANCE_JOB, "30 3 * * 0", "Tidies up current tables every Sunday."),
@@ -167,7 +168,7 @@ def refresh_step(context: dg.AssetExecutionContext, config: CurrentConfig, inges
     troubles = _Troubles()
     results = []
     with ingestion.database().connect() as connection:
-        for each in _selected(current_tables.tables(tables_of), context.selected_asset_keys):
+        for each in _selected(current_state.tables(tables_of), context.selected_asset_keys):
             refreshed = None
             with troubles.caught(each):
                 refreshed = current_tables.refresh(connection, settings, tables_of, each, rebuild=config.rebuild)
@@ -191,7 +192,7 @@ def check_step(context: dg.AssetCheckExecutionContext, ingestion: Ingestion) -> 
     results = []
     with ingestion.database().connect() as connection:
         for check in sorted(context.selected_asset_check_keys):
-            each = next(each for each in current_tables.tables(tables_of) if key_of(each) == check.asset_key)
+            each = next(each for each in current_state.tables(tables_of) if key_of(each) == check.asset_key)
             results.append(result(check, rows_match(connection, settings, tables_of, each)))
             yield results[-1]
         failed_checks_alert(connection, settings, PIPELINE, context.run.run_id, failed_names(results))
@@ -202,7 +203,7 @@ def rows_match(connection: Connection, settings: Settings, tables_of: Registry, 
     try:
         with current_tables.locked(connection, each):
             expected = current_tables.count_rows(connection, settings, tables_of, each)
-            delta = current_tables.open_delta(settings, each) if expected is not None else None
+            delta = delta_table.open_delta(settings, each) if expected is not None else None
     except (Transient, ConfigurationError) as error:
         return False, dg.AssetCheckSeverity.ERROR, {"code": _code(error)}
     if expected is None:
@@ -240,7 +241,7 @@ def cubic_upkeep(context: dg.AssetExecutionContext, config: UpkeepConfig, ingest
     troubles = _Troubles()
     with ingestion.database().connect() as connection, no_retry_of_mistakes():
         if COMPACTED_KEY in context.selected_asset_keys:
-            yield _kept_up(COMPACTED_KEY, connection, settings, troubles, lambda each: current_tables.compact(settings, each))
+            yield _kept_up(COMPACTED_KEY, connection, settings, troubles, lambda each: delta_table.compact(settings, each))
         if VACUUMED_KEY in context.selected_asset_keys:
             hours = config.retention_hours
             yield _kept_up(
@@ -248,7 +249,7 @@ def cubic_upkeep(context: dg.AssetExecutionContext, config: UpkeepConfig, ingest
                 connection,
                 settings,
                 troubles,
-                lambda each: {"files_deleted": current_tables.vacuum(settings, each, hours)},
+                lambda each: {"files_deleted": delta_table.vacuum(settings, each, hours)},
             )
         troubles.raise_any()
 
@@ -258,7 +259,7 @@ def _kept_up(
 ) -> dg.MaterializeResult[Any]:
     started = time.monotonic()
     done: dict[str, dict[str, int]] = {}
-    for each in current_tables.tables(registry(settings)):
+    for each in current_state.tables(registry(settings)):
         with troubles.caught(each), current_tables.locked(connection, each):
             done[each.name] = work(each)
     names = sorted({name for counts in done.values() for name in counts})
@@ -271,7 +272,7 @@ def _kept_up(
 def _catalogue_asset(tables_of: Registry, settings: Settings) -> dg.AssetsDefinition | None:
     if not tables_of.tables:
         return None
-    of_current = [key_of(each) for each in current_tables.tables(tables_of)]
+    of_current = [key_of(each) for each in current_state.tables(tables_of)]
 
     @dg.multi_asset(
         name="cubic_catalogue_step",
@@ -354,7 +355,7 @@ def _metadata(refreshed: Refreshed, settings: Settings, each: CubicTable) -> dic
     return {
         "dagster/row_count": refreshed.rows,
         "dagster/column_schema": column_schema(schemas.described(refreshed.columns)),
-        "dagster/uri": current_tables.location(settings, each),
+        "dagster/uri": delta_table.location(settings, each),
         "snapshot": refreshed.snapshot,
         "rebuilt": refreshed.rebuilt,
         "loads_merged": refreshed.loads,

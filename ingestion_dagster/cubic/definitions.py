@@ -6,22 +6,25 @@ from ingestion_dagster.cubic.assets import ARCHIVE, KINESIS_STREAM, LANDING_ZONE
 from ingestion_dagster.cubic.checks import STANDING
 from ingestion_dagster.cubic.current_assets import CURRENT_DEFINITIONS as CURRENT
 from ingestion_dagster.cubic.feed_assets import FEED_DEFINITIONS as FEEDS
-from ingestion_dagster.cubic.sensors import LOADING_JOBS, cubic_failure_sensor, cubic_s3_sensor, cubic_sweep_sensor, cubic_watch_sensor
-from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.cubic.sensors import LOADING_JOBS, cubic_s3_sensor
+from ingestion_dagster.engine.dagster import INGESTION, documented
 
 defs = dg.Definitions(
-    assets=[
-        KINESIS_STREAM,
-        LANDING_ZONE,
-        ARCHIVE,
-        *(step for step in (cubic_ods, cubic_daily) if step is not None),
-        *FEEDS.assets,
-        *CURRENT.assets,
-    ],
+    assets=dg.map_asset_specs(
+        documented,
+        [
+            KINESIS_STREAM,
+            LANDING_ZONE,
+            ARCHIVE,
+            *(step for step in (cubic_ods, cubic_daily) if step is not None),
+            *FEEDS.assets,
+            *CURRENT.assets,
+        ],
+    ),
     asset_checks=[STANDING.checks, *CURRENT.asset_checks],
     jobs=[*(loading.job for loading in LOADING_JOBS), STANDING.job, *FEEDS.jobs, *CURRENT.jobs],
     schedules=[STANDING.schedule, *FEEDS.schedules, *CURRENT.schedules],
-    sensors=[cubic_s3_sensor, cubic_sweep_sensor, cubic_failure_sensor, cubic_watch_sensor, *CURRENT.sensors],
+    sensors=[cubic_s3_sensor, *CURRENT.sensors],
     resources={"ingestion": INGESTION},
     executor=dg.in_process_executor,
 )

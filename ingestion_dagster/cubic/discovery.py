@@ -10,8 +10,8 @@ from ingestion_dagster.cubic import ods
 from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.places import PENDING
 from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, Registry
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Arrival
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
 
@@ -164,6 +164,13 @@ def assign(connection: Connection, registry: Registry) -> Assigned:
         fault_point("cubic.assign.after")
         found = Assigned(found.snapshots + started, found.loads + assigned)
     return found
+
+
+def markers(connection: Connection, registry: Registry) -> list[str]:
+    """Keys of the markers by which `assign` decides, if loads wait for it; one may stand there and be in no load yet."""
+    if connection.execute(sql.ANY_PENDING, {"pipeline": PIPELINE, "pending": PENDING}).fetchone() != (True,):
+        return []
+    return sorted({table.marker for table in registry.tables.values() if table.marker is not None})
 
 
 def _ods_tables(registry: Registry) -> dict[str, Any]:

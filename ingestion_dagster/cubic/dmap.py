@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Outputs, Tolerance, convert_csv
+from ingestion_dagster.cubic.convert import convert_csv
 from ingestion_dagster.cubic.dfm import Dialect
 from ingestion_dagster.cubic.schemas import Accept, Fit, Offer
+from ingestion_dagster.cubic.sink import Outputs, Tolerance
 from ingestion_dagster.cubic.stream_kind import Reading, Source, StreamKind
 
 

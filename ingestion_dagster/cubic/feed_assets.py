@@ -11,12 +11,13 @@ import dagster as dg
 from ingestion_dagster.cubic.feeds import Feed, feeds_of
 from ingestion_dagster.cubic.registry import PIPELINE, registry
 from ingestion_dagster.engine.alerting import failed_checks_alert
-from ingestion_dagster.engine.dagster import OWNERS, PIPELINE_TAG, QUEUE_TAG, RETRY_STEP, Ingestion, error_table, no_retry_of_mistakes
+from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, error_table, no_retry_of_mistakes
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
+from ingestion_dagster.engine.scheduled import scheduled
 from ingestion_dagster.settings import Settings, current
 
 if TYPE_CHECKING:
-    from ingestion_dagster.cubic.fetch import Fetched
+    from ingestion_dagster.cubic.fetching import Fetched
 
 JOB = "cubic_dmap_fetch"
 NOTHING_INVALID = "nothing_invalid"
@@ -70,21 +71,16 @@ def definitions_of(feeds: Sequence[Feed], settings: Settings) -> FeedDefinitions
         with no_retry_of_mistakes():
             yield from fetch_step(context, ingestion, [feed for feed in feeds if dg.AssetKey(feed.asset) in context.selected_asset_keys])
 
-    job = dg.define_asset_job(
+    job, schedule = scheduled(
+        PIPELINE,
         JOB,
-        selection=dg.AssetSelection.assets(cubic_dmap_feeds),
-        description="Fetch what is new in the DMAP feeds.",
-        # A queue of its own: loads do not wait for it, nor it for them.
-        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: JOB, "dagster/max_runtime": str(_LONGEST_SECONDS)},
-        executor_def=dg.in_process_executor,
-    )
-    schedule = dg.ScheduleDefinition(
-        name=f"{JOB}_schedule",
-        job=job,
-        cron_schedule="0 15 * * *",
-        execution_timezone="UTC",
-        description="Fetches every afternoon what is new in the DMAP feeds.",
-        default_status=dg.DefaultScheduleStatus.RUNNING if settings.sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+        cubic_dmap_feeds,
+        settings,
+        does="Fetch what is new in the DMAP feeds.",
+        cron="0 15 * * *",
+        timezone="UTC",
+        when="Fetches every afternoon what is new in the DMAP feeds.",
+        longest_seconds=_LONGEST_SECONDS,
     )
     return FeedDefinitions([cubic_dmap_feeds], [job], [schedule])
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Outputs, Tolerance
 from ingestion_dagster.cubic.ndjson import convert_ndjson
 from ingestion_dagster.cubic.schemas import Accept, Fit, Version
+from ingestion_dagster.cubic.sink import Outputs, Tolerance
 from ingestion_dagster.cubic.stream_kind import Reading, Source, StreamKind
 
 

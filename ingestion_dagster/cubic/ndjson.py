@@ -11,10 +11,10 @@ import orjson
 import pyarrow as pa
 
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import EMPTY, Converted, Outputs, Sink, Source, Tolerance, with_the_rest
 from ingestion_dagster.cubic.dfm import Dialect
 from ingestion_dagster.cubic.gunzip import gunzip
 from ingestion_dagster.cubic.records import Block, blocks
+from ingestion_dagster.cubic.sink import EMPTY, Converted, Outputs, Sink, Source, Tolerance, with_the_rest
 from ingestion_dagster.engine.errors import Refused
 
 ENVELOPE = (

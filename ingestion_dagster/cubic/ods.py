@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from ingestion_dagster.cubic import dfm
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Outputs, Tolerance, convert_csv
+from ingestion_dagster.cubic.convert import convert_csv
 from ingestion_dagster.cubic.places import PENDING
 from ingestion_dagster.cubic.registry import CubicTable
 from ingestion_dagster.cubic.schemas import Accept, Fit, Offer
+from ingestion_dagster.cubic.sink import Outputs, Tolerance
 from ingestion_dagster.cubic.stream_kind import Reading, Source, StreamKind, snapshot_folder, timestamp_folder
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import Problem, Refused
-from ingestion_dagster.engine.ledger import Arrival, Load
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import StoredObject
 
 METADATA = ".dfm"

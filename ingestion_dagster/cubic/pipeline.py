@@ -1,6 +1,7 @@
 """The cubic pipeline as the command line sees it. What reads files is imported when a file is to be read: `ingestion --help` is quick."""
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from ingestion_dagster.cubic.registry import PIPELINE, Registry, registry
 from ingestion_dagster.engine import whereabouts
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.pipeline import Delivery, LoadJob, Pipeline
+from ingestion_dagster.engine.pipeline import STREAM_DAYS, Delivery, LoadJob, Pipeline
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ingestion_dagster.cubic import samples
 
 SNAPSHOTS = "cubic_snapshots"
+_STORES = ("archive", "error", "springboard", "current")
 
 
 def _registry() -> Registry:
@@ -68,28 +70,34 @@ def _check(settings: Settings, key: str, raw: bytes, beside: Callable[[str], byt
     return check_file(settings, key, raw, next((found for name in names if (found := beside(name)) is not None), None))
 
 
-def _partitions(connection: Connection) -> tuple[str, list[str]]:
+def _partitions(connection: Connection) -> dict[str, list[str]]:
     from ingestion_dagster.cubic import discovery
 
-    return SNAPSHOTS, discovery.snapshots(connection)
+    return {SNAPSHOTS: discovery.snapshots(connection)}
+
+
+def _leftovers(_connection: Connection, settings: Settings, before: datetime) -> dict[str, int]:
+    from ingestion_dagster.cubic import current, reconciliation
+
+    cleared = reconciliation.clear_leftovers(settings, before, seconds=0)
+    return {"staged_files": cleared.staged, "scratch_folders": cleared.folders + current.clear_leftovers(before)}
 
 
 def _behind(connection: Connection, settings: Settings) -> list[tuple[str, ...]]:
-    from ingestion_dagster.cubic import current as current_tables
+    from ingestion_dagster.cubic import current_state
 
-    return [(PIPELINE, "current", table.slug) for table in current_tables.behind(connection, registry(settings))]
+    return [(PIPELINE, "current", table.slug) for table in current_state.behind(connection, registry(settings))]
 
 
 def _contents(connection: Connection, settings: Settings) -> list[tuple[int, str]]:
     """Rows of each table that has any, and of its newest state."""
-    from ingestion_dagster.cubic import current as current_tables
-    from ingestion_dagster.cubic import query
+    from ingestion_dagster.cubic import current_state, delta_table, query
 
     tables = registry(settings)
     filled = {row["dataset"] for row in whereabouts.status_counts(connection, PIPELINE) if row["rows_written"]}
     names = [table.name for table in tables.tables.values() if table.typed and table.name in filled]
-    followed = current_tables.tables(tables)
-    names += [f"{table.name}__current" for table in followed if current_tables.open_delta(settings, table) is not None]
+    followed = current_state.tables(tables)
+    names += [f"{table.name}__current" for table in followed if delta_table.open_delta(settings, table) is not None]
     return [(query.run(connection, settings, tables, f"SELECT count(*) AS n FROM {name}")[1][0]["n"], name) for name in names]  # noqa: S608 - names of the registry
 
 
@@ -146,4 +154,8 @@ CUBIC = Pipeline(
     follow_job="cubic_current",
     takes_over_loads=True,
     take_over=_take_over,
+    sensors=lambda _settings: ("cubic_s3_sensor", "cubic_current_sensor"),
+    remembers=lambda settings: STREAM_DAYS if settings.cubic_kinesis_stream else 0,
+    leftovers=_leftovers,
+    claimable_minutes=lambda settings: settings.cubic_claimable_minutes,
 )

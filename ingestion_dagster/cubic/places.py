@@ -29,11 +29,6 @@ def format_snapshot(snapshot: datetime) -> str:
     return snapshot.astimezone(UTC).strftime(SNAPSHOT_FORMAT)
 
 
-def parse_snapshot(text: str) -> datetime:
-    """The instant that `format_snapshot` wrote. Raises ValueError."""
-    return datetime.strptime(text, SNAPSHOT_FORMAT).replace(tzinfo=UTC)
-
-
 def table_folder(table: CubicTable, area: str = "") -> str:
     """The folder of a table in the springboard: `[area/]cubic/ods_qlik/EDW.SAMPLE`; area is '', `raw` or `rejects`."""
     folder = table.prefix.rstrip("/")

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingestion_dagster.cubic.convert import Outputs
 from ingestion_dagster.cubic.places import identifier_of, part_key
 from ingestion_dagster.cubic.registry import CubicTable
+from ingestion_dagster.cubic.sink import Outputs
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.ledger import Load

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from ingestion_dagster.cubic import places
+from ingestion_dagster.cubic import delta_table, places
 from ingestion_dagster.cubic.columns import CHANGE_OPER, CHANGE_SEQ, CHANGE_TIMESTAMP, Column, arrow_type
 from ingestion_dagster.cubic.registry import CubicTable, Registry
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
@@ -155,10 +155,8 @@ class _Views:
     def _current(self, table: CubicTable, view: str) -> str | None:
         from deltalake.exceptions import DeltaError
 
-        from ingestion_dagster.cubic import current
-
         try:
-            delta = current.open_delta(self._settings, table)
+            delta = delta_table.open_delta(self._settings, table)
         except (DeltaError, OSError) as error:
             raise Transient("current_unavailable", f"{table.name}: its current table cannot be read ({type(error).__name__})") from None
         if delta is None:
@@ -167,7 +165,7 @@ class _Views:
         from pyarrow import dataset
 
         # Not `file_uris()`, which percent-encodes a folder's name. No file of ours has a name that would be encoded.
-        root = current.location(self._settings, table)
+        root = delta_table.location(self._settings, table)
         files = [f"{root}/{path}" for path in pa.table(delta.get_add_actions())["path"].to_pylist()]
         schema = pa.schema(delta.schema().to_arrow())
         if not files:

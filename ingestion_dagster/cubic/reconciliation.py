@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -17,7 +16,7 @@ from ingestion_dagster.cubic import reconciliation_sql as sql
 from ingestion_dagster.cubic.ods import METADATA, ODS
 from ingestion_dagster.cubic.registry import PIPELINE, UNCLASSIFIED, Registry
 from ingestion_dagster.cubic.zone import companions
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import archived
 from ingestion_dagster.engine.errors import Refused
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.landing import Target, Zone
@@ -36,7 +35,6 @@ LEFTOVER_SECONDS = 24 * 3600.0
 
 SHOWN = 20
 _PAGE = 1000
-_LOOKED_AT_AGAIN = 1000
 _READERS = 8
 _LONGEST_METADATA = 16 << 20
 _SCRATCH = re.compile(r"cubic-[0-9a-f]{32}")
@@ -167,37 +165,23 @@ def unreadable(
     """
     moment = now or datetime.now(UTC)
     archive = open_store(settings.zone(PIPELINE, "archive", "cubic/archive"))
-    asked = {"pipeline": zone.pipeline, "archive": archive.url, "since": since, "listed_at": ledger.now(connection)}
-    with _standing(connection, archive):
-        counted = connection.execute(sql.COUNTED, asked).fetchone()
-        doubtful = connection.execute(sql.DIFFERING, asked | {"limit": _LOOKED_AT_AGAIN}).fetchall()
-    assert counted is not None
-    checked, elsewhere = counted
-    missing, differing = doubtful[0][4:] if doubtful else (0, 0)
-    shown: list[str] = []
-    for load_id, key, size, stood, *_ in doubtful:
-        found = archive.find(key)
-        if (found is None or found.size != size) and _is_archived_at(connection, load_id, f"{archive.url}/{key}"):
-            shown.append(key)
-        elif stood:
-            differing -= 1
-        else:
-            missing -= 1
+    compared = archived.compare(connection, zone.pipeline, archive, since=since)
     share = _Share()
     if days is not None:
         day = moment.astimezone(UTC).toordinal() % days
+        asked = archived.asked_of(connection, zone.pipeline, archive, since)
         share = _read_share(connection, archive, asked | {"days": days, "day": day}, seconds)
     return Unreadable(
-        checked=checked,
-        missing=missing,
-        differing=differing,
+        checked=compared.checked,
+        missing=compared.missing,
+        differing=compared.differing,
         read=share.read,
         bytes=share.bytes,
         damaged=len(share.damaged),
-        elsewhere=elsewhere,
+        elsewhere=compared.elsewhere,
         unfinished=share.unfinished,
-        datasets=_by_dataset(registry, [*shown, *share.damaged]),
-        keys=tuple([*shown, *share.damaged][:SHOWN]),
+        datasets=_by_dataset(registry, [*compared.keys, *share.damaged]),
+        keys=tuple([*compared.keys, *share.damaged][:SHOWN]),
     )
 
 
@@ -314,27 +298,6 @@ def _put_beside(zone: Zone, metadata: StoredObject, target: Target) -> str:
     removed = zone.landing.remove(metadata)
     fault_point("cubic.tidy.after_remove")
     return "left" if not removed else "removed" if stood else "moved"
-
-
-@contextmanager
-def _standing(connection: Connection, archive: ObjectStore) -> Iterator[None]:
-    """A table of what stands in the archive, filled as it is listed."""
-    connection.execute(sql.NO_STANDING)
-    connection.execute(sql.STANDING)
-    try:
-        with connection.cursor() as cursor, cursor.copy(sql.COPY_STANDING) as rows:
-            for seen in archive.list():
-                rows.write_row((seen.key, seen.size))
-        connection.execute(sql.INDEX_STANDING)
-        yield
-    finally:
-        if not connection.closed:
-            connection.execute(sql.NO_STANDING)
-
-
-def _is_archived_at(connection: Connection, load_id: int, location: str) -> bool:
-    """Whether a load has not been moved on since."""
-    return connection.execute(sql.IS_ARCHIVED_AT, {"id": load_id, "location": location}).fetchone() is not None
 
 
 @dataclass(slots=True)

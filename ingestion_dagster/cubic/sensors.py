@@ -1,6 +1,4 @@
-"""What starts runs of the cubic pipeline, and what tidies up after dead ones."""
-
-from typing import Any
+"""What starts runs of the cubic pipeline."""
 
 import dagster as dg
 
@@ -9,11 +7,10 @@ from ingestion_dagster.cubic.assets import DAILY_TABLES, SNAPSHOT_TABLES, cubic_
 from ingestion_dagster.cubic.partitions import SNAPSHOTS
 from ingestion_dagster.cubic.registry import PIPELINE, CubicTable, registry
 from ingestion_dagster.cubic.zone import prepare, zone
-from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor
 from ingestion_dagster.settings import Settings
 
 ODS_JOB = "cubic_ods_load"
@@ -23,13 +20,7 @@ DAILY_JOB = "cubic_daily_load"
 def _loading(name: str, step: dg.AssetsDefinition | None, tables: list[CubicTable], what: str) -> list[LoadingJob]:
     if step is None:
         return []
-    job: Any = dg.define_asset_job(
-        name,
-        selection=dg.AssetSelection.assets(step),
-        description=what,
-        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: name},
-        executor_def=dg.in_process_executor,
-    )
+    job = load_job(name, PIPELINE, step, what, queue=name)
     assets = {table.name: table.asset for table in tables}
     return [LoadingJob(job, lambda: frozenset(assets), assets.__getitem__)]
 
@@ -51,13 +42,3 @@ def _prepare(connection: Connection, settings: Settings) -> None:
 cubic_s3_sensor = landing_sensor(
     "cubic_s3_sensor", PIPELINE, _place, LOADING_JOBS, Upkeep(before=_prepare, partitions=discovery.snapshots, definition=SNAPSHOTS)
 )
-cubic_sweep_sensor = sweep_sensor(PIPELINE, _place)
-cubic_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(_settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick."""
-    return ("cubic_s3_sensor", "cubic_sweep_sensor", "cubic_failure_sensor")
-
-
-cubic_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.cubic_claimable_minutes)

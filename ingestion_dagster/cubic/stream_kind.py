@@ -7,13 +7,14 @@ from datetime import UTC
 from typing import ClassVar
 
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Converted, Outputs, Tolerance
 from ingestion_dagster.cubic.places import PENDING, SNAPSHOT_FORMAT
 from ingestion_dagster.cubic.registry import CubicTable, Kind
 from ingestion_dagster.cubic.schemas import Accept, Fit
+from ingestion_dagster.cubic.sink import Converted, Outputs, Tolerance
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import versioned
-from ingestion_dagster.engine.ledger import Arrival, Load
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import StoredObject
 
 Offsets = Mapping[tuple[str, int], Sequence[int]]

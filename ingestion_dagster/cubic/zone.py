@@ -51,6 +51,8 @@ def zone(settings: Settings, registry: Registry) -> Zone:
         arrival=lambda seen: discovery.arrival(registry, seen),
         complete=complete,
         assign=assign,
+        decisive=lambda connection: discovery.markers(connection, registry),
+        queue=settings.queue(PIPELINE),
         companions=lambda key: companions(registry, key),
     )
 

@@ -1,6 +1,6 @@
 """What is checked of every pipeline's loads, and how a check's result is told."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from ingestion_dagster.engine.alerting import failed_checks_alert
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, error_table
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.scheduled import schedule_status
 from ingestion_dagster.settings import Settings, current
 
 ROWS_ADD_UP = "rows_add_up"
@@ -23,6 +24,9 @@ _NAMED = 20
 
 Finding = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
 """Whether a check passed, how bad it is if not, and what it saw."""
+
+Find = Callable[[Connection, Settings], Finding]
+"""What a standing check sees."""
 
 
 def result(check: dg.AssetCheckKey, finding: Finding) -> dg.AssetCheckResult:
@@ -61,6 +65,41 @@ def claimed_in_time(connection: Connection, pipeline: str, limit_minutes: int) -
     age = (ledger.now(connection) - since) / timedelta(minutes=1) if since else 0
     metadata = {"loads_claimable": waiting, "oldest_minutes": round(age, 1), "limit_minutes": limit_minutes}
     return age <= limit_minutes, dg.AssetCheckSeverity.ERROR, metadata
+
+
+def load_check_specs(asset: Sequence[str], rows_add_up: str | None = None) -> list[dg.AssetCheckSpec]:
+    """What every load step checks of each of its assets at the end of a run; `rows_add_up` describes what the rows must add up to."""
+    return [
+        dg.AssetCheckSpec(
+            ROWS_ADD_UP, asset=list(asset), description=rows_add_up or "Every row that came in was written, unchanged or rejected."
+        ),
+        dg.AssetCheckSpec(NOTHING_ERRORED, asset=list(asset), description="No file of this kind stands refused."),
+    ]
+
+
+def found_of_loads(name: str, connection: Connection, pipeline: str, dataset: str, run_id: str) -> Finding | None:
+    """What a check of `load_check_specs` sees of what a run has loaded; None for a check that is the pipeline's own."""
+    if name == NOTHING_ERRORED:
+        return nothing_errored(connection, pipeline, dataset)
+    return rows_add_up(connection, pipeline, dataset, run_id) if name == ROWS_ADD_UP else None
+
+
+def standing_specs(arrives_at: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """What must hold of every pipeline's loads whatever was loaded today, said of where they arrive."""
+    return [
+        dg.AssetCheckSpec(ROWS_ADD_UP, asset=arrives_at, description="For every load there has been, no row is unaccounted for."),
+        dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=arrives_at, description="No file stands refused, of whatever dataset and day."),
+        dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=arrives_at, description="No file that could be loaded has waited beyond the limit."),
+    ]
+
+
+def standing_findings(pipeline: str, minutes: Callable[[Settings], int]) -> dict[str, Find]:
+    """What the checks of `standing_specs` see; `minutes`: the limit for what could be loaded."""
+    return {
+        ROWS_ADD_UP: lambda connection, _settings: rows_add_up(connection, pipeline),
+        NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_errored(connection, pipeline),
+        CLAIMED_IN_TIME: lambda connection, settings: claimed_in_time(connection, pipeline, minutes(settings)),
+    }
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
@@ -108,7 +147,7 @@ class StandingChecks:
 def standing_checks(
     pipeline: str,
     specs: Sequence[dg.AssetCheckSpec],
-    find: Callable[[str, Connection, Settings], Finding],
+    findings: Mapping[str, Find],
     *,
     word: str,
     cron: str,
@@ -116,7 +155,7 @@ def standing_checks(
     description: str,
     before: Callable[[Connection, Settings], None],
 ) -> StandingChecks:
-    """Checks that a run of their own evaluates, each by its name (`find`), after something has been put in order (`before`).
+    """Checks that a run of their own evaluates, each by its name, after something has been put in order (`before`).
 
     `word` tells when, as in `daily`: `<pipeline>_daily_checks`, job `<pipeline>_checks`, `<pipeline>_daily_schedule`. Those that fail are
     alerted to, warnings too.
@@ -129,7 +168,7 @@ def standing_checks(
             before(connection, settings)
             results = []
             for check in sorted(context.selected_asset_check_keys):
-                results.append(result(check, find(check.name, connection, settings)))
+                results.append(result(check, findings[check.name](connection, settings)))
                 yield results[-1]
             failed_checks_alert(connection, settings, pipeline, context.run.run_id, failed_names(results, warnings=True))
 
@@ -146,6 +185,6 @@ def standing_checks(
         cron_schedule=cron,
         execution_timezone=timezone,
         description="Checks at its hour what must hold whatever was loaded.",
-        default_status=dg.DefaultScheduleStatus.RUNNING if current().sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+        default_status=schedule_status(current()),
     )
     return StandingChecks(evaluate, job, schedule)

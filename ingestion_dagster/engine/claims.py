@@ -62,7 +62,10 @@ class Claims:
             self._give_back()
 
     def batches(self, connection: Connection) -> Iterator[list[Load]]:
-        """Batches of claimed loads, until none is claimable or the run's time is up."""
+        """Batches of claimed loads, oldest `modified` first, within the limits, until none is claimable or the run's time is up.
+
+        The leases of a batch are renewed until the next one is asked for.
+        """
         started = self._clock()
         self._bound_idleness(connection)
         while self._clock() - started < self.limits.run_seconds:
@@ -83,6 +86,7 @@ class Claims:
     def rounds(self, connection: Connection, *, count: int, size: int) -> Iterator[list[Load]]:
         """Batches of one dataset each, so small that the datasets take turns, until none is claimable or the run's time is up.
 
+        A batch has `count` loads and `size` bytes at most; one load always fits.
         What is replayed comes in one batch, so that it can be published in one step.
         """
         started = self._clock()

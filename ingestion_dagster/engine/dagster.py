@@ -1,9 +1,10 @@
 """The resource, launchpad configuration and metadata vocabulary that the pipelines' load steps share."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -12,12 +13,13 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import discovery, ledger, logs, postgres
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome, Tally
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.secrets import secrets_of
 from ingestion_dagster.settings import Settings, current
 
 PIPELINE_TAG = "ingestion/pipeline"
@@ -45,6 +47,20 @@ class Ingestion(dg.ConfigurableResource[object]):
         return postgres.ready(self.settings())
 
 
+@dg.logger(dg.Field({"log_level": dg.Field(str, default_value="INFO"), "name": dg.Field(str, default_value="dagster")}))
+def console_log(context: dg.InitLoggerContext) -> logging.Logger:
+    """A run's log on stderr: Dagster's own, or one JSON object a line if INGESTION_LOG_FORMAT says so."""
+    settings = current()
+    if settings.log_format == "text":
+        logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
+        return logger
+    found = logging.Logger(context.logger_config["name"], context.logger_config["log_level"].upper())  # noqa: LOG001 - one run's own
+    handler = logging.StreamHandler()
+    handler.setFormatter(logs.LineFormatter(secrets_of(settings)))
+    found.addHandler(handler)
+    return found
+
+
 INGESTION = Ingestion()
 """The one instance every pipeline's definitions share: merging them refuses two under one name."""
 
@@ -62,7 +78,10 @@ class LoadConfig(dg.Config):
     """Judge what would be loaded and report it; claim and write nothing."""
 
     def clock(self) -> datetime:
-        """The instant a run goes by: now, or the end of the day named by `as_of`."""
+        """The instant a run goes by, UTC: now, or the end of the day named by `as_of`.
+
+        Raises `ConfigurationError` for what is no day, or one that has not come.
+        """
         now = datetime.now(UTC)
         if self.as_of is None:
             return now
@@ -90,7 +109,7 @@ def narrowed(connection: Connection, scope: Scope, zone: Zone, config: LoadConfi
     if config.replay:
         ledger.replay(connection, scope, run_id)
         return scope  # and what an attempt that failed has put back before
-    landing.discover(connection, zone, datetime.now(UTC), run_id)
+    discovery.discover(connection, zone, datetime.now(UTC), run_id)
     return scope
 
 
@@ -112,7 +131,7 @@ RETRY_STEP = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTI
 
 @contextmanager
 def no_retry_of_mistakes() -> Iterator[None]:
-    """Fail the step for good when the project is set up in a way that cannot work: trying again would not change it."""
+    """Fail the step for good (`dg.Failure`) for a `ConfigurationError`: what is set up so that it cannot work is not tried again."""
     try:
         yield
     except ConfigurationError as error:
@@ -166,6 +185,17 @@ def column_schema(columns: Iterable[tuple[str, str, str]]) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name, kind, description) for name, kind, description in columns])
 
 
+def documented(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """The spec with what to read about it: its pipeline's page, as a link in the description too if it is known where the docs are."""
+    page, docs = spec.key.path[0], current().docs_url
+    if not docs:
+        return spec.merge_attributes(metadata={"docs": f"docs/{page}.md"})
+    url = f"{docs.rstrip('/')}/{page}.html"
+    return spec.merge_attributes(metadata={"docs": dg.MetadataValue.url(url)}).replace_attributes(
+        description=f"{spec.description}\n\n[More about {page}]({url})"
+    )
+
+
 def column_lineage(sources: Mapping[str, Iterable[tuple[dg.AssetKey, str]]]) -> dg.TableColumnLineage:
     """A `dagster/column_lineage`: for each column, the asset and column that its values come from."""
     deps = {column: [dg.TableColumnDep(asset, name) for asset, name in of] for column, of in sources.items()}
@@ -173,14 +203,31 @@ def column_lineage(sources: Mapping[str, Iterable[tuple[dg.AssetKey, str]]]) -> 
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The instance of this process's Dagster home. Two that open a new one take turns: Dagster creates its SQLite files without a lock."""
-    with (Path(os.environ["DAGSTER_HOME"]) / ".opening").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The instance of this process's Dagster home. Two that open a new one take turns: Dagster creates its SQLite files without a lock.
+
+    A home that cannot be written, as in the image, holds no such files.
+    """
+    home = Path(os.environ["DAGSTER_HOME"])
+    with (home / ".opening").open("w") if os.access(home, os.W_OK) else nullcontext() as lock:
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
         instance = dg.DagsterInstance.get()
         instance.get_runs(limit=1)
         instance.all_asset_keys()
         instance.get_ticks("", "", limit=1)
         return instance
+
+
+def add_partitions(instance: dg.DagsterInstance, wanted: Mapping[str, Sequence[str]], *, dry_run: bool = False) -> dict[str, int]:
+    """Add those of these dynamic partitions, by the name of their definition, that Dagster does not know; how many of each."""
+    added = {}
+    for name, keys in wanted.items():
+        known = set(instance.get_dynamic_partitions(name)) if keys else set()
+        new = [key for key in keys if key not in known]
+        if new and not dry_run:
+            instance.add_dynamic_partitions(name, new)
+        added[name] = len(new)
+    return added
 
 
 def run_tags(pipeline: str, settings: Settings, queue: str | None = None) -> dict[str, str]:

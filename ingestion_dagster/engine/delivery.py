@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
 
-from ingestion_dagster.engine import outbox
+from ingestion_dagster.engine import outbox, pauses
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.outbox import Dead, Later, Message, Settlement
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -363,7 +363,7 @@ class _Run(Generic[C]):
         return Settlement(sent, dropped, dead, later)
 
     def _pause(self, attempts: int) -> float:
-        return (0.5 + self.chance() / 2) * min(self.limits.longest_pause, self.limits.first_pause * 2.0 ** min(attempts, 30))
+        return pauses.after(attempts + 1, first=self.limits.first_pause, longest=self.limits.longest_pause, chance=self.chance)
 
     def _count(self, settled: Settlement, lost: int) -> None:
         self.tally.sent.update(each.load_id for each in settled.sent)

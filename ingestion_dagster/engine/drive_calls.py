@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, TypeVar
 from weakref import finalize
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.pauses import asked_for
 
 T = TypeVar("T")
 
@@ -236,7 +235,7 @@ class _Transport:
             return response, content
         reason = _reason(content)
         if response.status in (408, 429) or response.status >= 500 or reason in _RATES:
-            raise Passing(reason or str(response.status), _asked(response.get("retry-after", "")))
+            raise Passing(reason or str(response.status), asked_for(response.get("retry-after", "")))
         raise Answered(response.status, reason)
 
     def _signed(self, uri: str, method: str, body: Any, headers: dict[str, str], others: dict[str, Any], *, refused: bool = False) -> Any:
@@ -280,15 +279,3 @@ def _reason(content: bytes) -> str:
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return ""
     return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else ""
-
-
-def _asked(text: str) -> float | None:
-    """The seconds that Retry-After asks for, which is a number or a date; None without one that can be read."""
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

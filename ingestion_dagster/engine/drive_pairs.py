@@ -36,7 +36,7 @@ class DrivePairs:
         self._corpora: dict[str, dict[str, str]] = {}
 
     def folder(self, dataset: str, side: str) -> str:
-        """The id of a folder."""
+        """The id of a dataset's folder. Raises `ConfigurationError` for a dataset without one."""
         try:
             return self._pairs[dataset][side]
         except KeyError:

@@ -111,19 +111,19 @@ class DriveStore(ObjectStore):
         return not obj.version.startswith(_TIMED) or now - obj.modified >= timedelta(seconds=max(for_seconds, _TYPING))
 
     def receive(self, source: ObjectStore, obj: StoredObject, key: str) -> StoredObject:
-        """Not on Drive: nothing is copied into an inbound folder."""
+        """Not on Drive: nothing is copied into an inbound folder. Raises `NotImplementedError`."""
         raise NotImplementedError("nothing is copied into an inbound folder")
 
     def take(self, file: Path, key: str) -> None:
-        """Not on Drive: nothing is moved into an inbound folder."""
+        """Not on Drive: nothing is moved into an inbound folder. Raises `NotImplementedError`."""
         raise NotImplementedError("nothing is moved into an inbound folder")
 
     def scratch(self) -> Path:
-        """Not on Drive: there is nothing to take from it."""
+        """Not on Drive: there is nothing to take from it. Raises `NotImplementedError`."""
         raise NotImplementedError("nothing is moved into an inbound folder")
 
     def remove(self, obj: StoredObject) -> bool:
-        """Not on Drive: inbound files stay."""
+        """Not on Drive: inbound files stay. Raises `NotImplementedError`."""
         raise NotImplementedError("inbound files stay where they are")
 
     def flush(self) -> None:

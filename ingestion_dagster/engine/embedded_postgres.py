@@ -54,7 +54,7 @@ class EmbeddedServer:
         return f"postgresql+psycopg://{login}/{quote(database, safe='')}?{urlencode(_tcp_options())}"
 
     def conninfo(self, database: str = ROLE) -> str:
-        """libpq connection string. Over TCP it holds the password."""
+        """How libpq reaches a database of the server, `name=value` each. Over TCP it holds the password."""
         secret = {"password": self._password()} | _tcp_options() if self.host == _LOOPBACK else {}
         return make_conninfo("", host=self.host, port=self.port, user=ROLE, dbname=database, **secret)
 
@@ -79,7 +79,7 @@ def start(home: Path) -> EmbeddedServer:
 
 
 def stop(home: Path) -> bool:
-    """Stop the server of `home`, ending its sessions; False if none ran."""
+    """Stop the server of `home`, ending its sessions; False if none ran. Raises `ConfigurationError` for one that cannot be stopped."""
     folder = _folder(home)
     with _file_errors(folder):
         if not folder.is_dir():

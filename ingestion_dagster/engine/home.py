@@ -11,7 +11,10 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def project_file(name: str) -> Path:
-    """A file or folder that stands beside the package in a checkout, and inside it in an installed wheel."""
+    """A file or folder that stands beside the package in a checkout, and inside it in an installed wheel.
+
+    Raises `ConfigurationError` if it is in neither.
+    """
     for root in (_PACKAGE / "_project", _PACKAGE.parent):
         if (root / name).exists():
             return root / name
@@ -22,7 +25,7 @@ def prepare_dagster_home(settings: Settings) -> Path:
     """Make this process and its children use a Dagster home, and return it.
 
     A `DAGSTER_HOME` that is set is left alone. Otherwise it is `$INGESTION_HOME/dagster`, whose dagster.yaml is kept equal to the
-    project's.
+    project's. Raises `ConfigurationError` for one that is no folder.
     """
     if own := os.environ.get("DAGSTER_HOME"):
         if not Path(own).is_absolute() or not Path(own).is_dir():

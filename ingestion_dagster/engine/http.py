@@ -8,8 +8,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -19,6 +17,7 @@ from yarl import URL
 
 from ingestion_dagster.engine.breaker import UNAVAILABLE, Breaker
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
+from ingestion_dagster.engine.pauses import asked_for
 from ingestion_dagster.engine.rate import Rate
 
 T = TypeVar("T")
@@ -218,9 +217,11 @@ class Client:
     ) -> T:
         async with self._session.request(asking.method, address, data=data, headers=headers, allow_redirects=False) as answer:
             if answer.status == 429:
-                raise _Failed(THROTTLED, "the server asks for fewer requests (429)", _asked(answer), not_done=True)
+                raise _Failed(
+                    THROTTLED, "the server asks for fewer requests (429)", asked_for(answer.headers.get("Retry-After")), not_done=True
+                )
             if answer.status == 408 or answer.status >= 500:
-                raise _Failed(SERVER_ERROR, f"the server answered {answer.status}", _asked(answer))
+                raise _Failed(SERVER_ERROR, f"the server answered {answer.status}", asked_for(answer.headers.get("Retry-After")))
             return await receive(answer)
 
 
@@ -279,16 +280,3 @@ def _failed(error: Exception) -> _Failed | None:
     if isinstance(error, (aiohttp.ClientError, ConnectionError)):
         return _Failed(UNREACHABLE, f"the server could not be reached ({kind})", not_done=isinstance(error, aiohttp.ClientConnectorError))
     return None
-
-
-def _asked(answer: aiohttp.ClientResponse) -> float | None:
-    """The seconds that Retry-After asks for, which is a number or a date; None without one that can be read."""
-    text = answer.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

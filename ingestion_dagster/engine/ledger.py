@@ -1,9 +1,9 @@
 """The load ledger: one row per load, and the only legal moves between statuses."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -53,9 +53,6 @@ leaving `archived` or `errored` is a replay, a retry, or an object that has come
 MOVING = {Status.READY_FOR_ARCHIVING: Status.ARCHIVING, Status.READY_FOR_ERRORING: Status.ERRORING}
 MOVED = {Status.ARCHIVING: Status.ARCHIVED, Status.ERRORING: Status.ERRORED}
 
-
-AWAITED = "upload"
-"""The version, and what it waits for, of a load whose object is yet to be put."""
 
 SUPERSEDED = Problem(
     "superseded", "the whole file", "overwritten before it was read; the newer version is a load of its own", severity="warning"
@@ -157,6 +154,19 @@ class Verdict:
         return self.rows_in - self.rows_written - self.rows_rejected
 
     @property
+    def settled(self) -> Load:
+        """The load as it is once the verdict is settled, to be moved."""
+        return replace(
+            self.load,
+            status=self.to,
+            problems=self.problems,
+            rows_in=self.rows_in,
+            rows_written=self.rows_written,
+            rows_unchanged=self.rows_unchanged,
+            rows_rejected=self.rows_rejected,
+        )
+
+    @property
     def error(self) -> Problem | None:
         """The problem shown with the load: the first error. Of warnings only that it was not read at all."""
         return next((problem for problem in self.problems if problem.severity == "error" or problem == SUPERSEDED), None)
@@ -168,103 +178,6 @@ class Previous:
 
     load_id: int
     content_hash: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An object that is a load: of which dataset, if its key tells; in which partition (None: today's); what it has to wait for."""
-
-    object: StoredObject
-    dataset: str | None = None
-    partition: str | None = None
-    waiting_for: str | None = None
-
-
-def sync_datasets(connection: Connection, pipeline: str, names: Iterable[str]) -> None:
-    """Enter the datasets a pipeline's registry knows; those already there keep their pause and activity."""
-    connection.execute(sql.SYNC_DATASETS, {"pipeline": pipeline, "names": sorted(names)})
-
-
-def discover(
-    connection: Connection, pipeline: str, landing_zone: str, arrivals: Sequence[Arrival], now: datetime, run_id: str | None = None
-) -> int:
-    """Enter what was seen in a landing zone as `ready` loads; known ones are left alone, awaited ones (`expect`) are filled in.
-
-    Returns how many were new.
-    """
-    objects = [arrival.object for arrival in arrivals]
-    if not objects:
-        return 0
-    filled = uploaded(connection, pipeline, landing_zone, objects)
-    today = partition_of_day(now)
-    new = connection.execute(
-        sql.DISCOVER,
-        {
-            "pipeline": pipeline,
-            "landing_zone": landing_zone,
-            "keys": [seen.key for seen in objects],
-            "versions": [seen.version for seen in objects],
-            "sizes": [seen.size for seen in objects],
-            "modified": [seen.modified for seen in objects],
-            "datasets": [arrival.dataset for arrival in arrivals],
-            "partitions": [arrival.partition or today for arrival in arrivals],
-            "waiting": [arrival.waiting_for for arrival in arrivals],
-            "now": now,
-            "run_id": run_id,
-        },
-    )
-    return new.rowcount + filled
-
-
-def completed(connection: Connection, pipeline: str, landing_zone: str, objects: Sequence[StoredObject]) -> None:
-    """Let loads go on whose object has become complete: what they had to wait for in order to be read is there."""
-    parameters = {
-        "pipeline": pipeline,
-        "landing_zone": landing_zone,
-        "keys": [seen.key for seen in objects],
-        "versions": [seen.version for seen in objects],
-    }
-    connection.execute(sql.COMPLETED, parameters)
-
-
-def partition_of_day(now: datetime) -> str:
-    """The partition of what is discovered now: its day, UTC."""
-    return now.astimezone(UTC).strftime("%Y-%m-%d")
-
-
-def expect(connection: Connection, pipeline: str, landing_zone: str, key: str, *, dataset: str, modified: datetime, now: datetime) -> int:
-    """Enter a load whose object is yet to be put under `key`: it waits for its upload, whose version it takes on. Returns its id.
-
-    A key that is awaited already, or has been uploaded, is the same load again.
-    """
-    row = connection.execute(
-        sql.EXPECT,
-        {
-            "pipeline": pipeline,
-            "landing_zone": landing_zone,
-            "key": key,
-            "version": AWAITED,
-            "dataset": dataset,
-            "modified": modified,
-            "partition": partition_of_day(now),
-            "now": now,
-        },
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def uploaded(connection: Connection, pipeline: str, landing_zone: str, objects: Sequence[StoredObject]) -> int:
-    """Fill in the versions of loads that waited for these objects to be put. Returns how many there were."""
-    parameters = {
-        "pipeline": pipeline,
-        "landing_zone": landing_zone,
-        "keys": [seen.key for seen in objects],
-        "versions": [seen.version for seen in objects],
-        "sizes": [seen.size for seen in objects],
-        "modified": [seen.modified for seen in objects],
-    }
-    return connection.execute(sql.UPLOADED, parameters).rowcount
 
 
 def now(connection: Connection) -> datetime:
@@ -345,9 +258,12 @@ def claimable_loads(connection: Connection, scope: Scope) -> list[Load]:
     return [_load(row) for row in connection.execute(sql.CLAIMABLE_LOADS, scope.as_parameters())]
 
 
-def claimable(connection: Connection, scope: Scope) -> tuple[int, datetime | None]:
-    """How many loads a run of this scope could claim now, and when the oldest of them was discovered."""
-    row = connection.execute(sql.CLAIMABLE, scope.as_parameters()).fetchone()
+def claimable(connection: Connection, scope: Scope, *, most: int | None = None) -> tuple[int, datetime | None]:
+    """How many loads a run of this scope could claim now, and when the oldest of them was discovered.
+
+    With `most` counting ends there, and the oldest is the oldest of those counted.
+    """
+    row = connection.execute(sql.CLAIMABLE, scope.as_parameters() | {"most": most}).fetchone()
     assert row is not None
     return int(row[0]), row[1]
 
@@ -386,11 +302,6 @@ def overtaken(connection: Connection, batch: Sequence[Load]) -> frozenset[int]:
     be the same.
     """
     return frozenset(row[0] for row in connection.execute(sql.OVERTAKEN, {"ids": [load.id for load in batch]}))
-
-
-def available_datasets(connection: Connection, pipeline: str) -> frozenset[str]:
-    """Datasets that are active and not paused."""
-    return frozenset(row[0] for row in connection.execute(sql.DATASETS, {"pipeline": pipeline}))
 
 
 def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
@@ -515,43 +426,6 @@ def _again(connection: Connection, frm: Status, scope: Scope, parameters: dict[s
     _check_legal(frm, Status.READY)
     rows = connection.execute(sql.AGAIN, scope.as_parameters() | parameters | {"from": frm}).fetchall()
     return Again({load: key for load, key, old in rows if not old}, {load: key for load, key, old in rows if old})
-
-
-def unfinished(connection: Connection, url: str) -> dict[int, str]:
-    """Loads that are neither archived nor errored, of the landing zone at `url` and those below it: where each was landed, by id."""
-    return dict(connection.execute(sql.UNFINISHED, {"url": url}).fetchall())
-
-
-def was_entered(connection: Connection, url: str) -> bool:
-    """Whether there is any load from the landing zone at this URL."""
-    return connection.execute(sql.ENTERED, {"url": url}).fetchone() == (True,)
-
-
-def paused_datasets(connection: Connection, pipeline: str) -> list[str]:
-    """Datasets that are paused or not active, by name."""
-    return sorted(row[0] for row in connection.execute(sql.UNAVAILABLE, {"pipeline": pipeline}))
-
-
-def mark_rebuilt(connection: Connection, pipeline: str) -> None:
-    """Note that all that was loaded before is replaced now: from here on, the same content as before is loaded again."""
-    connection.execute(sql.REBUILT, {"pipeline": pipeline})
-
-
-def pause(connection: Connection, pipeline: str, dataset: str, why: str) -> bool:
-    """Stop claiming a dataset's loads; discovery goes on. False if there is no such dataset."""
-    return connection.execute(sql.PAUSE, {"pipeline": pipeline, "dataset": dataset, "why": why}).fetchone() is not None
-
-
-def pause_faulty(connection: Connection, pipeline: str, codes: Iterable[str], limit: int) -> list[str]:
-    """Pause the datasets of which the last `limit` loads in a row ended with one of these codes. Returns which."""
-    why = f"the last {limit} loads in a row ended in a fault of ours; mend it, then 'ingestion resume {pipeline} DATASET'"
-    rows = connection.execute(sql.PAUSE_FAULTY, {"pipeline": pipeline, "codes": sorted(codes), "limit": limit, "why": why})
-    return [row[0] for row in rows]
-
-
-def resume(connection: Connection, pipeline: str, dataset: str) -> bool:
-    """Claim a paused dataset's loads again. False if there is no such dataset."""
-    return connection.execute(sql.RESUME, {"pipeline": pipeline, "dataset": dataset}).fetchone() is not None
 
 
 def _check_legal(frm: Status, to: Status) -> None:

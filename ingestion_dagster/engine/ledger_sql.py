@@ -24,62 +24,6 @@ _CLAIMABLE = f"""
         OFFSET 0)
 """
 
-SYNC_DATASETS = """
-INSERT INTO ledger.datasets (pipeline, name, landing_prefix)
-SELECT %(pipeline)s, name, '' FROM unnest(%(names)s::text[]) AS wanted (name)
-WHERE NOT EXISTS (SELECT FROM ledger.datasets AS d WHERE d.pipeline = %(pipeline)s AND d.name = wanted.name)
-ORDER BY name
-ON CONFLICT (pipeline, name) DO NOTHING
-"""
-
-DISCOVER = """
-WITH seen AS (
-    SELECT * FROM unnest(%(keys)s::text[], %(versions)s::text[], %(sizes)s::bigint[], %(modified)s::timestamptz[], %(datasets)s::text[],
-                         %(partitions)s::text[], %(waiting)s::text[])
-        AS seen (key, version, size, modified, dataset, partition, waiting_for)
-), added AS (
-    INSERT INTO ledger.loads (pipeline, dataset_id, landing_zone, key, version, size, modified, partition, waiting_for, discovered_at)
-    SELECT %(pipeline)s, d.id, %(landing_zone)s, key, version, size, modified, partition, waiting_for, %(now)s
-    FROM seen
-    LEFT JOIN ledger.datasets AS d ON d.pipeline = %(pipeline)s AND d.name = seen.dataset
-    WHERE NOT EXISTS (
-        SELECT FROM ledger.loads AS l
-        WHERE l.landing_zone = %(landing_zone)s AND l.key = seen.key AND l.version = seen.version)
-    ORDER BY modified, key
-    ON CONFLICT (landing_zone, key, version) DO NOTHING
-    RETURNING id
-)
-INSERT INTO ledger.load_events (load_id, from_status, to_status, run_id, why)
-SELECT id, NULL, 'ready', %(run_id)s, 'discovered' FROM added
-"""
-
-EXPECT = """
-WITH known AS (
-    SELECT id FROM ledger.loads WHERE landing_zone = %(landing_zone)s AND key = %(key)s
-), added AS (
-    INSERT INTO ledger.loads (pipeline, dataset_id, landing_zone, key, version, size, modified, partition, waiting_for, discovered_at)
-    SELECT %(pipeline)s, (SELECT id FROM ledger.datasets WHERE pipeline = %(pipeline)s AND name = %(dataset)s), %(landing_zone)s, %(key)s,
-           %(version)s, 0, %(modified)s, %(partition)s, 'upload', %(now)s
-    WHERE NOT EXISTS (SELECT FROM known)
-    RETURNING id
-), told AS (
-    INSERT INTO ledger.load_events (load_id, from_status, to_status, why) SELECT id, NULL, 'ready', 'expected' FROM added
-)
-SELECT id FROM added UNION ALL SELECT min(id) FROM known HAVING min(id) IS NOT NULL
-"""
-
-UPLOADED = """
-UPDATE ledger.loads AS l
-SET version = seen.version, size = seen.size, modified = seen.modified,
-    waiting_for = CASE WHEN d.id IS NULL OR d.name = 'unclassified' THEN 'dataset' END
-FROM unnest(%(keys)s::text[], %(versions)s::text[], %(sizes)s::bigint[], %(modified)s::timestamptz[])
-         AS seen (key, version, size, modified),
-     ledger.loads AS awaited
-LEFT JOIN ledger.datasets AS d ON d.id = awaited.dataset_id
-WHERE l.id = awaited.id AND awaited.pipeline = %(pipeline)s AND awaited.waiting_for = 'upload' AND awaited.key = seen.key
-  AND awaited.landing_zone = %(landing_zone)s
-"""
-
 COME_BACK = """
 SELECT l.id, l.status
 FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)
@@ -332,59 +276,25 @@ WHERE held.id = l.id AND {_IN_SCOPE} AND l.status = 'ready' AND l.waiting_for = 
   AND (%(key)s::text IS NULL OR l.key = %(key)s::text)
 """
 
-COMPLETED = """
-UPDATE ledger.loads AS l SET waiting_for = CASE WHEN l.partition = 'pending' AND l.snapshot_id IS NULL THEN 'snapshot' END
-FROM unnest(%(keys)s::text[], %(versions)s::text[]) AS seen (key, version)
-WHERE l.pipeline = %(pipeline)s AND l.waiting_for = 'metadata' AND l.landing_zone = %(landing_zone)s
-  AND l.key = seen.key AND l.version = seen.version
-"""
-
-UNFINISHED = """
-SELECT id, landing_zone || '/' || key FROM ledger.loads
-WHERE unfinished AND (landing_zone = %(url)s OR starts_with(landing_zone, %(url)s || '/'))
-"""
-
-ENTERED = "SELECT EXISTS (SELECT FROM ledger.loads WHERE landing_zone = %(url)s)"
-
-REBUILT = "UPDATE ledger.datasets SET rebuilt_at = clock_timestamp() WHERE pipeline = %(pipeline)s"
-
-PAUSE = (
-    "UPDATE ledger.datasets SET paused_at = now(), paused_why = %(why)s WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id"
-)
-
-RESUME = """
-UPDATE ledger.datasets SET paused_at = NULL, paused_why = NULL, resumed_at = clock_timestamp()
-WHERE pipeline = %(pipeline)s AND name = %(dataset)s RETURNING id
-"""
-
-PAUSE_FAULTY = """
-UPDATE ledger.datasets AS d SET paused_at = clock_timestamp(), paused_why = %(why)s
-WHERE d.pipeline = %(pipeline)s AND d.paused_at IS NULL AND (
-    SELECT count(*) FILTER (WHERE last.error_code = ANY(%(codes)s) AND last.status = 'errored')
-    FROM (
-        SELECT l.error_code, l.status FROM ledger.loads AS l
-        WHERE l.dataset_id = d.id AND l.finished_at IS NOT NULL AND (d.resumed_at IS NULL OR l.finished_at > d.resumed_at)
-        ORDER BY l.finished_at DESC, l.id DESC LIMIT %(limit)s) AS last) >= %(limit)s
-RETURNING d.name
-"""
-
-UNAVAILABLE = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND (NOT is_active OR paused_at IS NOT NULL)"
-
-DATASETS = "SELECT name FROM ledger.datasets WHERE pipeline = %(pipeline)s AND is_active AND paused_at IS NULL"
-
+# A bound ends the count of a backlog of a million: each of its loads is looked up among the older versions of its key.
 CLAIMABLE = f"""
-SELECT count(*), min(l.discovered_at)
-FROM ledger.loads AS l
-LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE {_CLAIMABLE}
+SELECT count(*), min(discovered_at)
+FROM (
+    SELECT l.discovered_at
+    FROM ledger.loads AS l
+    LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+    WHERE {_CLAIMABLE}
+    LIMIT %(most)s) AS claimable
 """
 
+# Of each dataset only its oldest is looked for, by the index of what is ready.
 CLAIMABLE_DATASETS = f"""
-SELECT d.name, bool_or(l.replay)
-FROM ledger.loads AS l
-JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE {_CLAIMABLE}
-GROUP BY d.name ORDER BY min(l.modified), d.name
+SELECT d.name, EXISTS (SELECT FROM ledger.loads AS l WHERE l.dataset_id = d.id AND l.replay AND {_CLAIMABLE})
+FROM ledger.datasets AS d
+CROSS JOIN LATERAL (
+    SELECT l.modified FROM ledger.loads AS l WHERE l.dataset_id = d.id AND {_CLAIMABLE} ORDER BY l.modified LIMIT 1) AS oldest
+WHERE d.pipeline = %(pipeline)s
+ORDER BY oldest.modified, d.name
 """
 
 HOLD = """

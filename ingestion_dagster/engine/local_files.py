@@ -40,7 +40,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def distinct(paths: Sequence[Path], prefix: str = "") -> dict[str, Path]:
-    """Files by landing key, each once. Refuses two that would land under one key: the second would take the first one's place unread."""
+    """Files by landing key, each once.
+
+    Raises `ConfigurationError` for two that would land under one key: the second would take the first one's place unread.
+    """
     files: dict[str, Path] = {}
     for key, path in local_files(paths, prefix):
         other = files.setdefault(key, path)

@@ -4,9 +4,7 @@ Plain system calls, not obstore: its LocalStore percent-encodes names, copies by
 Folders are opened step by step and never through a symbolic link, so that no key leads out of the root.
 """
 
-import ctypes
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -14,28 +12,34 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_removal import ABSENT, FILE, FOLDER, ctime_of, entries, lstat, remove_version, version_of
+from ingestion_dagster.engine.local_writing import (
+    CHUNK,
+    chunks,
+    dated_anew,
+    fsync,
+    inner_folder,
+    libc,
+    name_file,
+    nanoseconds,
+    stored,
+    write,
+)
 from ingestion_dagster.engine.object_store import LONGEST_KEY, Changed, Missing, ObjectStore, StoredObject, checked_key, is_key
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _WRITING = ".ingestion-writing-"
 _IN_THE_WAY = {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST}
 _CLOSED_TO_US = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _SYNC_AT_ONCE = 8  # from here on one syncfs() is cheaper than an fsync() for each file: 11 ms against 77 ms for 1,400
-_libc = ctypes.CDLL(None, use_errno=True)
-_syncfs = getattr(_libc, "syncfs", None)
-_renameat2 = getattr(_libc, "renameat2", None)
-_NOREPLACE = 1
+_syncfs = getattr(libc, "syncfs", None)
 
 
 class LocalStore(ObjectStore):
@@ -72,7 +76,7 @@ class LocalStore(ObjectStore):
                             folders.append(key)
                         elif entry.is_file(follow_symlinks=False):
                             with suppress(FileNotFoundError):
-                                yield _stored(key, entry.stat(follow_symlinks=False))
+                                yield stored(key, entry.stat(follow_symlinks=False))
                 finally:
                     os.close(folder)
         if unnameable:
@@ -93,20 +97,32 @@ class LocalStore(ObjectStore):
                 found = lstat(folder, name)
             finally:
                 os.close(folder)
-        return _stored(key, found) if found and stat.S_ISREG(found.st_mode) else None
+        return stored(key, found) if found and stat.S_ISREG(found.st_mode) else None
+
+    def clear_unfinished(self, before: datetime) -> int:
+        """See ObjectStore. By the time that nobody can set: a file that is being written may be dated back already."""
+        cleared = 0
+        with self._faults():
+            for _, _, names, folder in os.fwalk(self._root) if Path(self._root).is_dir() else ():
+                for name in names:
+                    if name.startswith(_WRITING) and os.lstat(name, dir_fd=folder).st_ctime < before.timestamp():
+                        with suppress(FileNotFoundError):
+                            os.unlink(name, dir_fd=folder)
+                            cleared += 1
+        return cleared
 
     def read(self, obj: StoredObject) -> bytes:
         """See ObjectStore."""
         with self._faults(), _Opened(self._open(obj), obj) as file:
             data = os.read(file, obj.size)
             if len(data) < obj.size:
-                data = b"".join((data, *_chunks(file)))
+                data = b"".join((data, *chunks(file)))
         return data
 
     def stream(self, obj: StoredObject) -> Iterator[bytes]:
         """See ObjectStore."""
         with self._faults(), _Opened(self._open(obj), obj) as file:
-            yield from _chunks(file)
+            yield from chunks(file)
 
     def write(self, key: str, data: bytes, *, modified: datetime | None = None, new: bool = False) -> StoredObject:
         """See ObjectStore. Written aside under a hidden name in the same folder, then renamed.
@@ -120,7 +136,7 @@ class LocalStore(ObjectStore):
 
         A small file that stands there with the same bytes already is left and dated anew: to write it again costs several times as much.
         """
-        if obj.size > _CHUNK:
+        if obj.size > CHUNK:
             return self._place(key, source.stream(obj), modified=obj.modified, size=obj.size, durable=False)
         data = b"".join(source.stream(obj))
         return self._kept(key, data, obj.modified) or self._place(key, (data,), modified=obj.modified, size=obj.size, durable=False)
@@ -140,7 +156,7 @@ class LocalStore(ObjectStore):
             finally:
                 os.close(folder)
         with file.open("rb") as source:
-            self._place(key, _chunks(source.fileno()), modified=None, size=found.st_size, durable=False)
+            self._place(key, chunks(source.fileno()), modified=None, size=found.st_size, durable=False)
         file.unlink()
 
     def scratch(self) -> Path:
@@ -178,7 +194,7 @@ class LocalStore(ObjectStore):
 
     def settled(self, obj: StoredObject, *, for_seconds: float, now: datetime) -> bool:
         """See ObjectStore. ctime decides: no write can leave it behind, while an mtime may have been set, even to a day to come."""
-        return ctime_of(obj.version) <= _nanoseconds(now - timedelta(seconds=for_seconds))
+        return ctime_of(obj.version) <= nanoseconds(now - timedelta(seconds=for_seconds))
 
     def _folder(self, names: Sequence[str], *, create: bool = False, durable: bool = True) -> int | None:
         """Descriptor of a folder below the root, for the caller to close; None if it is not there.
@@ -189,7 +205,7 @@ class LocalStore(ObjectStore):
             folder = self._root_folder(create=create)
             for name in names:
                 try:
-                    inner = _inner_folder(folder, name, create=create, durable=durable)
+                    inner = inner_folder(folder, name, create=create, durable=durable)
                 finally:
                     os.close(folder)
                 folder = inner
@@ -238,12 +254,12 @@ class LocalStore(ObjectStore):
             if folder is None:
                 return None
             try:
-                placed = _dated_anew(folder, name, data, modified)
+                placed = dated_anew(folder, name, data, modified)
             finally:
                 os.close(folder)
             if placed is not None:
                 self._note(key, placed)
-                return _stored(key, placed)
+                return stored(key, placed)
         return None
 
     def _place(
@@ -257,15 +273,15 @@ class LocalStore(ObjectStore):
                 aside = f"{_WRITING}{token_hex(8)}"
                 file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
                 try:
-                    written = _write(file, chunks)
+                    written = write(file, chunks)
                     if modified is not None:
-                        os.utime(file, ns=(_nanoseconds(modified),) * 2)
+                        os.utime(file, ns=(nanoseconds(modified),) * 2)
                     if written != size:
                         raise Transient("object_store_unavailable", f"{self.url}/{key}: what was written is not what was read")
                     if durable:
                         os.fsync(file)
                     if new:
-                        _name(folder, aside, name, key)
+                        name_file(folder, aside, name, key)
                     else:
                         os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
                     placed = os.fstat(file)
@@ -281,7 +297,7 @@ class LocalStore(ObjectStore):
                     self._note(key, placed)
             finally:
                 os.close(folder)
-        return _stored(key, placed)
+        return stored(key, placed)
 
     def _note(self, key: str, placed: os.stat_result) -> None:
         with self._noting:
@@ -307,7 +323,7 @@ class LocalStore(ObjectStore):
             try:
                 for name in names[place]:
                     with suppress(FileNotFoundError):
-                        _fsync(folder, name)
+                        fsync(folder, name)
                 os.fsync(folder)
             finally:
                 os.close(folder)
@@ -362,88 +378,3 @@ class _Opened:
                 raise Changed(self._obj.key)
         finally:
             os.close(self._file)
-
-
-def _inner_folder(folder: int, name: str, *, create: bool, durable: bool = True) -> int:
-    try:
-        return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-    except FileNotFoundError:
-        if not create:
-            raise
-    with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=folder)
-        if durable:
-            os.fsync(folder)
-    return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-
-
-def _fsync(folder: int, name: str) -> None:
-    file = os.open(name, FILE, dir_fd=folder)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _chunks(file: int) -> Iterator[bytes]:
-    while chunk := os.read(file, _CHUNK):
-        yield chunk
-
-
-def _write(file: int, chunks: Iterable[bytes]) -> int | None:
-    """Bytes written to a new file; None if they do not read back as they were given."""
-    size = 0
-    for chunk in chunks:
-        rest = memoryview(chunk)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        if os.pread(file, len(chunk), size) != chunk:
-            return None
-        size += len(chunk)
-    return size
-
-
-def _name(folder: int, aside: str, name: str, key: str) -> None:
-    """Give a file written aside its name, unless that is taken. Raises Changed if an object has it, FileExistsError if anything else."""
-    # A removal in this folder is over then: it may have put aside, for a moment, what belongs under this name.
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    try:
-        _rename_without_replacing(folder, aside, name)
-    except FileExistsError:
-        found = lstat(folder, name)
-        if found is None or stat.S_ISREG(found.st_mode):
-            raise Changed(key) from None
-        raise
-
-
-def _rename_without_replacing(folder: int, aside: str, name: str) -> None:
-    if _renameat2 and _renameat2(folder, os.fsencode(aside), folder, os.fsencode(name), _NOREPLACE) == 0:
-        return
-    # Not every file system can do that, and not every kernel. The link tells what is wrong, if it is something else.
-    os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-    os.unlink(aside, dir_fd=folder)
-
-
-def _dated_anew(folder: int, name: str, data: bytes, modified: datetime) -> os.stat_result | None:
-    file = os.open(name, FILE, dir_fd=folder)
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size != len(data) or os.read(file, len(data) + 1) != data:
-            return None
-        os.utime(file, ns=(_nanoseconds(modified),) * 2)
-    finally:
-        os.close(file)
-    placed = lstat(folder, name)
-    return placed if placed is not None and placed.st_ino == found.st_ino else None
-
-
-def _nanoseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND * 1000
-
-
-def _stored(key: str, found: os.stat_result) -> StoredObject:
-    try:
-        modified = _EPOCH + found.st_mtime_ns // 1000 * _MICROSECOND
-    except OverflowError:
-        modified = datetime.max.replace(tzinfo=UTC) if found.st_mtime_ns > 0 else datetime.min.replace(tzinfo=UTC)
-    return StoredObject(key, found.st_size, modified, version_of(found))

@@ -5,45 +5,28 @@ What it may have taken (it did not answer, or this process died meanwhile) is no
 Alerts hold counts, codes and names of ours, never a value of a record.
 """
 
-import http.client
 import logging
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
-from urllib.error import URLError
 
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
 from ingestion_dagster.engine import whereabouts
-from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.alert import Alert, DatasetLine, counted, overview_link, run_link
+from ingestion_dagster.engine.channels import Channel, InDoubt, NotTaken
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SLACK_API_URL = "https://slack.com/api/"
 DELIVERY_SECONDS = 20.0
 """One pass of `deliver` hands nothing more over after this long."""
 
-_ANSWER_SECONDS = 10
-_MOST_LINES = 20
-_MOST_CODES = 5
-_SUBJECT_LENGTH = 100
 _IN_DOUBT_AFTER = timedelta(minutes=1)
-_LATER = frozenset(
-    {"ratelimited", "rate_limited", "service_unavailable", "request_timeout", "team_added_to_org", "Throttling", "Throttled"}
-)
-_EITHER_WAY = frozenset({"fatal_error", "internal_error"})
-"""Of these Slack says that part of the request may have been carried out."""
-
-# slack_sdk writes the webhook's address, which is a secret, to its log.
-_SILENT = logging.Logger("slack_sdk", logging.CRITICAL + 1)  # noqa: LOG001 - not to be found, and configured, by its name
-
 RAISE = """
 INSERT INTO ledger.alerts (key, channel, content)
 SELECT %(key)s, channel, %(content)s FROM unnest(%(channels)s::text[]) AS channel
@@ -103,219 +86,6 @@ WHERE l.pipeline = %(pipeline)s AND l.claimed_at > now() - interval '1 day'
   AND NOT EXISTS (SELECT FROM ledger.loads AS held WHERE held.run_id = l.run_id AND held.status = 'ingesting')
 ORDER BY 1 LIMIT 20
 """
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetLine:
-    """One dataset in an alert: the loads of the run, how many of them errored, rows rejected, and loads by error code."""
-
-    dataset: str
-    loads: int = 0
-    errored: int = 0
-    rows_rejected: int = 0
-    codes: tuple[tuple[str, int], ...] = ()
-
-    def __str__(self) -> str:
-        counts = [f"{self.errored} of {_counted(self.loads, 'load')} errored"]
-        if self.rows_rejected:
-            counts.append(f"{_counted(self.rows_rejected, 'row')} rejected")
-        codes = [f"{code} {count}" for code, count in self.codes[:_MOST_CODES]]
-        codes += [f"{len(self.codes) - _MOST_CODES} more codes"] if len(self.codes) > _MOST_CODES else []
-        return f"{self.dataset}: {', '.join(counts)}" + (f" ({', '.join(codes)})" if codes else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """What people are told. `key` says what it is about: an alert of one key is raised once."""
-
-    key: str
-    environment: str
-    pipeline: str
-    title: str
-    datasets: tuple[DatasetLine, ...] = ()
-    details: tuple[str, ...] = ()
-    run_id: str | None = None
-    link: str | None = None
-
-    @property
-    def headline(self) -> str:
-        """Environment, pipeline and what is the matter."""
-        return f"[{self.environment}] {self.pipeline}: {self.title}"
-
-    @property
-    def lines(self) -> list[str]:
-        """What stands below the headline, the link left out."""
-        lines = [*self.details, *(str(line) for line in self.datasets[:_MOST_LINES])]
-        return [*lines, f"and {len(self.datasets) - _MOST_LINES} more datasets"] if len(self.datasets) > _MOST_LINES else lines
-
-    @classmethod
-    def from_content(cls, content: dict[str, Any]) -> "Alert":
-        """The alert that was stored like this."""
-        lines = (line | {"codes": tuple((code, count) for code, count in line["codes"])} for line in content["datasets"])
-        return cls(**content | {"datasets": tuple(DatasetLine(**line) for line in lines), "details": tuple(content["details"])})
-
-
-def slack_text(alert: Alert) -> str:
-    """The alert as Slack's mrkdwn, with everything escaped that Slack would read as a link or a mention."""
-    lines = [f"*{_escaped(alert.headline)}*", *(f"• {_escaped(line)}" for line in alert.lines)]
-    if alert.link:
-        lines.append(f"<{_escaped(alert.link).replace('|', '%7C')}|{f'Run {alert.run_id[:8]}' if alert.run_id else 'Dagster'}>")
-    return "\n".join(lines)
-
-
-def mail_subject(alert: Alert) -> str:
-    """The headline as SNS takes it: printable ASCII, one line, 100 characters at most."""
-    subject = re.sub(r"[^ -~]", "?", " ".join(alert.headline.split()))
-    return subject if len(subject) <= _SUBJECT_LENGTH else f"{subject[: _SUBJECT_LENGTH - 3]}..."
-
-
-def mail_body(alert: Alert) -> str:
-    """The alert as plain text."""
-    run = [f"Run {alert.run_id}"] if alert.run_id else []
-    return "\n".join([alert.headline, "", *alert.lines, "", *run, *([alert.link] if alert.link else [])]).rstrip() + "\n"
-
-
-def run_link(settings: Settings, run_id: str) -> str:
-    """Where people see a run."""
-    return f"{settings.ui_url.rstrip('/')}/runs/{run_id}"
-
-
-def overview_link(settings: Settings) -> str:
-    """Where people see the sensors: for an alert that is about no run."""
-    return f"{settings.ui_url.rstrip('/')}/automation"
-
-
-class NotTaken(Exception):
-    """The channel has not taken the alert, for certain. `next_step` is set where only a person can help; `at_least` is in seconds."""
-
-    def __init__(self, code: str, *, next_step: str | None = None, at_least: float = 0) -> None:
-        super().__init__(code)
-        self.code = code
-        self.next_step = next_step
-        self.at_least = at_least
-
-
-class InDoubt(Exception):
-    """The channel may have taken the alert, or not."""
-
-
-class Channel(Protocol):
-    """A way to reach people. `send` raises `NotTaken` or `InDoubt`; without either, the channel has taken the alert."""
-
-    @property
-    def name(self) -> str:
-        """As the outbox and fault points name it."""
-
-    def send(self, alert: Alert) -> None:
-        """Hand an alert over, once."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlackWebhook:
-    """An incoming webhook, which stands for a channel."""
-
-    url: str
-    name: Literal["slack_webhook"] = "slack_webhook"
-
-    def send(self, alert: Alert) -> None:
-        """Post to the webhook."""
-        from slack_sdk.errors import SlackRequestError
-        from slack_sdk.webhook import WebhookClient
-
-        next_step = "check INGESTION_SLACK_WEBHOOK_URL; make a new webhook if Slack has revoked it"
-        client = WebhookClient(self.url, timeout=_ANSWER_SECONDS, logger=_SILENT, retry_handlers=[])
-        try:
-            answer = client.send(text=slack_text(alert), unfurl_links=False)
-        except (SlackRequestError, http.client.InvalidURL):
-            raise NotTaken("invalid_url", next_step=next_step) from None
-        except URLError as error:
-            raise NotTaken(_unreachable(error)) from None
-        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
-            raise InDoubt(type(error).__name__) from None
-        if not 200 <= answer.status_code < 300:
-            raise _not_ok(answer.status_code, answer.body, answer.headers, next_step)
-        if _is_page(answer.headers):
-            raise InDoubt(f"{answer.status_code} with a page in HTML; check INGESTION_SLACK_WEBHOOK_URL")
-
-
-@dataclass(frozen=True, slots=True)
-class SlackChannel:
-    """A Slack channel that a bot may write to."""
-
-    token: str
-    channel: str
-    api_url: str = SLACK_API_URL
-    name: Literal["slack_token"] = "slack_token"
-
-    def send(self, alert: Alert) -> None:
-        """Call `chat.postMessage`."""
-        from slack_sdk import WebClient
-        from slack_sdk.errors import SlackApiError
-
-        next_step = "check INGESTION_SLACK_TOKEN (scope chat:write) and INGESTION_SLACK_CHANNEL; invite the bot to the channel"
-        client = WebClient(self.token, self.api_url, timeout=_ANSWER_SECONDS, logger=_SILENT, retry_handlers=[])
-        try:
-            client.chat_postMessage(channel=self.channel, text=slack_text(alert), unfurl_links=False)
-        except SlackApiError as error:
-            answer = error.response
-            code = answer.data.get("error") if isinstance(answer.data, dict) else None
-            raise _not_ok(answer.status_code, code, answer.headers, next_step) from None
-        except URLError as error:
-            raise NotTaken(_unreachable(error)) from None
-        except (OSError, http.client.HTTPException, ValueError, LookupError, AttributeError) as error:
-            raise InDoubt(type(error).__name__) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """An SNS topic, which people subscribe to by e-mail."""
-
-    arn: str
-    name: Literal["sns"] = "sns"
-
-    def send(self, alert: Alert) -> None:
-        """Publish to the topic."""
-        import boto3
-        from botocore import exceptions
-        from botocore.config import Config
-        from botocore.parsers import ResponseParserError
-
-        next_step = "check INGESTION_SNS_TOPIC_ARN, the AWS credentials, and that they may publish to the topic (sns:Publish)"
-        once = Config(retries={"total_max_attempts": 1}, connect_timeout=_ANSWER_SECONDS, read_timeout=_ANSWER_SECONDS)
-        try:
-            client = boto3.session.Session().client("sns", region_name=self.arn.split(":")[3], config=once)
-            client.publish(TopicArn=self.arn, Subject=mail_subject(alert), Message=mail_body(alert))
-        except exceptions.ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-            raise _not_ok(status, error.response.get("Error", {}).get("Code"), {}, next_step) from None
-        except (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError, exceptions.ProxyConnectionError) as error:
-            raise NotTaken(type(error).__name__) from None
-        except exceptions.SSLError as error:
-            raise NotTaken(type(error).__name__, next_step=next_step) from None
-        except (exceptions.HTTPClientError, ResponseParserError) as error:
-            raise InDoubt(type(error).__name__) from None
-        except exceptions.BotoCoreError as error:
-            raise NotTaken(type(error).__name__, next_step=next_step) from None
-
-
-def channels(settings: Settings, *, slack_api_url: str = SLACK_API_URL) -> list[Channel]:
-    """The channels that are configured. Raises `ConfigurationError`, which repeats no secret."""
-    found: list[Channel] = []
-    if settings.slack_webhook_url:
-        if not re.fullmatch(r"https?://[!-~]+", settings.slack_webhook_url):
-            raise ConfigurationError("INGESTION_SLACK_WEBHOOK_URL is no URL; it reads https://hooks.slack.com/services/…")
-        found.append(SlackWebhook(settings.slack_webhook_url))
-    if settings.slack_token:
-        if not settings.slack_channel:
-            raise ConfigurationError("INGESTION_SLACK_TOKEN needs a channel to post to: set INGESTION_SLACK_CHANNEL")
-        if not re.fullmatch(r"[!-~]+", settings.slack_token):
-            raise ConfigurationError("INGESTION_SLACK_TOKEN is no token; it reads xoxb-…")
-        found.append(SlackChannel(settings.slack_token, settings.slack_channel, slack_api_url))
-    if settings.sns_topic_arn:
-        if not re.fullmatch(r"arn:[a-z0-9-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+", settings.sns_topic_arn):
-            raise ConfigurationError("INGESTION_SNS_TOPIC_ARN is no topic's ARN; it reads arn:aws:sns:eu-west-2:123456789012:name")
-        found.append(Topic(settings.sns_topic_arn))
-    return found
 
 
 def raise_alert(connection: Connection, through: Sequence[Channel], alert: Alert) -> bool:
@@ -415,8 +185,8 @@ def errored_loads(connection: Connection, settings: Settings, pipeline: str, run
     if not lines:
         return None
     errored, rejected = sum(line.errored for line in lines), sum(line.rows_rejected for line in lines)
-    counts = [f"{_counted(errored, 'load')} errored"] if errored else []
-    counts += [f"{_counted(rejected, 'row')} rejected"] if rejected else []
+    counts = [f"{counted(errored, 'load')} errored"] if errored else []
+    counts += [f"{counted(rejected, 'row')} rejected"] if rejected else []
     alert = Alert(key=f"errored:{run_id}", environment=settings.environment, pipeline=pipeline, title=", ".join(counts), datasets=lines)
     if known and not run_id.startswith(whereabouts.NO_RUNS):
         return replace(alert, run_id=run_id, link=run_link(settings, run_id))
@@ -428,42 +198,8 @@ def unreported_runs(connection: Connection, pipeline: str) -> list[str]:
     return [row[0] for row in connection.execute(UNREPORTED, {"pipeline": pipeline})]
 
 
-def _not_ok(status: int, code: object, headers: Any, next_step: str) -> Exception:
-    """What a channel's answer other than yes means. A gateway's answer says nothing of the server behind it."""
-    known = code if isinstance(code, str) and re.fullmatch(r"[A-Za-z_]{1,50}", code) else None
-    name = f"{status} {known}" if known else str(status)
-    if known in _EITHER_WAY or status in (502, 504) or (status < 300 and known is None):
-        return InDoubt(name)
-    if status in (408, 429) or status >= 500 or known in _LATER:
-        return NotTaken(name, at_least=_seconds(headers.get("Retry-After")))
-    return NotTaken(name, next_step=next_step)
-
-
-def _is_page(headers: Any) -> bool:
-    """Whether an answer is meant for a browser, as of a login page or a captive portal. A webhook says `ok` in plain text, or nothing."""
-    kind = str(headers.get("Content-Type") or "")
-    return kind.partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}
-
-
-def _seconds(retry_after: object) -> float:
-    return float(retry_after) if isinstance(retry_after, str) and retry_after.strip().isdecimal() else 0
-
-
-def _unreachable(error: URLError) -> str:
-    """Urllib raises it when the request has not gone out as a whole."""
-    return type(error.reason).__name__ if isinstance(error.reason, BaseException) else type(error).__name__
-
-
 def _log_refusal(channel: str, alert: Alert, refusal: NotTaken) -> None:
     if refusal.next_step:
         log.error("%s refuses alert %s (%s): %s; it is kept, and handed over again", channel, alert.key, refusal.code, refusal.next_step)
     else:
         log.warning("%s could not take alert %s (%s); it is handed over again", channel, alert.key, refusal.code)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -79,9 +79,20 @@ class ObjectStore(ABC):
         `prefix` is a folder, not the beginning of a name: "in" does not list "in_old/x".
         """
 
+    def list_after(self, key: str) -> Iterator[StoredObject]:
+        """Newest versions of all objects whose keys come after `key` (empty: of all), in the order of the bytes of their keys.
+
+        Here all are listed for that, and kept meanwhile; a bucket gives them in this order.
+        """
+        yield from sorted((seen for seen in self.list() if seen.key > key), key=lambda seen: seen.key)
+
     @abstractmethod
     def find(self, key: str) -> StoredObject | None:
         """The object that stands under `key` now."""
+
+    def find_all(self, keys: Sequence[str]) -> Sequence[StoredObject | None]:
+        """What `find` says of each of these keys, in their order."""
+        return [self.find(key) for key in keys]
 
     @abstractmethod
     def stream(self, obj: StoredObject) -> Iterator[bytes]:
@@ -117,6 +128,14 @@ class ObjectStore(ABC):
     @abstractmethod
     def settled(self, obj: StoredObject, *, for_seconds: float, now: datetime) -> bool:
         """Whether nobody has written to the object for so long that it can be taken as complete."""
+
+    def clear_unfinished(self, before: datetime) -> int:
+        """Remove what a killed process has begun to write and not named, if nobody has touched it since; how many files.
+
+        A bucket shows nothing of it: its lifecycle rule ends unfinished uploads.
+        """
+        del before
+        return 0
 
     def read(self, obj: StoredObject) -> bytes:
         """The content of exactly this version. Raises Missing or Changed."""

@@ -12,7 +12,7 @@ UNKNOWN_DATASET = "unclassified"
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one dataset in one partition."""
+    """Counts of one dataset in one partition: loads by their end, rows by what became of them, and bytes of the files that were read."""
 
     loads_archived: int = 0
     loads_errored: int = 0
@@ -30,11 +30,13 @@ class Tally:
 
 @dataclass(slots=True)
 class Outcome:
-    """A run's tallies, the codes of what it refused, and how many moves it had to leave to the sweep."""
+    """A run's tallies by dataset and partition, the codes of what it refused, and how many moves it had to leave to the sweep.
+
+    `seconds`: how long it has loaded so far.
+    """
 
     tallies: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
     codes: Counter[str] = field(default_factory=Counter)
-    given_back: int = 0
     moves_pending: int = 0
     rows_superseded: int = 0
     rows_withdrawn: int = 0
@@ -46,7 +48,6 @@ class Outcome:
         late_ids = set(late)
         for verdict in verdicts:
             if verdict.to == Status.READY:
-                self.given_back += 1
                 continue
             tally = self.tallies[verdict.dataset or verdict.load.dataset or UNKNOWN_DATASET, verdict.load.partition]
             tally += Tally(

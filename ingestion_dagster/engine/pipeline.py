@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import ledger, moving
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings
+
+STREAM_DAYS = 366
+"""For longer than this no Kinesis stream keeps a record, and brings it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Pipeline:
     asset_of: Callable[[str], tuple[str, ...] | None]
     """The asset key of a dataset; None if it has none of its own and comes with any run."""
     places: Callable[[Settings], tuple[tuple[str, str], ...]]
-    """Where loaded and refused files go: a word and a URL each."""
+    """Where loaded and refused files go: a word and a URL each. Under `archived` each of them is kept, to be replayed."""
     tables: tuple[str, ...] = ()
     """The tables of this database that a run fills, as a person would query them."""
     contents: Callable[[Connection, Settings], list[tuple[int, str]]] = lambda _connection, _settings: []
@@ -80,8 +85,8 @@ class Pipeline:
     """Under which prefix of the landing zone the files of a dataset arrive."""
     sync: Callable[[Connection, Settings], None] | None = None
     """Enter the datasets into the ledger; None: their names are all there is to enter."""
-    dynamic_partitions: Callable[[Connection], tuple[str, list[str]]] | None = None
-    """Partitions that are known only from what has arrived: the name of their definition in Dagster, and their keys."""
+    dynamic_partitions: Callable[[Connection], Mapping[str, Sequence[str]]] | None = None
+    """Partitions that are known only from what has arrived: their keys, by the name of their definition in Dagster."""
     behind: Callable[[Connection, Settings], list[tuple[str, ...]]] | None = None
     """Keys of assets that lag behind what has been loaded; `follow_job` materializes them."""
     follow_job: str | None = None
@@ -102,8 +107,10 @@ class Pipeline:
     """Which of the files of a living system have been dealt with, by key, and lines on those that a person should look at."""
     as_of_narrows: bool = True
     """Whether a run as of a day takes only what had been discovered by then; else it only judges by it."""
-    standing: Callable[[Connection], list[str]] = lambda _connection: []
-    """Lines on what is still to be done, or stands refused, besides loads."""
+    standing: Callable[[Connection, str | None], list[str]] = lambda _connection, _dataset: []
+    """Lines on what is still to be done, or stands refused, besides loads: of a dataset, or of all (None)."""
+    wants: Callable[[Connection, str | None], list[tuple[str, str]]] = lambda _connection, _dataset: []
+    """What of it waits for a person: a line, and the command that comes next."""
     keyed: Callable[[Connection, Settings, str | None, str | None], list[KeyedRun]] | None = None
     """The runs that are meant by a dataset and a partition (None: all of them), each for a load of its own. None: its runs claim what is
     claimable. Such a pipeline has no landing zone."""
@@ -116,6 +123,22 @@ class Pipeline:
     take_over: Callable[[Database, bool], tuple[str, ...]] = lambda _database, _dry_run: ()
     """Take over another system's tables in the database, or (True) only say what would be; lines that tell of it, none if none is there."""
 
+    sensors: Callable[[Settings], tuple[str, ...]] = lambda _settings: ()
+    """Its own sensors that should tick by the settings."""
+    claimable_minutes: Callable[[Settings], int] = lambda _settings: 60
+    """For how long a load may wait, though a run could claim it, before people are told."""
+    remembers: Callable[[Settings], int] = lambda _settings: 0
+    """Days for which no load that has ended may leave the ledger: what it has brought might come again, and is known by it."""
+    leftovers: Callable[[Connection, Settings, datetime], Mapping[str, int]] = lambda _connection, _settings, _now: {}
+    """Remove what killed processes have left half done in places of its own, older than that moment; how much of what, by word."""
+    stores: Callable[[Settings], tuple[str, ...]] = lambda _settings: ()
+    """URLs of the stores that it writes to besides its landing zone and what `places` names."""
+    amiss: Callable[[Connection, Settings], Sequence[str]] = lambda _connection, _settings: ()
+    """Lines on what stands in its targets otherwise than its ledger says."""
+    tidy: Callable[[Connection, Settings], Sequence[str]] | None = None
+    """Give back what dead runs held, and finish what they left half done; lines that tell of it, one at least. None: leases and moves are
+    all there is to see to."""
+
     @property
     def datasets(self) -> tuple[str, ...]:
         """The datasets that may arrive."""
@@ -124,6 +147,24 @@ class Pipeline:
     def sync_datasets(self, connection: Connection, settings: Settings) -> None:
         """Enter the datasets into the ledger."""
         if self.sync is None:
-            ledger.sync_datasets(connection, self.name, self.datasets)
+            sync_datasets(connection, self.name, self.datasets)
         else:
             self.sync(connection, settings)
+
+    def archive(self, settings: Settings) -> str | None:
+        """URL of where every loaded object is kept; None: it is kept nowhere, or stays for people to take away."""
+        return dict(self.places(settings)).get("archived")
+
+    def written(self, settings: Settings) -> tuple[str, ...]:
+        """URLs of all the stores that it writes to besides its landing zone."""
+        named = [url for _, url in self.places(settings) if url.startswith(("file://", "s3://")) and "<" not in url]
+        return (*named, *self.stores(settings))
+
+    def sweep(self, connection: Connection, settings: Settings) -> Sequence[str]:
+        """Give back what dead runs held, and finish what they left half done; lines that tell of it. Repeatable."""
+        if self.tidy is not None:
+            return self.tidy(connection, settings)
+        returned, moved = moving.sweep(
+            connection, self.zone(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+        )
+        return (f"{returned} loads returned to ready, {moved} moves finished",)

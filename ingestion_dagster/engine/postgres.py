@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 import sqlalchemy
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from sqlalchemy.engine import make_url
@@ -13,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import StaticPool
 
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.migrations import HEAD
+from ingestion_dagster.migrations import HEAD, SERVES
 from ingestion_dagster.settings import Settings
 
 Connection = psycopg.Connection[TupleRow]
@@ -22,6 +23,8 @@ OLDEST_SERVER = 150_000
 """Postgres 15: the schema uses NULLS NOT DISTINCT and security_invoker views."""
 
 _UPGRADE_LOCK = 0x1A6E5710
+_SERVES = "works with revisions from "
+_OLDEST_SERVED = "SELECT obj_description('ledger.alembic_version'::regclass, 'pg_class')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,10 @@ class Database:
 
 
 def locate(settings: Settings) -> Database:
-    """The database that the settings mean; the embedded server is started or attached to."""
+    """The database that the settings mean; the embedded server is started or attached to.
+
+    Raises `ConfigurationError` for a URL that is none, and in production without one.
+    """
     if settings.database_url:
         return Database.at(settings.database_url)
     if settings.environment == "production":
@@ -79,12 +85,19 @@ def locate(settings: Settings) -> Database:
 
 
 def ready(settings: Settings) -> Database:
-    """The database with its schema up to date: the embedded one migrates itself, any other that is behind is refused."""
+    """The database with its schema up to date: the embedded one migrates itself.
+
+    Raises `ConfigurationError` for any other that is behind, for one that is ahead (unless what has upgraded it says that this version
+    works with it), and as `locate`.
+    """
     database = locate(settings)
     found = revision(database)
     if found == HEAD:
         return database
     if found is not None and found > HEAD:
+        with database.connect() as connection:
+            if serves_us(connection):
+                return database
         raise ConfigurationError(f"the database is at schema revision {found}, newer than this version's {HEAD}: install the newer one")
     if not database.is_embedded:
         raise ConfigurationError(
@@ -103,8 +116,22 @@ def revision(database: Database) -> str | None:
         return str(row[0]) if row else None
 
 
+def serves_us(connection: Connection) -> bool:
+    """Whether a schema newer than this version's says that this version works with it: a release was taken back."""
+    row = connection.execute(_OLDEST_SERVED).fetchone()
+    said = str(row[0]) if row and row[0] else ""
+    return said.startswith(_SERVES) and said.removeprefix(_SERVES) <= HEAD
+
+
 def upgrade(database: Database) -> str:
-    """Bring the schema to the newest revision and return it. A no-op when it is; two at once take turns."""
+    """Bring the schema to the newest revision and return it. A no-op when it is, or is newer and works with this version.
+
+    Two at once take turns.
+    """
+    if (found := revision(database)) is not None and found > HEAD:
+        with database.connect() as connection:
+            if serves_us(connection):
+                return found
     with upgrading(database) as transaction:
         transaction.to_head()
     return HEAD
@@ -128,13 +155,17 @@ class UpgradeTransaction:
         config.attributes["connection"] = self._alembic_connection
         try:
             command.upgrade(config, "head")
+            self.connection.execute(sql.SQL("COMMENT ON TABLE ledger.alembic_version IS {}").format(sql.Literal(_SERVES + SERVES)))
         except Exception as error:
             raise ConfigurationError(f"the schema could not be upgraded: {_first_line(error)}") from error
 
 
 @contextmanager
 def upgrading(database: Database) -> Iterator[UpgradeTransaction]:
-    """One transaction under the upgrade lock, for callers who do more than migrate: committed at the end, undone by any exception."""
+    """One transaction under the upgrade lock, for callers who do more than migrate: committed at the end, undone by any exception.
+
+    Raises `ConfigurationError` for a server that is too old, and if the connection is lost.
+    """
     with _upgrade_lock(database) as connection:
         if connection.info.server_version < OLDEST_SERVER:
             raise ConfigurationError("the database server is older than Postgres 15, which the schema needs")

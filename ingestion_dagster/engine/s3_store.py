@@ -9,8 +9,8 @@ import hashlib
 import logging
 import re
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -21,15 +21,7 @@ import boto3
 import obstore
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    InvalidConfigError,
-    InvalidRegionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -41,6 +33,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store as Bucket
 
+from ingestion_dagster.engine import aws
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.object_store import LONGEST_KEY, Changed, Missing, ObjectStore, StoredObject, checked_key, is_key
 
@@ -50,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_REGION = "eu-west-2"
 _COPY_OBJECT_LIMIT = 5 * 1000**3  # CopyObject takes no more than 5 GB; larger objects are copied in parts
 _COPY_PART = 256 << 20
 _SINGLE_PUT = 8 << 20
@@ -68,7 +60,7 @@ _REFUSALS = {
     "InvalidBucketName",
     "SignatureDoesNotMatch",
 }
-_connecting = threading.Lock()
+_LOOKERS = 32
 
 
 class S3Store(ObjectStore):
@@ -88,9 +80,16 @@ class S3Store(ObjectStore):
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """See ObjectStore. Delete markers and folder markers are skipped."""
         below = f"{self._prefix}{checked_key(prefix.rstrip('/'))}/" if prefix else self._prefix
+        return self._listed(below)
+
+    def list_after(self, key: str) -> Iterator[StoredObject]:
+        """See ObjectStore. S3 lists in this order, and begins where it is told to."""
+        return self._listed(self._prefix, self._path(key) if key else "")
+
+    def _listed(self, below: str, after: str = "") -> Iterator[StoredObject]:
         unnameable = 0
         with self._faults():
-            for path, stored in self._versions(below) if self._versioned else self._newest(below):
+            for path, stored in self._versions(below, after) if self._versioned else self._newest(below, after):
                 key = path[len(self._prefix) :]
                 if is_key(key):
                     yield StoredObject(key, *stored)
@@ -104,6 +103,15 @@ class S3Store(ObjectStore):
         with self._faults():
             head = self._head(self._path(key))
             return self._stored(key, head) if head else None
+
+    def find_all(self, keys: Sequence[str]) -> Sequence[StoredObject | None]:
+        """See ObjectStore. Through obstore, many at a time."""
+        with self._faults(), ThreadPoolExecutor(_LOOKERS) as pool:
+            return [*pool.map(self._look, keys)]
+
+    def key_of(self, bucket: str, path: str) -> str | None:
+        """The key by which this store knows what stands at a path of a bucket; None if it does not lie below its URL."""
+        return path.removeprefix(self._prefix) if bucket == self._bucket and path.startswith(self._prefix) else None
 
     def read(self, obj: StoredObject) -> bytes:
         """See ObjectStore."""
@@ -179,13 +187,13 @@ class S3Store(ObjectStore):
     @cached_property
     def _client(self) -> "S3Client":
         session = self._session
-        with _connecting:  # a session is not safe to share while it creates a client; the client is
-            return session.client("s3", region_name=session.region_name or _DEFAULT_REGION, config=_BOTO_CONFIG)
+        with aws.connecting:
+            return session.client("s3", region_name=session.region_name or aws.DEFAULT_REGION, config=_BOTO_CONFIG)
 
     @cached_property
     def _store(self) -> Bucket:
         endpoint = self._client.meta.endpoint_url
-        with _connecting:
+        with aws.connecting:
             if self._session.get_credentials() is None:
                 raise NoCredentialsError
             credentials = Boto3CredentialProvider(self._session)
@@ -227,6 +235,13 @@ class S3Store(ObjectStore):
                 return None
             raise
 
+    def _look(self, key: str) -> StoredObject | None:
+        try:
+            meta = obstore.head(self._store, self._path(key))
+        except FileNotFoundError:
+            return None
+        return StoredObject(key, *self._marks(meta["size"], meta["last_modified"], meta["e_tag"] or "", meta["version"] or "null"))
+
     def _stored(self, key: str, head: Mapping[str, Any]) -> StoredObject:
         return StoredObject(key, *self._marks(head["ContentLength"], head["LastModified"], head["ETag"], head.get("VersionId", "null")))
 
@@ -234,19 +249,20 @@ class S3Store(ObjectStore):
         modified = modified.astimezone(UTC).replace(microsecond=0)
         return size, modified, version if self._versioned else _etag_version(etag, modified, size)
 
-    def _versions(self, below: str) -> Iterator[tuple[str, tuple[int, datetime, str]]]:
-        for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=below):
+    def _versions(self, below: str, after: str) -> Iterator[tuple[str, tuple[int, datetime, str]]]:
+        begin: Any = {"KeyMarker": after} if after else {}
+        for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=below, **begin):
             for found in page.get("Versions", ()):
                 if found["IsLatest"]:
                     yield found["Key"], self._marks(found["Size"], found["LastModified"], found["ETag"], found["VersionId"])
 
-    def _newest(self, below: str) -> Iterator[tuple[str, tuple[int, datetime, str]]]:
+    def _newest(self, below: str, after: str) -> Iterator[tuple[str, tuple[int, datetime, str]]]:
         """Through obstore as far as it goes: a key that it cannot parse ('a//b') ends its listing, and boto3 takes over from there."""
-        seen = ""
+        seen = after
         try:
             # obstore shows '/a' as 'a': keys of that kind, at the root of a bucket only, are left to boto3.
             if below or not self._client.list_objects_v2(Bucket=self._bucket, Prefix="/", MaxKeys=1).get("Contents"):
-                for page in obstore.list(self._store, below or None, chunk_size=1000):
+                for page in obstore.list(self._store, below or None, offset=after or None, chunk_size=1000):
                     for meta in page:
                         seen = meta["path"]
                         # A folder marker 'a/' shows as 'a', as an empty object would.
@@ -350,15 +366,7 @@ class S3Store(ObjectStore):
             yield
         except ClientError as error:
             raise self._fault(error.response["Error"]["Code"]) from None
-        except (
-            InvalidConfigError,
-            InvalidRegionError,
-            NoCredentialsError,
-            PartialCredentialsError,
-            ProfileNotFound,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        ) as error:
+        except (*aws.MISTAKES, PermissionDeniedError, UnauthenticatedError) as error:
             raise ConfigurationError(f"{self.url} is not open to us ({type(error).__name__}); check credentials and permissions") from None
         except (BotoCoreError, BaseError, FileNotFoundError) as error:
             raise Transient("object_store_unavailable", f"{self.url}: {type(error).__name__}") from None

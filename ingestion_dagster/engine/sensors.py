@@ -1,4 +1,4 @@
-"""Sensor factories: what discovers and starts runs, and what tidies up after dead ones."""
+"""Sensor factories: what discovers, and what starts runs."""
 
 import json
 import time
@@ -9,8 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import discovery, landing, ledger, whereabouts
+from ingestion_dagster.engine.alerting import state_alert
 from ingestion_dagster.engine.dagster import PIPELINE_TAG, Ingestion, run_tags
+from ingestion_dagster.engine.discovery import Heard
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Scope
@@ -20,7 +22,12 @@ from ingestion_dagster.settings import Settings, current
 STREAM_SECONDS = 20.0
 """How long a tick reads a stream; the listing after it has what is left of its own time."""
 
+FAILED_TICKS = 3
+"""A queue that was away for so many ticks in a row is alerted to; one is a moment's."""
+
 _CURSOR_VERSION = 1
+_COUNTED = 10_000
+"""Loads that a tick counts: to look at each of a million would take it longer than it has."""
 _IN_FLIGHT = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 _LONGEST_BACK_OFF = timedelta(minutes=15)
 
@@ -68,7 +75,7 @@ def landing_sensor(
         name=name,
         jobs=[each.job for each in jobs],
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=_default_status(settings),
+        default_status=default_status(settings),
         description=f"Watches the landing zone of {pipeline}. Asks for one run of a job when it could claim loads and none is in flight.",
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
@@ -112,7 +119,7 @@ def stream_sensor(
         name=name,
         jobs=[each.job for each in jobs],
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=_default_status(settings) if source.stream(settings) else dg.DefaultSensorStatus.STOPPED,
+        default_status=default_status(settings) if source.stream(settings) else dg.DefaultSensorStatus.STOPPED,
         description=f"Writes the records of a stream to the landing zone of {pipeline}, and watches that. Set {source.variable}.",
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
@@ -149,13 +156,17 @@ def _discover_and_ask(
 
     `saw` leads what is said of it.
     """
-    skip = _read_cursor(context)
-    found = landing.discover(connection, zone, datetime.now(UTC), skip=skip, seconds=seconds)
-    claimable, oldest = ledger.claimable(connection, Scope(zone.pipeline))
+    cursor = _read_cursor(context)
+    found = discovery.discover(connection, zone, datetime.now(UTC), skip=cursor.skip, seconds=seconds)
+    away = _told_of_queue(connection, settings, zone.pipeline, found, cursor.away) if isinstance(found, Heard) else 0
+    claimable, oldest = ledger.claimable(connection, Scope(zone.pipeline), most=_COUNTED + 1)
     held_back = whereabouts.held_back(connection, zone.pipeline)
-    context.update_cursor(_write_cursor(0 if found.complete else skip + found.seen))
-    seen = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {claimable} loads claimable"
+    listed = 0 if found.complete or isinstance(found, Heard) else cursor.skip + found.seen
+    context.update_cursor(_write_cursor(_Cursor(listed, away)))
+    counted = f"over {_COUNTED}" if claimable > _COUNTED else claimable
+    seen = f"{found.seen} objects in {zone.landing.url}: {found.new} new, {found.settling} being written; {counted} loads claimable"
     seen += "".join(f"; {count} of {dataset} {why}" for dataset, why, count in held_back)
+    seen += f"; {found}" if isinstance(found, Heard) else ""
     saw = f"{saw}; {seen}" if saw else seen
     if not claimable:
         return dg.SkipReason(saw)
@@ -166,7 +177,7 @@ def _discover_and_ask(
         assets = None
         if each.asset_of is not None:
             assets = [dg.AssetKey(each.asset_of(dataset)) for dataset in ledger.claimable_datasets(connection, scope)]
-        if assets == [] or (assets is None and not ledger.claimable(connection, scope)[0]):
+        if assets == [] or (assets is None and not ledger.claimable(connection, scope, most=1)[0]):
             continue
         is_new = each.new_at_once and found.new > 0
         reason = not_now(context.instance, zone.pipeline, each.job.name, settings.runs_per_pipeline, datetime.now(UTC), is_new=is_new)
@@ -204,7 +215,7 @@ def due_sensor(
         name=name,
         job=job,
         minimum_interval_seconds=settings.sensor_seconds,
-        default_status=_default_status(settings),
+        default_status=default_status(settings),
         description=description,
     )
     def watch(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SensorResult | dg.SkipReason:
@@ -240,34 +251,9 @@ def _write_seen(seen: dict[str, str]) -> str:
     return json.dumps({"version": _CURSOR_VERSION, "seen": seen})
 
 
-def _default_status(settings: Settings) -> dg.DefaultSensorStatus:
+def default_status(settings: Settings) -> dg.DefaultSensorStatus:
+    """Whether a sensor runs as soon as its code is loaded."""
     return dg.DefaultSensorStatus.RUNNING if settings.sensors == "running" else dg.DefaultSensorStatus.STOPPED
-
-
-def sweep_sensor(pipeline: str, place: Callable[[Settings], Zone]) -> dg.SensorDefinition:
-    """A sensor that tidies up after dead runs: leases, half-done moves, and runs that hold a slot without working."""
-    settings = current()
-
-    @dg.sensor(
-        name=f"{pipeline}_sweep_sensor",
-        minimum_interval_seconds=max(30, settings.sensor_seconds),
-        default_status=_default_status(settings),
-        description=f"Returns what dead runs of {pipeline} held, finishes their moves, reports them failed. Starts no runs.",
-    )
-    def sweep(context: dg.SensorEvaluationContext, ingestion: Ingestion) -> dg.SkipReason:
-        settings = ingestion.settings()
-        with ingestion.database().connect() as connection:
-            returned, moved = landing.sweep(
-                connection, place(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-            )
-            started = context.instance.get_runs(dg.RunsFilter(tags={PIPELINE_TAG: pipeline}, statuses=[dg.DagsterRunStatus.STARTED]))
-            dead = set(whereabouts.dead_runs(connection, pipeline, [run.run_id for run in started]))
-        for run in started:
-            if run.run_id in dead:
-                context.instance.report_run_failed(run, "all its leases have expired: the process or machine is gone")
-        return dg.SkipReason(f"{returned} loads returned to ready, {moved} moves finished, {len(dead)} dead runs reported failed")
-
-    return sweep
 
 
 def not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, now: datetime, *, is_new: bool = False) -> str | None:
@@ -297,20 +283,42 @@ def not_now(instance: dg.DagsterInstance, pipeline: str, job: str, limit: int, n
     return f"the last {failures} runs failed; the next attempt is due in {int((back_off - elapsed).total_seconds())} s"
 
 
-def _read_cursor(context: dg.SensorEvaluationContext) -> int:
-    """How many objects an unfinished listing has entered. An unreadable cursor costs a re-listing, no more."""
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """How many objects an unfinished listing has entered, and for how many ticks in a row the queue has been away."""
+
+    skip: int = 0
+    away: int = 0
+
+
+def _read_cursor(context: dg.SensorEvaluationContext) -> _Cursor:
+    """What the tick before has left. An unreadable cursor costs a re-listing, no more."""
     if not context.cursor:
-        return 0
+        return _Cursor()
     try:
-        cursor = json.loads(context.cursor)
-        skip = int(cursor["skip"])
-        if cursor["version"] != _CURSOR_VERSION or skip < 0:
+        content = json.loads(context.cursor)
+        cursor = _Cursor(int(content["skip"]), int(content.get("away", 0)))
+        if content["version"] != _CURSOR_VERSION or cursor.skip < 0:
             raise ValueError("not a cursor of ours")
-        return skip
-    except (ValueError, KeyError, TypeError):
+        return cursor
+    except (ValueError, KeyError, TypeError, AttributeError):
         context.log.warning("the cursor could not be read; listing from the start")
+        return _Cursor()
+
+
+def _write_cursor(cursor: _Cursor) -> str:
+    return json.dumps({"version": _CURSOR_VERSION, "skip": cursor.skip} | ({"away": cursor.away} if cursor.away else {}))
+
+
+def _told_of_queue(connection: Connection, settings: Settings, pipeline: str, heard: Heard, away: int) -> int:
+    """Alert to a queue that stays away, once an hour, and to messages that nobody could read, once a day. For how many ticks it is away."""
+    now = datetime.now(UTC)
+    if heard.dead:
+        title = f"{heard.dead} messages of its queue could not be read, or not be deleted"
+        next_step = "look at them in its dead-letter queue (docs/operations.md); what they told of is found by the nightly listing"
+        state_alert(connection, settings, pipeline, f"queue_dead:{pipeline}:{now:%Y-%m-%d}", title, next_step)
+    if heard.trouble is None:
         return 0
-
-
-def _write_cursor(skip: int) -> str:
-    return json.dumps({"version": _CURSOR_VERSION, "skip": skip})
+    if away + 1 >= FAILED_TICKS:
+        state_alert(connection, settings, pipeline, f"queue_away:{pipeline}:{now:%Y-%m-%dT%H}", "its queue cannot be read", heard.trouble)
+    return away + 1

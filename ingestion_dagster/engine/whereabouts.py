@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -73,19 +73,22 @@ GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 # A file that was delivered again has been dealt with, one way or the other: its newest version stands for it.
-ERRORS = """
-SELECT l.error_code, min(l.error_message), count(*)
-FROM ledger.loads AS l
-LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
-WHERE l.pipeline = %(pipeline)s AND l.status IN ('ready_for_erroring', 'erroring', 'errored')
-  AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
-  AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
+UNMENDED: Final = """l.status IN ('ready_for_erroring', 'erroring', 'errored')
   AND NOT EXISTS (
       SELECT FROM ledger.loads AS newer
       WHERE newer.pipeline = l.pipeline AND newer.key = l.key AND newer.status IN ('archived', 'errored')
-        AND (newer.discovered_at, newer.id) > (l.discovered_at, l.id))
+        AND (newer.discovered_at, newer.id) > (l.discovered_at, l.id))"""
+"""Of `ledger.loads AS l`: what stands refused."""
+
+ERRORS = f"""
+SELECT l.error_code, min(l.error_message), count(*)
+FROM ledger.loads AS l
+LEFT JOIN ledger.datasets AS d ON d.id = l.dataset_id
+WHERE l.pipeline = %(pipeline)s AND {UNMENDED}
+  AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s::text[]))
+  AND (%(partitions)s::text[] IS NULL OR l.partition = ANY(%(partitions)s::text[]))
 GROUP BY 1 ORDER BY 3 DESC, 1
-"""
+"""  # noqa: S608 - of constants
 
 UNACCOUNTED = """
 SELECT l.id
@@ -129,13 +132,13 @@ LAST_CLAIM = "SELECT max(claimed_at) FROM ledger.loads WHERE pipeline = %(pipeli
 
 
 def status_counts(connection: Connection, pipeline: str | None = None, partitions: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """Loads by pipeline, dataset, partition and status, as `status --json` shows them."""
+    """Loads by pipeline, dataset, partition and status, as `status --json` shows them: `STATUS_COUNT_FIELDS` each."""
     parameters = {"pipeline": pipeline, "partitions": None if partitions is None else sorted(partitions)}
     return [dict(zip(STATUS_COUNT_FIELDS, _plain(row), strict=True)) for row in connection.execute(STATUS_COUNTS, parameters)]
 
 
 def load_states(connection: Connection, pipeline: str | None = None) -> list[dict[str, Any]]:
-    """Every load, as `status --loads --json` shows it; times in ISO 8601, UTC."""
+    """Every load, as `status --loads --json` shows it: `LOAD_STATE_FIELDS` each, times in ISO 8601, UTC."""
     return [dict(zip(LOAD_STATE_FIELDS, _plain(row), strict=True)) for row in connection.execute(LOAD_STATES, {"pipeline": pipeline})]
 
 

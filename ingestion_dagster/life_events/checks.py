@@ -1,7 +1,7 @@
 """What is checked of life events: after each load and each publishing, by the step itself, and every day."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,24 +9,22 @@ import dagster as dg
 
 from ingestion_dagster.engine import outbox
 from ingestion_dagster.engine.checks import (
-    CLAIMED_IN_TIME,
-    NOTHING_ERRORED,
-    NOTHING_LEFT_ERRORED,
-    ROWS_ADD_UP,
+    Find,
     Finding,
     accounted,
-    claimed_in_time,
-    nothing_errored,
-    nothing_left_errored,
+    found_of_loads,
+    load_check_specs,
     result,
-    rows_add_up,
     standing_checks,
+    standing_findings,
+    standing_specs,
 )
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import counts
 from ingestion_dagster.life_events.elements import GROUP, RECORD_COUNT, REGISTRATION, TAGS
-from ingestion_dagster.life_events.registry import DATASET, NOTIFY, PIPELINE, PUBLISH
+from ingestion_dagster.life_events.registry import DATASET, PIPELINE
+from ingestion_dagster.life_events.topics import topics
 from ingestion_dagster.settings import Settings, current
 
 COUNTS_MATCH = "counts_match"
@@ -36,7 +34,7 @@ NO_DEAD_LETTERS = "no_dead_letters"
 NONE_PAST_ITS_TIME = "none_past_its_time"
 DAILY_FILE_HAS_COME = "daily_file_has_come"
 
-LANDING_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
+LANDING_ZONE_KEY = dg.AssetKey([PIPELINE, "landing_zone"])
 SOURCE_KEY = dg.AssetKey([PIPELINE, DATASET])
 STAGED_KEY = dg.AssetKey([PIPELINE, "staged_events"])
 STORE_KEY = dg.AssetKey([PIPELINE, "event_store"])
@@ -45,8 +43,7 @@ PLATFORM_KEY = dg.AssetKey([PIPELINE, "events_platform"])
 RELEASED_KEY = dg.AssetKey([PIPELINE, "released_events"])
 
 LOAD_CHECK_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=SOURCE_KEY, description="Every record that came in was accepted, a duplicate, or rejected."),
-    dg.AssetCheckSpec(NOTHING_ERRORED, asset=SOURCE_KEY, description="No file stands refused."),
+    *load_check_specs(SOURCE_KEY.path, "Every record that came in was accepted, a duplicate, or rejected."),
     dg.AssetCheckSpec(COUNTS_MATCH, asset=STAGED_KEY, description="Accepted, duplicate and bad records are as many as each file says."),
     dg.AssetCheckSpec(COUNTS_AND_CODES_ONLY, asset=STAGED_KEY, description="What Dagster is told holds counts and codes, and no value."),
 ]
@@ -70,15 +67,10 @@ def load_check_results(
 ) -> Iterator[dg.AssetCheckResult]:
     """The results of the selected checks of a load step, for what this run has loaded and told."""
     for check in sorted(selected):
-        match check.name:
-            case "rows_add_up":
-                found = rows_add_up(connection, PIPELINE, DATASET, run_id)
-            case "nothing_errored":
-                found = nothing_errored(connection, PIPELINE, DATASET)
-            case "counts_match":
-                found = accounted(counts.unaccounted(connection, run_id))
-            case _:
-                found = counts_and_codes_only(told)
+        found = found_of_loads(check.name, connection, PIPELINE, DATASET, run_id)
+        if found is None:
+            is_counted = check.name == COUNTS_MATCH
+            found = accounted(counts.unaccounted(connection, run_id)) if is_counted else counts_and_codes_only(told)
         yield result(check, found)
 
 
@@ -115,7 +107,7 @@ def _is_harmless(name: str, value: object) -> bool:
 
 def published_in_time(connection: Connection, settings: Settings) -> Finding:
     """No event is due for longer than the limit, to whomever."""
-    lags = [outbox.lag(connection, topic) for topic in _topics(connection)]
+    lags = [outbox.lag(connection, topic) for topic in topics(connection)]
     oldest = max(lag.oldest_seconds for lag in lags)
     limit = settings.life_events_publish_minutes * 60
     metadata = {"due": sum(lag.due + lag.later for lag in lags), "oldest_seconds": round(oldest, 1), "limit_seconds": limit}
@@ -124,12 +116,8 @@ def published_in_time(connection: Connection, settings: Settings) -> Finding:
 
 def no_dead_letters(connection: Connection) -> Finding:
     """Nobody has refused an event, and none has expired before it could be told of."""
-    dead = sum(outbox.lag(connection, topic).dead for topic in _topics(connection))
+    dead = sum(outbox.lag(connection, topic).dead for topic in topics(connection))
     return not dead, dg.AssetCheckSeverity.WARN, {"dead_letters": dead, "next": "ingestion life_events republish"}
-
-
-def _topics(connection: Connection) -> list[str]:
-    return [PUBLISH, *outbox.topics(connection, NOTIFY)]
 
 
 def none_past_its_time(connection: Connection, settings: Settings, now: datetime) -> Finding:
@@ -154,10 +142,10 @@ def daily_file_has_come(connection: Connection, settings: Settings, now: datetim
 
 
 DAILY_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_KEY, description="For every load there has been, no record is unaccounted for."),
-    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_KEY, description="No file stands refused."),
-    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_KEY, description="No file that could be loaded has waited beyond the limit."),
-    dg.AssetCheckSpec(DAILY_FILE_HAS_COME, asset=LANDING_KEY, description="The daily file has come by INGESTION_LIFE_EVENTS_EXPECTED_BY."),
+    *standing_specs(LANDING_ZONE_KEY),
+    dg.AssetCheckSpec(
+        DAILY_FILE_HAS_COME, asset=LANDING_ZONE_KEY, description="The daily file has come by INGESTION_LIFE_EVENTS_EXPECTED_BY."
+    ),
     dg.AssetCheckSpec(COUNTS_MATCH, asset=STORE_KEY, description="For every file, its records are as many as it says."),
     dg.AssetCheckSpec(PUBLISHED_IN_TIME, asset=PLATFORM_KEY, description="No event is due beyond the limit."),
     dg.AssetCheckSpec(NO_DEAD_LETTERS, asset=PLATFORM_KEY, description="The platform has refused no event."),
@@ -165,10 +153,8 @@ DAILY_SPECS = [
 ]
 """Standing: evaluated by a run of their own."""
 
-DAILY: Mapping[str, Callable[[Connection, Settings], Finding]] = {
-    ROWS_ADD_UP: lambda connection, _settings: rows_add_up(connection, PIPELINE),
-    NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_errored(connection, PIPELINE),
-    CLAIMED_IN_TIME: lambda connection, settings: claimed_in_time(connection, PIPELINE, settings.life_events_claimable_minutes),
+DAILY: Mapping[str, Find] = {
+    **standing_findings(PIPELINE, lambda settings: settings.life_events_claimable_minutes),
     DAILY_FILE_HAS_COME: lambda connection, settings: daily_file_has_come(connection, settings, datetime.now(UTC)),
     COUNTS_MATCH: lambda connection, _settings: accounted(counts.unaccounted(connection)),
     PUBLISHED_IN_TIME: published_in_time,
@@ -194,7 +180,7 @@ def _cron(due: str) -> str:
 STANDING = standing_checks(
     PIPELINE,
     DAILY_SPECS,
-    lambda name, connection, settings: DAILY[name](connection, settings),
+    DAILY,
     word="daily",
     cron=_cron(current().life_events_expected_by),
     timezone="Europe/London",

@@ -53,11 +53,6 @@ def expected_on(settings: Settings, day: date) -> Expected | None:
     return Expected(name, datetime.combine(day, due, LONDON).astimezone(UTC))
 
 
-def expected_today(settings: Settings, now: datetime) -> Expected | None:
-    """The file of the day that it is in London."""
-    return expected_on(settings, now.astimezone(LONDON).date())
-
-
 def has_come(connection: Connection, name: str) -> bool:
     """Whether a file of that name has been seen in the landing zone, at its top or in a folder, whatever has become of it."""
     row = connection.execute(_HAS_COME, {"pipeline": PIPELINE, "name": name}).fetchone()

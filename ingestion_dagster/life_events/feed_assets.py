@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ingestion_dagster.engine.dagster import OWNERS, PIPELINE_TAG, QUEUE_TAG, RETRY_STEP, Ingestion, no_retry_of_mistakes
+from ingestion_dagster.engine.dagster import OWNERS, RETRY_STEP, Ingestion, no_retry_of_mistakes
 from ingestion_dagster.engine.errors import Refused, Transient
+from ingestion_dagster.engine.scheduled import scheduled
 from ingestion_dagster.life_events import places
 from ingestion_dagster.life_events.registry import PIPELINE
 from ingestion_dagster.settings import Settings, current
@@ -55,20 +56,16 @@ def definitions_of(settings: Settings) -> PullDefinitions:
         with no_retry_of_mistakes():
             yield from pull_step(context, ingestion)
 
-    job: Any = dg.define_asset_job(
+    job, schedule = scheduled(
+        PIPELINE,
         JOB,
-        selection=dg.AssetSelection.assets(life_events_pull),
-        description="Pull the daily file, if it is there and has not been pulled.",
-        tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: JOB, "dagster/max_runtime": str(_LONGEST_SECONDS)},
-        executor_def=dg.in_process_executor,
-    )
-    schedule = dg.ScheduleDefinition(
-        name=f"{JOB}_schedule",
-        job=job,
-        cron_schedule="*/15 5-9 * * *",
-        execution_timezone="Europe/London",
-        description="Looks for the daily file every quarter of an hour from five to ten in the morning.",
-        default_status=dg.DefaultScheduleStatus.RUNNING if settings.sensors == "running" else dg.DefaultScheduleStatus.STOPPED,
+        life_events_pull,
+        settings,
+        does="Pull the daily file, if it is there and has not been pulled.",
+        cron="*/15 5-9 * * *",
+        timezone="Europe/London",
+        when="Looks for the daily file every quarter of an hour from five to ten in the morning.",
+        longest_seconds=_LONGEST_SECONDS,
     )
     return PullDefinitions([life_events_pull], [job], [schedule])
 

@@ -69,11 +69,6 @@ class Vault:
         self._current_cipher = self._ciphers[self.current.id]
         self._current_id = self.current.id.encode()
 
-    @property
-    def key_ids(self) -> frozenset[str]:
-        """The ids of the keys that are set."""
-        return frozenset(self._ciphers)
-
     def seal(self, record_key: bytes, payload: bytes) -> bytes:
         """Nonce (12 bytes), ciphertext and tag (16 bytes), under the current key."""
         nonce = os.urandom(_NONCE_BYTES)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
@@ -99,7 +99,7 @@ def _load_all(connection: Connection, job: Job, claims: Claims, outcome: Outcome
         for load in batch:
             settled = load_file(connection, job, claims, load, outcome)
             if settled is not None:
-                pending = landing.move(connection, job.zone, [settled], lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
+                pending = moving.move(connection, job.zone, [settled], lease_seconds=claims.limits.lease_seconds, run_id=claims.run_id)
                 outcome.moves_pending += len(pending)
                 files.audit_deleted(connection, claims.run_id)
             outcome.seconds = time.monotonic() - started
@@ -118,15 +118,7 @@ def load_file(connection: Connection, job: Job, claims: Claims, load: Load, outc
     outcome.count([verdict])
     if verdict.to == Status.READY:
         return None
-    return replace(
-        load,
-        status=verdict.to,
-        problems=verdict.problems,
-        rows_in=verdict.rows_in,
-        rows_written=verdict.rows_written,
-        rows_unchanged=verdict.rows_unchanged,
-        rows_rejected=verdict.rows_rejected,
-    )
+    return verdict.settled
 
 
 def _judged_by_database(connection: Connection, job: Job, claims: Claims, load: Load) -> Verdict:

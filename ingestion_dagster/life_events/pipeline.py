@@ -1,6 +1,7 @@
 """The life events pipeline as the command line sees it. What reads files, publishes or seals is imported when it is needed."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -59,31 +60,57 @@ def _contents(connection: Connection, _settings: Settings) -> list[tuple[int, st
     return [(count, f"life_events.records, {state}") for state, count in rows]
 
 
-def _standing(connection: Connection) -> list[str]:
+def _standing(connection: Connection, _dataset: str | None) -> list[str]:
     """How many events are where on their way to the platform and to acquirers, if there are any."""
     from ingestion_dagster.engine import outbox
-    from ingestion_dagster.life_events.registry import NOTIFY, PUBLISH
+    from ingestion_dagster.life_events.topics import receiver, topics
 
     lines = []
     row = connection.execute("SELECT count(*) FROM life_events.records WHERE state = 'published'").fetchone()
     if row and row[0]:
         lines.append(f"{row[0]} events are published and not consumed by everybody")
-    for topic in (PUBLISH, *outbox.topics(connection, NOTIFY)):
-        whom = "the platform" if topic == PUBLISH else f"acquirer {topic.removeprefix(NOTIFY)}"
+    for topic in topics(connection):
+        whom = receiver(topic)
         lag = outbox.lag(connection, topic)
         if lag.due or lag.later:
             held, until = outbox.held(connection, topic)
             by_run = f"; {held} of them are in the hands of a run, or of a dead one until {until:%H:%M:%S} UTC" if until else ""
             lines.append(f"{lag.due + lag.later} events are due to {whom}, the oldest for {lag.oldest_seconds:.0f} s{by_run}")
         if lag.dead:
-            codes = ", ".join(f"{count} {code}" for code, count in outbox.dead_codes(connection, topic))
-            lines.append(f"{lag.dead} events did not reach {whom} ({codes}); mend the cause, then 'ingestion life_events republish'")
+            lines.append(f"{_dead(connection, topic, whom, lag.dead)}; mend the cause, then 'ingestion life_events republish'")
     return lines
+
+
+def _wants(connection: Connection, _dataset: str | None) -> list[tuple[str, str]]:
+    """Events that nobody will be told of unless a person does something."""
+    from ingestion_dagster.engine import outbox
+    from ingestion_dagster.life_events.topics import receiver, topics
+
+    wanted = []
+    for topic in topics(connection):
+        if codes := outbox.dead_codes(connection, topic):
+            line = _dead(connection, topic, receiver(topic), sum(count for _, count in codes))
+            wanted.append((line, f"ingestion explain {codes[0][0]} --pipeline life_events"))
+    return wanted
+
+
+def _dead(connection: Connection, topic: str, whom: str, count: int) -> str:
+    from ingestion_dagster.engine import outbox
+
+    codes = ", ".join(f"{number} {code}" for code, number in outbox.dead_codes(connection, topic))
+    return f"{count} events did not reach {whom} ({codes})"
 
 
 def _behind(connection: Connection, _settings: Settings) -> list[tuple[str, ...]]:
     row = connection.execute("SELECT EXISTS (SELECT FROM ledger.outbox WHERE topic ^@ 'life_events.' AND dead_at IS NULL)").fetchone()
     return [PUBLISHED] if row and row[0] else []
+
+
+def _leftovers(connection: Connection, settings: Settings, _before: datetime) -> dict[str, int]:
+    """Refused files whose time in quarantine is up: a term of its own."""
+    from ingestion_dagster.life_events import upkeep
+
+    return {"expired_files": upkeep.expire_quarantine(connection, settings, datetime.now(UTC))}
 
 
 LIFE_EVENTS = Pipeline(
@@ -99,8 +126,13 @@ LIFE_EVENTS = Pipeline(
     samples=_samples,
     behind=_behind,
     standing=_standing,
+    wants=_wants,
     follow_job=PUBLISH_JOB,
     stand_ins=places.stand_ins_needed,
     replay=_replay,
     done=_done,
+    sensors=lambda _settings: ("life_events_s3_sensor", "life_events_outbox_sensor"),
+    remembers=lambda settings: settings.life_events_ledger_days,
+    leftovers=_leftovers,
+    claimable_minutes=lambda settings: settings.life_events_claimable_minutes,
 )

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from ingestion_dagster.engine import stand_ins
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Target, Zone, versioned
-from ingestion_dagster.engine.ledger import Arrival, Load
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.life_events.registry import DATASET, PIPELINE
 from ingestion_dagster.settings import Settings
@@ -30,6 +31,7 @@ def zone(settings: Settings) -> Zone:
         error_targets=lambda load: (Target(quarantine, versioned(load.key, load.version)),),
         settle_seconds=settings.settle_seconds,
         arrival=lambda seen: Arrival(seen, DATASET),
+        queue=settings.queue(PIPELINE),
     )
 
 

@@ -80,8 +80,3 @@ def of_record(code: str, ordinal: int, offset: int, field: str = RECORD) -> Prob
     if code in WARNINGS:
         return Problem(code, place, message, "warning")
     return Problem(code, place, f"{message}; have GRO deliver the record again")
-
-
-def field_of(problem: Problem) -> str:
-    """The element that a record's problem is of."""
-    return problem.place.rpartition(", ")[2]

@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from ingestion_dagster.engine import notifications, outbox, postgres
+from ingestion_dagster.engine import channels, notifications, outbox, postgres
+from ingestion_dagster.engine.alert import Alert, overview_link
 from ingestion_dagster.engine.connections import Connections
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.notifications import Alert
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import audit, records
 from ingestion_dagster.life_events.audit import EVENT_DELETED, EVENT_ENRICHED, Entry
@@ -233,10 +233,10 @@ def _alert(desk: Desk, connection: Connection, entry: Entry) -> None:
         pipeline=PIPELINE,
         title=f"the platform asks for events to be {what}, and cannot be answered ({entry.outcome})",
         details=("the platform asks again; what is not deleted meanwhile goes when its time is up",),
-        link=notifications.overview_link(desk.settings),
+        link=overview_link(desk.settings),
     )
     try:
-        notifications.raise_alert(connection, notifications.channels(desk.settings), alert)
+        notifications.raise_alert(connection, channels.channels(desk.settings), alert)
     except ConfigurationError as error:
         log.error("an alert could not be raised: %s", error)
 

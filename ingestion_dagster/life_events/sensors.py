@@ -1,39 +1,32 @@
-"""What starts runs of the life events pipeline, and what tidies up after dead ones."""
+"""What starts runs of the life events pipeline."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import dagster as dg
 
 from ingestion_dagster.engine import outbox
-from ingestion_dagster.engine.alerting import failure_sensor, state_alert, watch_sensor
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
+from ingestion_dagster.engine.alerting import state_alert
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import Due, LoadingJob, due_sensor, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import Due, LoadingJob, due_sensor, landing_sensor
 from ingestion_dagster.life_events import places
 from ingestion_dagster.life_events.assets import life_events_files
 from ingestion_dagster.life_events.checks import PUBLISHED_KEY, RELEASED_KEY
 from ingestion_dagster.life_events.pipeline import LOAD_JOB, PUBLISH_JOB
 from ingestion_dagster.life_events.publish_assets import life_events_events
-from ingestion_dagster.life_events.registry import NOTIFY, PIPELINE, PUBLISH
+from ingestion_dagster.life_events.registry import PIPELINE, PUBLISH
+from ingestion_dagster.life_events.topics import receiver, topics
 from ingestion_dagster.settings import Settings
 
-LIFE_EVENTS_LOAD_JOB: Any = dg.define_asset_job(
-    LOAD_JOB,
-    selection=dg.AssetSelection.assets(life_events_files),
-    description="Read every claimable file of death registrations, and stage its events.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
+LIFE_EVENTS_LOAD_JOB = load_job(
+    LOAD_JOB, PIPELINE, life_events_files, "Read every claimable file of death registrations, and stage its events."
 )
-
-LIFE_EVENTS_PUBLISH_JOB: Any = dg.define_asset_job(
+LIFE_EVENTS_PUBLISH_JOB = load_job(
     PUBLISH_JOB,
-    selection=dg.AssetSelection.assets(life_events_events),
-    description="Tell the platform of every event that is due, and delete what has outlived its time.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PUBLISH_JOB},
-    executor_def=dg.in_process_executor,
+    PIPELINE,
+    life_events_events,
+    "Tell the platform of every event that is due, and delete what has outlived its time.",
+    queue=PUBLISH_JOB,
 )
 
 _SWEEP_EVERY = timedelta(minutes=10)
@@ -87,9 +80,9 @@ def _tell(connection: Connection, settings: Settings, now: datetime) -> None:
     """Alert to what is due for too long (once an outage), to dead letters (once a day), and to a daily file that has not come."""
     from ingestion_dagster.life_events import expected
 
-    for topic in (PUBLISH, *outbox.topics(connection, NOTIFY)):
+    for topic in topics(connection):
         lag = outbox.lag(connection, topic)
-        whom = "the platform" if topic == PUBLISH else f"acquirer {topic.removeprefix(NOTIFY)}"
+        whom = receiver(topic)
         if lag.oldest_seconds > settings.life_events_publish_minutes * 60:
             since = now - timedelta(seconds=lag.oldest_seconds)
             title = f"{lag.due + lag.later} events are due to {whom}, the oldest for {lag.oldest_seconds / 60:.0f} minutes"
@@ -118,13 +111,3 @@ life_events_outbox_sensor = due_sensor(
     _due,
     "Watches the outbox of life events. Asks for one run of publishing when events are due, or have been deleted, and none is in flight.",
 )
-life_events_sweep_sensor = sweep_sensor(PIPELINE, places.zone)
-life_events_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(_settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick."""
-    return ("life_events_s3_sensor", "life_events_outbox_sensor", "life_events_sweep_sensor", "life_events_failure_sensor")
-
-
-life_events_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.life_events_claimable_minutes)

@@ -5,7 +5,6 @@ import hmac
 import logging
 import os
 import posixpath
-import random
 import re
 import stat
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import asyncssh
 
+from ingestion_dagster.engine import pauses
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.object_store import ObjectStore
@@ -223,7 +223,7 @@ async def _fetch(server: _Server, wanted: _Wanted) -> _Seen | None:
     """Write the file aside, with its time; None if it is known. Attempts that break off are repeated."""
     for attempt in range(ATTEMPTS):
         if attempt:
-            await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311 - spreads attempts, guards nothing
+            await asyncio.sleep(pauses.after(attempt, first=PAUSE_SECONDS))
         try:
             async with asyncio.timeout(_WHOLE_SECONDS):
                 return await _attempt(server, wanted)

@@ -18,6 +18,7 @@ from ingestion_dagster.life_events.audit import Entry
 from ingestion_dagster.life_events.places import quarantine_key
 from ingestion_dagster.life_events.registry import EVENT_EXPIRED, NOTIFY, PIPELINE, PUBLISH
 from ingestion_dagster.life_events.store import EventStore
+from ingestion_dagster.life_events.topics import topics
 from ingestion_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def _end(connection: Connection, store: EventStore, locked: Sequence[bytes], now
     lives = store.get(connection, locked, now) if locked else {}
     ended = records.mark_ended(connection, [key for key in locked if key not in lives], EXPIRED, now)
     if ended:
-        untold = outbox.bury(connection, [PUBLISH, *outbox.topics(connection, NOTIFY)], EVENT_EXPIRED, [key.hex() for key in ended])
+        untold = outbox.bury(connection, topics(connection), EVENT_EXPIRED, [key.hex() for key in ended])
         unpublished = {bytes.fromhex(key) for topic, key in untold if topic == PUBLISH}
         outcomes = ((key, EXPIRED_UNPUBLISHED if key in unpublished else EXPIRED) for key in ended)
         audit.write(

@@ -1,46 +1,38 @@
 """Metric file types and the tables they feed: one load step, and what arrives from outside."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psycopg
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
-from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert
-from ingestion_dagster.engine.checks import evaluated, failed_names
-from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine import postgres, whereabouts
+from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import (
-    LANDING_DAYS,
     OWNERS,
-    RETRY_STEP,
     Ingestion,
     LoadConfig,
     column_lineage,
     column_schema,
     error_table,
-    load_metadata,
-    narrowed,
-    no_retry_of_mistakes,
-    partitions_asked_for,
-    summary,
 )
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.load_step import Claim, Loading, Part, foretold, load_step, run_load_step
 from ingestion_dagster.engine.local_files import distinct
 from ingestion_dagster.engine.object_store import open_store
-from ingestion_dagster.engine.outcome import Outcome
-from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.outcome import Outcome, Tally
+from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics.boot import boot
 from ingestion_dagster.metrics.checks import CHECK_SPECS, check_results
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.load import Job, judge_loads, load_metrics
-from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, zone
+from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, boot_zone, processed_url, zone
 from ingestion_dagster.metrics.policy import full_topics
 from ingestion_dagster.metrics.registry import FIELDS, FILE_TYPES, TABLES, Columns, TargetTable
 from ingestion_dagster.settings import Settings
@@ -69,7 +61,7 @@ LANDING_ZONE = dg.AssetSpec(
 
 DASHBOARD = dg.AssetSpec(
     key=[PIPELINE, "dashboard"],
-    deps=[dg.AssetKey([PIPELINE, table.name]) for table in TABLES.values() if table.is_fact],
+    deps=[dg.AssetKey([PIPELINE, name]) for name in TABLES],
     description="The UKHSA data dashboard: reads the views in schema public, released and public rows only where the public looks on.",
     group_name=PIPELINE,
     kinds={"postgres"},
@@ -140,6 +132,11 @@ TABLE_SPECS = [
 SPECS = {spec.key.path[-1]: spec for spec in (*FILE_TYPE_SPECS, *TABLE_SPECS)}
 
 
+def asset_key(name: str) -> dg.AssetKey:
+    """The key of a file type or table."""
+    return dg.AssetKey([PIPELINE, name])
+
+
 class MetricsConfig(LoadConfig):
     """What the launchpad offers for metric files."""
 
@@ -149,65 +146,46 @@ class MetricsConfig(LoadConfig):
     """Without it, `boot_from` is refused in production."""
 
 
-@dg.multi_asset(
-    name="metrics_load_step",
-    specs=[*FILE_TYPE_SPECS, *TABLE_SPECS],
-    check_specs=CHECK_SPECS,
-    partitions_def=LANDING_DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    retry_policy=RETRY_STEP,
-    can_subset=True,
-)
+@load_step("metrics_load_step", [*FILE_TYPE_SPECS, *TABLE_SPECS], CHECK_SPECS)
 def metrics_files(context: dg.AssetExecutionContext, config: MetricsConfig, ingestion: Ingestion) -> Iterator[Any]:
     """Metric files, and the tables they feed: claims, reads, judges, stages, merges, commits and moves."""
-    with no_retry_of_mistakes():
-        yield from load_step(context, config, ingestion)
+    yield from run_load_step(context, config, ingestion, partial(loading, context, config))
 
 
-def load_step(context: dg.AssetExecutionContext, config: MetricsConfig, ingestion: Ingestion) -> Iterator[Any]:
-    """One run of the load step: what it is narrowed to, the load, and what there is to tell about it."""
-    settings = ingestion.settings()
+def loading(context: dg.AssetExecutionContext, config: MetricsConfig, settings: Settings, partitions: frozenset[str] | None) -> Loading:
+    """What one run does."""
     now = config.clock()
     selected = datasets_selected(context.selected_asset_keys)
-    partitions = partitions_asked_for(context)
     refuse_contradictions(config, partitions, selected, settings)
-    scope = Scope(
-        PIPELINE,
-        datasets=None if selected == frozenset(FILE_TYPES) else selected,
-        partitions=partitions,
-        not_after=now if config.as_of else None,
-    )
     job = Job(zone(settings), datasets=selected, now=now, max_load_bytes=settings.max_load_bytes, full_topics=full_topics(settings))
-    limits = Limits.of(settings)
-    database = ingestion.database()
-    with database.connect() as connection:
-        if config.dry_run:
-            yield from dry_run(connection, scope, job, config)
-            return
-        run_id = context.run.run_id
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
-        outcome = Outcome()
-        try:
-            if config.boot_from:
-                booting = replace(job, zone=boot_zone(settings, boot_id(context.run)))
-                files = distinct([Path(config.boot_from)])
-                outcome = boot(database, booting, open_store(boot_folder(settings)), files, run_id, limits)
-            else:
-                with Claims(database, narrowed(connection, scope, job.zone, config, run_id), run_id, limits) as claims:
-                    load_metrics(claims, job, connection, outcome)
-        except Exception:
-            yield from committed(context, database, outcome, settings)
-            raise
-        context.log.info("%s", summary(outcome))
-        yield from materializations(context, connection, outcome, partitions, settings)
-        if outcome.total([UNCLASSIFIED]).loads_errored:
-            yield unclassified(connection, outcome)
-        results = list(check_results(context.selected_asset_check_keys, connection, run_id))
-        for result in results:
-            yield from [result] if context.has_partition_key else evaluated(result)
-        errored_loads_alert(connection, settings, PIPELINE, run_id)
-        failed_checks_alert(connection, settings, PIPELINE, run_id, failed_names(results))
+    outcome, run_id = Outcome(), context.run.run_id
+
+    def load(connection: Connection, claim: Claim) -> Outcome:
+        if config.boot_from:
+            booting = replace(job, zone=boot_zone(settings, boot_id(context.run)))
+            files = distinct([Path(config.boot_from)])
+            return boot(postgres.ready(settings), booting, open_store(boot_folder(settings)), files, run_id, Limits.of(settings))
+        with claim() as claims:
+            load_metrics(claims, job, connection, outcome)
+        return outcome
+
+    return Loading(
+        pipeline=PIPELINE,
+        zone=job.zone,
+        scope=Scope(
+            PIPELINE,
+            datasets=None if selected == frozenset(FILE_TYPES) else selected,
+            partitions=partitions,
+            not_after=now if config.as_of else None,
+        ),
+        parts=[part(name, settings) for name in (*FILE_TYPES, *TABLES) if asset_key(name) in context.selected_asset_keys],
+        outcome=outcome,
+        enter=lambda connection: sync_datasets(connection, PIPELINE, DATASETS),
+        judge=lambda _connection, loads: foretold(LANDING_ZONE.key, judge_loads(job, loads)),
+        load=load,
+        checks=lambda connection, _outcome, _told: check_results(context.selected_asset_check_keys, connection, run_id),
+        observe=unclassified,
+    )
 
 
 def boot_id(run: dg.DagsterRun) -> str:
@@ -217,35 +195,12 @@ def boot_id(run: dg.DagsterRun) -> str:
 
 def refuse_contradictions(config: MetricsConfig, partitions: frozenset[str] | None, selected: frozenset[str], settings: Settings) -> None:
     """Raise `ConfigurationError` for a request that cannot mean what it says."""
-    if config.replay and partitions is None:
-        raise ConfigurationError("replay needs a partition: without one it would load the whole archive again")
-    if config.replay and config.only_errored:
-        raise ConfigurationError("replay loads what is archived, only_errored what is errored: ask for one of them")
     if config.boot_from and (partitions is not None or selected != frozenset(FILE_TYPES)):
         raise ConfigurationError("boot_from replaces every fact: start it without a partition, on all assets of metrics")
     if config.boot_from and (config.replay or config.only_errored or config.dry_run or config.as_of):
         raise ConfigurationError("boot_from goes with no other option")
     if config.boot_from and settings.environment == "production" and not config.boot_in_production:
         raise ConfigurationError("this replaces every fact of production by what the folder holds; confirm with boot_in_production")
-
-
-def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) -> Iterator[dg.AssetObservation]:
-    """Judge what a run would load, as an observation of the landing zone. What has to be entered to see it is rolled back."""
-    with connection.transaction(force_rollback=True):
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        loads = ledger.claimable_loads(connection, narrowed(connection, scope, job.zone, config))
-    outcome = judge_loads(job, loads)
-    total = outcome.total()
-    yield dg.AssetObservation(
-        LANDING_ZONE.key,
-        description=f"dry run: {summary(outcome)}",
-        metadata={
-            "loads": total.loads_archived + total.loads_errored,
-            "errored": total.loads_errored,
-            "rows_in": total.rows_in,
-            "rows_rejected": total.rows_rejected,
-        },
-    )
 
 
 def datasets_selected(keys: Any) -> frozenset[str]:
@@ -256,63 +211,35 @@ def datasets_selected(keys: Any) -> frozenset[str]:
     )
 
 
-def materializations(
-    context: dg.AssetExecutionContext, connection: Connection, outcome: Outcome, partitions: frozenset[str] | None, settings: Settings
-) -> Iterator[Any]:
-    """One materialization per selected asset (and, in a run without partition key, per partition it touched)."""
-    touched = outcome.partitions(FILE_TYPES) if partitions is None else sorted(partitions)
-    statuses = whereabouts.status_counts(connection, PIPELINE, touched)
-    for name in (*FILE_TYPES, *TABLES):
-        key = dg.AssetKey([PIPELINE, name])
-        if key not in context.selected_asset_keys:
-            continue
-        feeding = TABLES[name].fed_by if name in TABLES else (name,)
-        rows = MetricsAPIInterface(connection).row_count(name) if name in TABLES else None
-        if partitions is not None:
-            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, statuses, touched, rows, settings))
-            continue
-        for partition in outcome.partitions(feeding):
-            metadata = _metadata(connection, outcome, name, statuses, [partition], rows, settings)
-            yield dg.AssetMaterialization(key, partition=partition, metadata=metadata)
+def part(name: str, settings: Settings) -> Part:
+    """A file type, or a table, and what is told of it."""
+    schema = {"dagster/column_schema": SPECS[name].metadata["dagster/column_schema"]}
+    if name not in TABLES:
+        place = {"dagster/uri": processed_url(settings)}
+        return Part(asset_key(name), (name,), lambda _connection, _outcome, _partitions: schema | place)
+
+    def of_table(_connection: Connection, outcome: Outcome, _partitions: list[str]) -> dict[str, Any]:
+        return schema | {
+            "dagster/table_name": f"public.{TABLES[name].view}",
+            "rows_superseded": outcome.rows_superseded,
+            "rows_withdrawn": outcome.rows_withdrawn,
+            "rows_restored": outcome.rows_restored,
+        }
+
+    def rows(connection: Connection, _tally: Tally) -> int:
+        return MetricsAPIInterface(connection).row_count(name)
+
+    return Part(asset_key(name), TABLES[name].fed_by, of_table, rows)
 
 
-def committed(context: dg.AssetExecutionContext, database: Database, outcome: Outcome, settings: Settings) -> Iterator[Any]:
-    """In a run that fails: its committed batches stay loaded, so they are materialized all the same, as events, whatever the run's key."""
-    with suppress(ConfigurationError, psycopg.Error), database.connect() as connection:
-        yield from materializations(context, connection, outcome, None, settings)
-
-
-def unclassified(connection: Connection, outcome: Outcome) -> dg.AssetObservation:
+def unclassified(connection: Connection, outcome: Outcome) -> Iterator[dg.AssetObservation]:
     """Files that belong to no file type, because they cannot be read so far, are observed where they arrived."""
-    errors = whereabouts.errors(connection, PIPELINE, [UNCLASSIFIED], outcome.partitions([UNCLASSIFIED]))
     total = outcome.total([UNCLASSIFIED])
-    return dg.AssetObservation(
+    if not total.loads_errored:
+        return
+    errors = whereabouts.errors(connection, PIPELINE, [UNCLASSIFIED], outcome.partitions([UNCLASSIFIED]))
+    yield dg.AssetObservation(
         LANDING_ZONE.key,
         description=f"{total.loads_errored} files could not be read far enough to tell their type",
         metadata={"loads_errored": total.loads_errored, "bytes": total.bytes, "load_errors": error_table(errors)},
     )
-
-
-def _metadata(
-    connection: Connection,
-    outcome: Outcome,
-    name: str,
-    statuses: list[dict[str, Any]],
-    partitions: list[str],
-    rows: int | None,
-    settings: Settings,
-) -> dict[str, Any]:
-    feeding = TABLES[name].fed_by if name in TABLES else (name,)
-    tally = outcome.total(feeding, partitions[0] if len(partitions) == 1 else None)
-    own = [row for row in statuses if row["dataset"] in feeding and row["partition"] in partitions]
-    errors = whereabouts.errors(connection, PIPELINE, feeding, partitions) if any(row["status"] == "errored" for row in own) else []
-    common = load_metadata(tally, outcome.seconds, own, errors, row_count=rows)
-    common |= {"dagster/column_schema": SPECS[name].metadata["dagster/column_schema"]}
-    if name not in TABLES:
-        return common | {"dagster/uri": settings.zone(PIPELINE, "processed", "metrics/processed")}
-    return common | {
-        "dagster/table_name": f"public.{TABLES[name].view}",
-        "rows_superseded": outcome.rows_superseded,
-        "rows_withdrawn": outcome.rows_withdrawn,
-        "rows_restored": outcome.rows_restored,
-    }

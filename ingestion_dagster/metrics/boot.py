@@ -10,11 +10,13 @@ from pathlib import Path
 
 import psycopg
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import entries, ledger, moving
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import mark_rebuilt, paused_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.ledger import Arrival, Load, Scope, Status
+from ingestion_dagster.engine.ledger import Load, Scope, Status
 from ingestion_dagster.engine.local_files import read_file
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, is_key
 from ingestion_dagster.engine.outcome import Outcome
@@ -46,16 +48,16 @@ def boot(database: Database, job: Job, boots: ObjectStore, files: Mapping[str, P
     outcome = Outcome()
     started = time.monotonic()
     with database.connect() as connection, _only_boot(connection):
-        if paused := ledger.paused_datasets(connection, job.zone.pipeline):
+        if paused := paused_datasets(connection, job.zone.pipeline):
             raise ConfigurationError(f"a boot would take out the facts of paused datasets: 'ingestion resume' {', '.join(paused)} first")
-        if ledger.was_entered(connection, job.zone.landing.url):
+        if entries.was_entered(connection, job.zone.landing.url):
             log.warning("boot=%s: was made before; the sweep moves what is left of it", run_id)
             return outcome
         _tidy(connection, boots)
         landed = [_land(job.zone.landing, key, path) for key, path in named.items()]
         fault_point("metrics.boot.landed")
         with connection.transaction():
-            ledger.discover(connection, job.zone.pipeline, job.zone.landing.url, list(map(Arrival, landed)), datetime.now(UTC), run_id)
+            entries.discover(connection, job.zone.pipeline, job.zone.landing.url, list(map(Arrival, landed)), datetime.now(UTC), run_id)
             settled = _replace_facts(connection, database, job, run_id, limits, outcome)
             _refuse_to_lose(settled, landed)
             _renew(connection, settled, limits)
@@ -72,7 +74,7 @@ def _move(connection: Connection, job: Job, settled: Sequence[Load], run_id: str
         for first in range(0, len(settled), limits.batch_files):
             page = settled[first : first + limits.batch_files]
             _renew(connection, settled[first:], limits)
-            pending = landing.move(connection, job.zone, page, lease_seconds=limits.lease_seconds, run_id=run_id)
+            pending = moving.move(connection, job.zone, page, lease_seconds=limits.lease_seconds, run_id=run_id)
             moved += len(page) - len(pending)
     except psycopg.Error as error:
         log.warning("error=%s: the facts are replaced; the sweep moves the files", type(error).__name__)
@@ -99,9 +101,9 @@ def _land(store: ObjectStore, key: str, path: Path) -> StoredObject:
 
 def _replace_facts(connection: Connection, database: Database, job: Job, run_id: str, limits: Limits, outcome: Outcome) -> list[Load]:
     """Empty the fact tables and load what was landed, in the caller's transaction: the loads to be moved once it has committed."""
-    ids = frozenset(ledger.unfinished(connection, job.zone.landing.url))
+    ids = frozenset(entries.unfinished(connection, job.zone.landing.url))
     MetricsAPIInterface(connection).clear()
-    ledger.mark_rebuilt(connection, job.zone.pipeline)
+    mark_rebuilt(connection, job.zone.pipeline)
     # One batch, and so one merge; whoever waits for the next run does not wait for a time limit here.
     everything = replace(limits, batch_files=_EVERYTHING, batch_bytes=_EVERYTHING)
     settled: list[Load] = []
@@ -126,7 +128,7 @@ def _only_boot(connection: Connection) -> Iterator[None]:
 
 def _tidy(connection: Connection, boots: ObjectStore) -> None:
     """Remove what boots that failed have landed and never entered."""
-    entered = set(ledger.unfinished(connection, boots.url).values())
+    entered = set(entries.unfinished(connection, boots.url).values())
     for seen in boots.list():
         if f"{boots.url}/{seen.key}" not in entered:
             boots.remove(seen)

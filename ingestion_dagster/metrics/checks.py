@@ -5,21 +5,17 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.checks import (
-    CLAIMED_IN_TIME,
-    NOTHING_ERRORED,
-    NOTHING_LEFT_ERRORED,
-    ROWS_ADD_UP,
     Finding,
-    claimed_in_time,
-    nothing_errored,
-    nothing_left_errored,
+    found_of_loads,
+    load_check_specs,
     result,
-    rows_add_up,
     standing_checks,
+    standing_findings,
+    standing_specs,
     table,
 )
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics.interface import MetricsAPIInterface, Refreshed
 from ingestion_dagster.metrics.places import PIPELINE
@@ -39,14 +35,7 @@ DAYS_BETWEEN_HEADLINES = 7
 """Headlines carry no frequency; most are weekly."""
 
 CHECK_SPECS = [
-    *(
-        dg.AssetCheckSpec(ROWS_ADD_UP, asset=[PIPELINE, name], description="Every row that came in was written, unchanged or rejected.")
-        for name in FILE_TYPES
-    ),
-    *(
-        dg.AssetCheckSpec(NOTHING_ERRORED, asset=[PIPELINE, name], description="No file of this type stands refused.")
-        for name in FILE_TYPES
-    ),
+    *(spec for name in FILE_TYPES for spec in load_check_specs([PIPELINE, name])),
     *(
         dg.AssetCheckSpec(PUBLIC_FLAG_HOLDS, asset=[PIPELINE, name], description="No row of an OFF-SENS_ metric counts as public.")
         for name in FACTS
@@ -55,9 +44,7 @@ CHECK_SPECS = [
 """Of the load step: evaluated at the end of each of its runs."""
 
 DAILY_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=LANDING_ZONE_KEY, description="For every load there has been, no row is unaccounted for."),
-    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=LANDING_ZONE_KEY, description="No file stands refused, of whatever type and day."),
-    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=LANDING_ZONE_KEY, description="No file that could be loaded has waited beyond the limit."),
+    *standing_specs(LANDING_ZONE_KEY),
     dg.AssetCheckSpec(PUBLIC_FLAG_HOLDS, asset=DASHBOARD_KEY, description="No row of an OFF-SENS_ metric counts as public."),
     dg.AssetCheckSpec(CORE_AND_API_AGREE, asset=DASHBOARD_KEY, description="core_time_series and api_time_series hold the same points."),
     dg.AssetCheckSpec(
@@ -75,30 +62,14 @@ def check_results(selected: Iterable[dg.AssetCheckKey], connection: Connection, 
 
 
 def _result(check: dg.AssetCheckKey, connection: Connection, run_id: str) -> dg.AssetCheckResult:
-    dataset = check.asset_key.path[-1]
-    if check.name == NOTHING_ERRORED:
-        return result(check, nothing_errored(connection, PIPELINE, dataset))
-    if check.name == ROWS_ADD_UP:
-        return result(check, rows_add_up(connection, PIPELINE, dataset, run_id))
-    return result(check, public_flag(connection))
+    found = found_of_loads(check.name, connection, PIPELINE, check.asset_key.path[-1], run_id)
+    return result(check, found or public_flag(connection))
 
 
 def public_flag(connection: Connection) -> Finding:
     """No series of a metric that is not public counts as public."""
     found = MetricsAPIInterface(connection).wrongly_public_series()
     return found == 0, dg.AssetCheckSeverity.ERROR, {"found": found}
-
-
-def _rows_add_up(connection: Connection, _settings: Settings) -> Finding:
-    return rows_add_up(connection, PIPELINE)
-
-
-def _nothing_left_errored(connection: Connection, _settings: Settings) -> Finding:
-    return nothing_left_errored(connection, PIPELINE)
-
-
-def _claimed_in_time(connection: Connection, settings: Settings) -> Finding:
-    return claimed_in_time(connection, PIPELINE, settings.metrics_claimable_minutes)
 
 
 def _public_flag_holds(connection: Connection, _settings: Settings) -> Finding:
@@ -150,9 +121,7 @@ def _row_counts_hold(connection: Connection, settings: Settings) -> Finding:
 
 
 DAILY = {
-    ROWS_ADD_UP: _rows_add_up,
-    NOTHING_LEFT_ERRORED: _nothing_left_errored,
-    CLAIMED_IN_TIME: _claimed_in_time,
+    **standing_findings(PIPELINE, lambda settings: settings.metrics_claimable_minutes),
     PUBLIC_FLAG_HOLDS: _public_flag_holds,
     CORE_AND_API_AGREE: _core_and_api_agree,
     TOPICS_ARE_FRESH: _topics_are_fresh,
@@ -163,10 +132,10 @@ DAILY = {
 STANDING = standing_checks(
     PIPELINE,
     DAILY_SPECS,
-    lambda name, connection, settings: DAILY[name](connection, settings),
+    DAILY,
     word="daily",
     cron="0 7 * * *",
     timezone="Europe/London",
     description="Check what must hold whatever was loaded today.",
-    before=lambda connection, _settings: ledger.sync_datasets(connection, PIPELINE, FILE_TYPES),
+    before=lambda connection, _settings: sync_datasets(connection, PIPELINE, FILE_TYPES),
 )

@@ -8,12 +8,11 @@ from ingestion_dagster.metrics.columns import Rows
 from ingestion_dagster.metrics.header import read_texts
 from ingestion_dagster.metrics.payload import UNCLASSIFIED, content_hash, dataset_of, decode
 from ingestion_dagster.metrics.points import REFRESH_DATE, HeadlinePoint, TimeSeriesPoint, headlines, time_series
-from ingestion_dagster.metrics.problems import CODES, Code, Findings
+from ingestion_dagster.metrics.problems import Code, Findings
 from ingestion_dagster.metrics.publicity import judge_publicity, non_public
 from ingestion_dagster.metrics.rules import reference
 
 __all__ = [
-    "CODES",
     "UNCLASSIFIED",
     "HeadlinePoint",
     "MetricFile",

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from ingestion_dagster.engine.batches import NotNow
 from ingestion_dagster.engine.faults import fault_point
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.metrics import quality_sql, tables, withdrawal_sql
@@ -28,7 +29,7 @@ SUPPORTING_TABLES = (
 )
 
 
-class Unresolved(Exception):
+class Unresolved(NotNow):
     """Another run changed what a staged file refers to while it was being merged: stage the files again, one by one."""
 
 
@@ -130,7 +131,7 @@ class MetricsAPIInterface:
         fault_point("metrics.staged")
 
     def row_count(self, table: str) -> int:
-        """Rows of one of the target tables."""
+        """How many rows a target table of schema `metrics` has."""
         row = self._connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("metrics", table))).fetchone()
         return int(row[0]) if row else 0
 

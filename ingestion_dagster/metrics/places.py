@@ -5,6 +5,7 @@ from dataclasses import replace
 from ingestion_dagster.engine.landing import Target, Zone, versioned
 from ingestion_dagster.engine.ledger import SUPERSEDED, Load
 from ingestion_dagster.engine.object_store import open_store
+from ingestion_dagster.engine.zones import usual_zone
 from ingestion_dagster.metrics.files import UNCLASSIFIED
 from ingestion_dagster.metrics.registry import FILE_TYPES
 from ingestion_dagster.settings import Settings
@@ -15,25 +16,24 @@ DATASETS = (*FILE_TYPES, UNCLASSIFIED)
 
 def zone(settings: Settings) -> Zone:
     """The landing zone of metric files and its targets, as the settings place them."""
-    landing = open_store(settings.zone(PIPELINE, "landing", "metrics/in"))
-    processed = open_store(settings.zone(PIPELINE, "processed", "metrics/processed"))
-    archive = open_store(settings.zone(PIPELINE, "archive", "metrics/archive"))
-    error = open_store(settings.zone(PIPELINE, "error", "metrics/failed"))
-    return Zone(
-        pipeline=PIPELINE,
-        landing=landing,
-        archive_targets=lambda load: (
-            *(() if SUPERSEDED in load.problems else (Target(processed, load.key),)),
-            Target(archive, archive_key(load)),
-        ),
-        error_targets=lambda load: (Target(error, versioned(load.key, load.version)),),
-        settle_seconds=settings.settle_seconds,
-    )
+    usual = usual_zone(settings, PIPELINE, archive_key=archive_key)
+    processed = open_store(processed_url(settings))
+
+    def archive_targets(load: Load) -> list[Target]:
+        newest = [] if SUPERSEDED in load.problems else [Target(processed, load.key)]
+        return [*newest, *usual.archive_targets(load)]
+
+    return replace(usual, archive_targets=archive_targets)
+
+
+def processed_url(settings: Settings) -> str:
+    """Where the newest loaded file stands under its own name."""
+    return settings.zone(PIPELINE, "processed", "metrics/processed")
 
 
 def boot_zone(settings: Settings, boot_id: str) -> Zone:
     """The zone from which one boot loads: a folder of its own, so that no other run sees its files before it has loaded them."""
-    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0)
+    return replace(zone(settings), landing=open_store(f"{boot_folder(settings)}/{boot_id}"), settle_seconds=0, queue=None)
 
 
 def boot_folder(settings: Settings) -> str:

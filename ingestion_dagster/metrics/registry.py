@@ -2,22 +2,14 @@
 
 from dataclasses import dataclass
 
-HEADLINE = "headline"
+from ingestion_dagster.metrics.rules import reference
 
-FILE_TYPES: dict[str, str] = {
-    HEADLINE: "Single figures for a period: the newest value of a metric, with or without confidence bounds.",
-    "cases": "Case counts and rates over time.",
-    "deaths": "Deaths over time.",
-    "healthcare": "Admissions, occupied beds and other use of healthcare over time.",
-    "testing": "Tests and positivity over time.",
-    "vaccinations": "Vaccinations given over time.",
-    "syndromic": "Syndromic surveillance (calls, consultations, attendances) over time.",
-    "counts": "Counts that are none of the other kinds, over time.",
-    "prevention": "Uptake of prevention over time.",
-    "coverage": "Vaccine coverage over time.",
-    "consumption": "Consumption of medicines over time.",
-}
-"""The eleven metric groups of the UKHSA dashboard, by the name that a file's `metric_group` carries."""
+HEADLINE = reference().groups.headline
+
+FILE_TYPES: dict[str, str] = reference().groups.groups
+"""The metric groups of the UKHSA dashboard, by the name that a file's `metric_group` carries, with what they hold.
+
+An entry in `reference/metric_groups.json` is a file type: its rule, its asset, its checks, its dataset."""
 
 TIME_SERIES_TYPES = tuple(name for name in FILE_TYPES if name != HEADLINE)
 

@@ -91,10 +91,16 @@ class GeographyRules(_List):
 
 
 class MetricGroups(_List):
-    """Metric groups by the shape of their files."""
+    """Metric groups with what their files hold; which of them is the one whose files have periods instead of a time series."""
 
     headline: Name
-    time_series: frozenset[Name]
+    groups: dict[Name, Annotated[str, StringConstraints(min_length=1)]]
+
+    @model_validator(mode="after")
+    def _headline_is_one_of_them(self) -> Self:
+        if self.headline not in self.groups:
+            raise ValueError(f"{self.headline} is none of the groups")
+        return self
 
 
 class Frequencies(_List):
@@ -139,7 +145,7 @@ def reference() -> Reference:
         themes_topics=_read(ThemesTopics, "themes_topics"),
         geographies=_read(GeographyRules, "geography_rules"),
         groups=groups,
-        metric_groups=groups.time_series | {groups.headline},
+        metric_groups=frozenset(groups.groups),
         frequencies=_read(Frequencies, "frequencies").letters,
         sexes=_read(Sexes, "sexes").stored,
     )

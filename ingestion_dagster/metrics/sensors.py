@@ -1,22 +1,13 @@
-"""What starts a run of the metrics pipeline, and what tidies up after a dead one."""
+"""What starts a run of the metrics pipeline."""
 
-import dagster as dg
-
-from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import LoadingJob, StreamSource, landing_sensor, stream_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, StreamSource, landing_sensor, stream_sensor
 from ingestion_dagster.metrics.assets import metrics_files
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
 
-METRICS_JOB = dg.define_asset_job(
-    "metrics_load",
-    selection=dg.AssetSelection.assets(metrics_files),
-    description="Load every claimable metric file.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
-)
+METRICS_JOB = load_job("metrics_load", PIPELINE, metrics_files, "Load every claimable metric file.")
 
 metrics_s3_sensor = landing_sensor("metrics_s3_sensor", PIPELINE, zone, [LoadingJob(METRICS_JOB)])
 
@@ -31,14 +22,3 @@ def _take_records(connection: Connection, settings: Settings, seconds: float) ->
 KINESIS = StreamSource("INGESTION_METRICS_KINESIS_STREAM", lambda settings: settings.metrics_kinesis_stream, _take_records)
 
 metrics_kinesis_sensor = stream_sensor("metrics_kinesis_sensor", PIPELINE, zone, KINESIS, [LoadingJob(METRICS_JOB)])
-metrics_sweep_sensor = sweep_sensor(PIPELINE, zone)
-metrics_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick; without a stream Dagster passes over the one of streams."""
-    always = ("metrics_s3_sensor", "metrics_sweep_sensor", "metrics_failure_sensor")
-    return (*always, "metrics_kinesis_sensor") if settings.metrics_kinesis_stream else always
-
-
-metrics_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.metrics_claimable_minutes)

@@ -12,30 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
-from typing import Final
 
 import orjson
 
-from ingestion_dagster.engine import landing, ledger, streams, whereabouts
+from ingestion_dagster.engine import entries, landing, ledger, moving, whereabouts
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.drain import Drained, drain
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.faults import fault_point
+from ingestion_dagster.engine.kinesis import Record, Stream
 from ingestion_dagster.engine.landing import Zone
-from ingestion_dagster.engine.ledger import Arrival, Load, Scope, Status, Verdict
+from ingestion_dagster.engine.ledger import Load, Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, Missing, StoredObject, is_key
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.streams import Drained, Record, Stream
 from ingestion_dagster.engine.whereabouts import Version
 from ingestion_dagster.metrics.payload import UNCLASSIFIED, content_hash, decode
 from ingestion_dagster.metrics.places import DATASETS
-
-CODES: Final[dict[str, str]] = {
-    "record_not_json": "A record of the stream is not one JSON object in UTF-8, or is nested too deeply.",
-    "record_without_name": "A record of the stream has no `name`, or one that is no text.",
-    "record_without_data": "A record of the stream has no `data`, or `data` that is no JSON object.",
-    "unusable_name": "The `name` of a record cannot be the key of a file.",
-    "record_too_large": "A record of the stream is larger than a metric file may be.",
-}
-"""Problem codes of records, each with its line in the documentation."""
 
 WITHOUT_NAME = Problem("record_without_name", "name", "absent, or no text; send the key of the file, such as in/abc.json")
 WITHOUT_DATA = Problem("record_without_data", "data", "absent, or no JSON object; send the whole content of the metric file")
@@ -90,10 +83,10 @@ class _Fate(Enum):
 def take(connection: Connection, zone: Zone, name_or_arn: str, *, seconds: float, max_load_bytes: int = 64 * 1024 * 1024) -> Taken:
     """Bring what is new in a stream to the landing zone, for `seconds` at most. Raises `Transient` or `ConfigurationError`."""
     stream = Stream.of(name_or_arn)
-    ledger.sync_datasets(connection, zone.pipeline, DATASETS)
+    sync_datasets(connection, zone.pipeline, DATASETS)
     taker = Taker(zone, stream, max_load_bytes)
     with whereabouts.at_work(connection, taker.run_id):
-        taker.taken.drained = streams.drain(connection, stream, taker, seconds=seconds)
+        taker.taken.drained = drain(connection, stream, taker, seconds=seconds)
     return taker.taken
 
 
@@ -157,7 +150,7 @@ def _new_run_id() -> str:
 
 @dataclass(slots=True)
 class Taker:
-    """The handler of `streams.drain`: writes each record to the landing zone or the error zone, or lets it go because it is known.
+    """The handler of `drain`: writes each record to the landing zone or the error zone, or lets it go because it is known.
 
     What is refused in one drain is refused under one `run_id`, so that people are alerted to it once.
     """
@@ -169,7 +162,7 @@ class Taker:
     taken: Taken = field(default_factory=Taken)
 
     def __call__(self, connection: Connection, records: Sequence[Record]) -> int:
-        """See `streams.Handler`."""
+        """See `engine.drain.Handler`."""
         for number, record in enumerate(records):
             fate = self._take(connection, record)
             if fate is _Fate.WAITS:
@@ -229,7 +222,7 @@ class Taker:
         fault_point("metrics.stream.landing.before")
         written = self.zone.landing.write(delivery.key, delivery.raw, new=True)
         fault_point("metrics.stream.landing.after")
-        ledger.discover(connection, self.zone.pipeline, self.zone.landing.url, [Arrival(written)], datetime.now(UTC), self._origin(record))
+        entries.discover(connection, self.zone.pipeline, self.zone.landing.url, [Arrival(written)], datetime.now(UTC), self._origin(record))
         return _Fate.WRITTEN
 
     def _was_loaded(self, connection: Connection, record: Record, delivery: Delivery, versions: Sequence[Version]) -> bool:
@@ -281,7 +274,7 @@ class Taker:
         location = self._keep(seen, record.data)
         fault_point("metrics.stream.poison.after")
         with connection.transaction():
-            ledger.discover(connection, self.zone.pipeline, self.stream.url, [Arrival(seen)], datetime.now(UTC), self._origin(record))
+            entries.discover(connection, self.zone.pipeline, self.stream.url, [Arrival(seen)], datetime.now(UTC), self._origin(record))
             found = self._load_of(connection, seen)
             scope = Scope(self.zone.pipeline, ids=frozenset() if found is None else frozenset({found}))
             for load in ledger.claim(connection, scope, self.run_id, count=1, size=seen.size, lease_seconds=60):
@@ -290,7 +283,7 @@ class Taker:
                 )
                 ledger.settle(connection, [verdict])
                 refused = replace(load, status=verdict.to, problems=verdict.problems, location=location)
-                if landing.move(connection, self.zone, [refused], lease_seconds=60, run_id=self.run_id):
+                if moving.move(connection, self.zone, [refused], lease_seconds=60, run_id=self.run_id):
                     raise Transient("object_store_unavailable", "the report of a refused record could not be written")
         fault_point("metrics.stream.poison.entered")
         return _Fate.POISON

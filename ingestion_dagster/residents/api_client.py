@@ -148,7 +148,7 @@ class HereToHelp:
         self._given: set[int] = set()
 
     async def ping(self) -> None:
-        """Return if the API is there, takes the key, and says that it is well."""
+        """Return if the API is there, takes the key, and says that it is well. Raises `Transient` if it does not say so."""
         answer = await self._get("v3/healthcheck/ping", is_always_there=True)
         if not isinstance(answer, dict) or answer.get("success") is not True:
             raise Transient(BAD_ANSWER, "the API answers its health check, and not that it is well")
@@ -173,7 +173,7 @@ class HereToHelp:
         return moment + timedelta(seconds=begun - ours) - _CLOCKS
 
     async def help_request(self, help_request_id: int) -> HelpRequest:
-        """A help request with its resident. Raises `Rejected` (api_not_found) if there is none."""
+        """A help request with its resident. Raises `Rejected` (api_not_found) if there is none, `Transient` for another."""
         found = _object(await self._get(f"{_CREATE}/{help_request_id}"))
         request = _request(found)
         if request.id != help_request_id:
@@ -211,7 +211,10 @@ class HereToHelp:
         postcode: str = "",
         uprn: str = "",
     ) -> tuple[Resident, ...]:
-        """Residents with exactly these; case and blanks do not count. What is "" is not looked at; both names must be there."""
+        """Residents with exactly these; case and blanks do not count. What is "" is not looked at.
+
+        Raises `ValueError` without both names: such a search finds everybody.
+        """
         if not first_name.strip() or not last_name.strip():
             raise ValueError("without both names a search finds everybody")
         asked = {

@@ -3,38 +3,28 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
-import psycopg
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
-from ingestion_dagster.engine.alerting import errored_loads_alert, failed_checks_alert, state_alert
-from ingestion_dagster.engine.checks import evaluated, failed_names, table
-from ingestion_dagster.engine.claims import Claims, Limits
-from ingestion_dagster.engine.dagster import (
-    LANDING_DAYS,
-    OWNERS,
-    RETRY_STEP,
-    Ingestion,
-    LoadConfig,
-    column_schema,
-    load_metadata,
-    narrowed,
-    no_retry_of_mistakes,
-    partitions_asked_for,
-    summary,
-)
+from ingestion_dagster.engine import postgres
+from ingestion_dagster.engine.alerting import errored_loads_alert, state_alert
+from ingestion_dagster.engine.checks import table
+from ingestion_dagster.engine.dagster import OWNERS, Ingestion, LoadConfig, column_schema, narrowed
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
-from ingestion_dagster.engine.ledger import Scope
+from ingestion_dagster.engine.ledger import Load, Scope
+from ingestion_dagster.engine.load_step import Claim, Loading, Part, load_step, run_load_step
 from ingestion_dagster.engine.object_store import Changed, Missing
-from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.engine.outcome import Outcome
+from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger, upkeep
 from ingestion_dagster.residents.checks import API_KEY, CHECK_SPECS, DROP_FOLDER_KEY, check_results
 from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.load import Job, ResidentsOutcome, day_asked_for, load_residents
+from ingestion_dagster.residents.job import Job, ResidentsOutcome, day_asked_for
+from ingestion_dagster.residents.load import load_residents
 from ingestion_dagster.residents.model import OUTAGE
 from ingestion_dagster.residents.places import drop_folder
 from ingestion_dagster.residents.registry import PIPELINE, Dataset
@@ -97,65 +87,61 @@ class ResidentsConfig(LoadConfig):
     """What the launchpad offers for spreadsheets. `as_of` is the day, in London, by which rows are judged, and narrows nothing."""
 
 
-@dg.multi_asset(
-    name="residents_load_step",
-    specs=SPECS,
-    check_specs=CHECK_SPECS,
-    partitions_def=LANDING_DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    retry_policy=RETRY_STEP,
-    can_subset=True,
-)
+@load_step("residents_load_step", SPECS, CHECK_SPECS)
 def residents_files(context: dg.AssetExecutionContext, config: ResidentsConfig, ingestion: Ingestion) -> Iterator[Any]:
     """Spreadsheets: claims, reads, judges, sends row by row, reports and settles."""
-    with no_retry_of_mistakes():
-        yield from load_step(context, config, ingestion)
+    yield from run_load_step(context, config, ingestion, partial(loading, context, config))
 
 
-def load_step(context: dg.AssetExecutionContext, config: ResidentsConfig, ingestion: Ingestion) -> Iterator[Any]:
-    """One run of the load step: what it is narrowed to, the load, and what there is to tell about it."""
-    settings = ingestion.settings()
-    as_of = day_asked_for(config.as_of)
+def loading(context: dg.AssetExecutionContext, config: ResidentsConfig, settings: Settings, partitions: frozenset[str] | None) -> Loading:
+    """What one run does."""
     selected = frozenset(key.path[-1] for key in context.selected_asset_keys)
-    partitions = partitions_asked_for(context)
-    if config.replay and partitions is None:
-        raise ConfigurationError("replay needs a partition: without one it would load everything again")
-    if config.replay and config.only_errored:
-        raise ConfigurationError("replay loads what is archived, only_errored what is errored: ask for one of them")
-    scope = Scope(PIPELINE, selected, partitions)
-    job = Job.of(settings, as_of)
-    limits = Limits.of(settings)
-    database = ingestion.database()
-    with database.connect() as connection:
-        if config.dry_run:
-            yield from dry_run(connection, scope, job, config)
-            return
-        run_id = context.run.run_id
-        tell_of_pauses(connection, settings, upkeep.sync(connection, settings))
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+    job, run_id = Job.of(settings, day_asked_for(config.as_of)), context.run.run_id
+    outcome = ResidentsOutcome()
+
+    def load(connection: Connection, claim: Claim) -> None:
         upkeep.write_missing_reports(connection, settings)
-        outcome = ResidentsOutcome()
-        try:
-            with Claims(database, narrow(connection, scope, job, config, run_id), run_id, limits) as claims:
-                load_residents(claims, job, connection, database, outcome)
-            if "dagster/sensor_name" not in context.run.tags:
-                # Nobody waits for a sensor's run: the alert and the daily check tell of it, and no dataset waits for another's folder.
-                refuse_closed_folders(job, selected)
-        except Exception as error:
-            yield from committed(context, database, outcome, settings)
-            tell_of_files(connection, settings, outcome, run_id)
-            if isinstance(error, Transient) and (error.code in OUTAGE or error.code.startswith(("http_", "api_"))):
-                # The run has been as patient as it is told to be; the next one goes on.
-                who = "the database" if error.code == "database_gave_way" else "the Here to Help API (INGESTION_RESIDENTS_API_URL)"
-                raise dg.Failure(f"{who}: {error}; nothing is lost, the next run goes on", allow_retries=False) from None
-            raise
-        context.log.info("%s", summary(outcome))
-        yield from materializations(context, connection, outcome, partitions, settings)
-        results = list(check_results(context.selected_asset_check_keys, connection, settings, outcome, run_id))
-        for each in results:
-            yield from [each] if context.has_partition_key else evaluated(each)
-        tell_of_files(connection, settings, outcome, run_id)
-        failed_checks_alert(connection, settings, PIPELINE, run_id, failed_names(results))
+        with claim() as claims:
+            load_residents(claims, job, connection, postgres.ready(settings), outcome)
+        if "dagster/sensor_name" not in context.run.tags:
+            # Nobody waits for a sensor's run: the alert and the daily check tell of it, and no dataset waits for another's folder.
+            refuse_closed_folders(job, selected)
+
+    return Loading(
+        pipeline=PIPELINE,
+        zone=job.zone,
+        scope=Scope(PIPELINE, selected, partitions),
+        parts=[part(name, settings) for name in DATASETS if name in selected],
+        outcome=outcome,
+        enter=lambda connection: sync_datasets(connection, PIPELINE, DATASETS),
+        before=lambda connection: tell_of_pauses(connection, settings, upkeep.sync(connection, settings)),
+        judge=partial(foretell, job),
+        load=load,
+        narrow=lambda connection, scope, run_id: narrow(connection, scope, job, config, run_id),
+        checks=lambda connection, _outcome, _told: check_results(context.selected_asset_check_keys, connection, settings, outcome, run_id),
+        tell=lambda connection, _outcome: tell_of_files(connection, settings, outcome, run_id),
+        explain=explained,
+    )
+
+
+def explained(error: Exception) -> Exception | None:
+    """For an outage, what people should see: the run has been as patient as it is told to be."""
+    if not isinstance(error, Transient) or not (error.code in OUTAGE or error.code.startswith(("http_", "api_"))):
+        return None
+    who = "the database" if error.code == "database_gave_way" else "the Here to Help API (INGESTION_RESIDENTS_API_URL)"
+    return dg.Failure(f"{who}: {error}; nothing is lost, the next run goes on", allow_retries=False)
+
+
+def part(name: str, settings: Settings) -> Part:
+    """A dataset, and what is told of it."""
+
+    def more(connection: Connection, _outcome: Outcome, partitions: list[str]) -> dict[str, Any]:
+        return {
+            "dagster/uri": f"{settings.drive}/{name}/outbound",
+            "rows": table(("status", "reason", "rows"), row_ledger.counts(connection, name, partitions)),
+        }
+
+    return Part(dg.AssetKey([PIPELINE, name]), (name,), more)
 
 
 def narrow(connection: Connection, scope: Scope, job: Job, config: LoadConfig, run_id: str) -> Scope:
@@ -174,13 +160,10 @@ def refuse_closed_folders(job: Job, selected: frozenset[str]) -> None:
         raise ConfigurationError("; ".join(found))
 
 
-def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) -> Iterator[dg.AssetObservation]:
-    """Foretell what a run would do, as an observation of the drop folder. What has to be entered to see it is rolled back."""
+def foretell(job: Job, connection: Connection, loads: Sequence[Load]) -> dg.AssetObservation:
+    """Foretell what a run would do, as an observation of the drop folder."""
     from ingestion_dagster.residents.dry_run import REFUSED_FILES, ROWS, predict
 
-    with connection.transaction(force_rollback=True):
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        loads = ledger.claimable_loads(connection, narrowed(connection, scope, job.zone, config))
     counts: Counter[str] = Counter()
     for load in loads:
         try:
@@ -192,7 +175,7 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
             continue
         name = job.place.folder.file_name(load.key)
         counts += predict(connection, job.settings, job.place.hasher, load.dataset or "", name, raw, job.as_of)
-    yield dg.AssetObservation(
+    return dg.AssetObservation(
         DROP_FOLDER.key,
         description=f"dry run: {', '.join(f'{count} {what}' for what, count in sorted(counts.items()))}",
         metadata={
@@ -205,35 +188,6 @@ def dry_run(connection: Connection, scope: Scope, job: Job, config: LoadConfig) 
             "rows_skipped": counts["skipped"],
         },
     )
-
-
-def materializations(
-    context: dg.AssetExecutionContext,
-    connection: Connection,
-    outcome: ResidentsOutcome,
-    partitions: frozenset[str] | None,
-    settings: Settings,
-) -> Iterator[Any]:
-    """One materialization per selected dataset (and, in a run without partition key, per partition it touched)."""
-    touched = outcome.partitions(DATASETS) if partitions is None else sorted(partitions)
-    statuses = whereabouts.status_counts(connection, PIPELINE, touched)
-    for name in DATASETS:
-        key = dg.AssetKey([PIPELINE, name])
-        if key not in context.selected_asset_keys:
-            continue
-        if partitions is not None:
-            yield dg.MaterializeResult(key, metadata=_metadata(connection, outcome, name, statuses, touched, settings))
-            continue
-        for partition in outcome.partitions([name]):
-            yield dg.AssetMaterialization(
-                key, partition=partition, metadata=_metadata(connection, outcome, name, statuses, [partition], settings)
-            )
-
-
-def committed(context: dg.AssetExecutionContext, database: Database, outcome: ResidentsOutcome, settings: Settings) -> Iterator[Any]:
-    """In a run that fails: its finished files stay loaded, so they are materialized all the same, as events, whatever the run's key."""
-    with suppress(ConfigurationError, psycopg.Error), database.connect() as connection:
-        yield from materializations(context, connection, outcome, None, settings)
 
 
 def tell_of_files(connection: Connection, settings: Settings, outcome: ResidentsOutcome, run_id: str) -> None:
@@ -269,20 +223,3 @@ def tell_of_pauses(connection: Connection, settings: Settings, paused: Sequence[
             f"{name} is paused: its folder held many old files at the first look",
             f"'ingestion adopt {PIPELINE}' marks files with a report as done, 'ingestion resume {PIPELINE} {name}' loads the others",
         )
-
-
-def _metadata(
-    connection: Connection,
-    outcome: ResidentsOutcome,
-    name: str,
-    statuses: list[dict[str, Any]],
-    partitions: list[str],
-    settings: Settings,
-) -> dict[str, Any]:
-    tally = outcome.total([name], partitions[0] if len(partitions) == 1 else None)
-    own = [row for row in statuses if row["dataset"] == name and row["partition"] in partitions]
-    errors = whereabouts.errors(connection, PIPELINE, [name], partitions) if any(row["status"] == "errored" for row in own) else []
-    return load_metadata(tally, outcome.seconds, own, errors) | {
-        "dagster/uri": f"{settings.drive}/{name}/outbound",
-        "rows": table(("status", "reason", "rows"), row_ledger.counts(connection, name, partitions)),
-    }

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ingestion_dagster.engine.errors import Problem, Refused
 from ingestion_dagster.residents import sheets
-from ingestion_dagster.residents.datasets import DATASETS
-from ingestion_dagster.residents.identity import COLLISION, IDS_NAME_NO_PERSON, Hasher, Namesakes
+from ingestion_dagster.residents.datasets import DATASETS, IDS_NAME_NO_PERSON
+from ingestion_dagster.residents.identity import COLLISION, Hasher, Namesakes
 from ingestion_dagster.residents.model import Rules
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -10,17 +10,14 @@ from urllib.parse import unquote
 import dagster as dg
 
 from ingestion_dagster.engine.checks import (
-    CLAIMED_IN_TIME,
-    NOTHING_ERRORED,
-    NOTHING_LEFT_ERRORED,
-    ROWS_ADD_UP,
+    Find,
     Finding,
-    claimed_in_time,
-    nothing_errored,
-    nothing_left_errored,
+    found_of_loads,
+    load_check_specs,
     result,
-    rows_add_up,
     standing_checks,
+    standing_findings,
+    standing_specs,
     table,
 )
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
@@ -43,17 +40,18 @@ DROP_FOLDER_KEY = dg.AssetKey([PIPELINE, "drop_folder"])
 API_KEY = dg.AssetKey([PIPELINE, "here_to_help_api"])
 
 _IN_LOAD = {
-    ROWS_ADD_UP: "Every row that came in was sent, left out for a reason, or refused.",
-    NOTHING_ERRORED: "No file of this dataset stands refused.",
     ALL_ROWS_TERMINAL: "Every row of a finished file is done, skipped, refused, failed or quarantined.",
     REFUSED_SHARE: "Not more rows were refused than INGESTION_RESIDENTS_REFUSED_PERCENT allows.",
     DEDUPE_COLLISIONS: "No id stood for two people.",
 }
 
 CHECK_SPECS = [
-    dg.AssetCheckSpec(name, asset=[PIPELINE, dataset], description=description)
+    spec
     for dataset in NAMES
-    for name, description in _IN_LOAD.items()
+    for spec in (
+        *load_check_specs([PIPELINE, dataset], "Every row that came in was sent, left out for a reason, or refused."),
+        *(dg.AssetCheckSpec(name, asset=[PIPELINE, dataset], description=description) for name, description in _IN_LOAD.items()),
+    )
 ]
 
 
@@ -64,17 +62,15 @@ def check_results(
     collisions = row_ledger.collisions(connection, run_id)
     for check in sorted(selected):
         dataset = check.asset_key.path[-1]
+        found = found_of_loads(check.name, connection, PIPELINE, dataset, run_id)
         match check.name:
-            case "rows_add_up":
-                found = rows_add_up(connection, PIPELINE, dataset, run_id)
-            case "nothing_errored":
-                found = nothing_errored(connection, PIPELINE, dataset)
             case "all_rows_terminal":
                 found = all_rows_terminal(connection, dataset, run_id)
             case "refused_share":
                 found = refused_share(outcome, dataset, settings.residents_refused_percent)
-            case _:
+            case "dedupe_collisions":
                 found = no_collisions(collisions.get(dataset, 0))
+        assert found is not None
         yield result(check, found)
 
 
@@ -103,9 +99,7 @@ def no_collisions(rows: int) -> Finding:
 
 
 DAILY_SPECS = [
-    dg.AssetCheckSpec(ROWS_ADD_UP, asset=DROP_FOLDER_KEY, description="For every load there has been, no row is unaccounted for."),
-    dg.AssetCheckSpec(NOTHING_LEFT_ERRORED, asset=DROP_FOLDER_KEY, description="No file stands refused, of whatever dataset."),
-    dg.AssetCheckSpec(CLAIMED_IN_TIME, asset=DROP_FOLDER_KEY, description="No file that could be loaded has waited beyond the limit."),
+    *standing_specs(DROP_FOLDER_KEY),
     dg.AssetCheckSpec(ALL_ROWS_TERMINAL, asset=DROP_FOLDER_KEY, description="Every row of every finished file has come to an end."),
     dg.AssetCheckSpec(FOLDERS_OPEN, asset=DROP_FOLDER_KEY, description="Every inbound folder can be looked into."),
     dg.AssetCheckSpec(API_REACHABLE, asset=API_KEY, description="The Here to Help API answers, and takes our key."),
@@ -152,10 +146,8 @@ def _terminal_everywhere(connection: Connection) -> Finding:
     return not found, dg.AssetCheckSeverity.ERROR, {"datasets": table(("dataset", "rows"), found)}
 
 
-DAILY: Mapping[str, Callable[[Connection, Settings], Finding]] = {
-    ROWS_ADD_UP: lambda connection, _settings: rows_add_up(connection, PIPELINE),
-    NOTHING_LEFT_ERRORED: lambda connection, _settings: nothing_left_errored(connection, PIPELINE),
-    CLAIMED_IN_TIME: lambda connection, settings: claimed_in_time(connection, PIPELINE, settings.residents_claimable_minutes),
+DAILY: Mapping[str, Find] = {
+    **standing_findings(PIPELINE, lambda settings: settings.residents_claimable_minutes),
     ALL_ROWS_TERMINAL: lambda connection, _settings: _terminal_everywhere(connection),
     FOLDERS_OPEN: lambda _connection, settings: folders_open(settings),
     API_REACHABLE: lambda _connection, settings: api_reachable(settings),
@@ -171,7 +163,7 @@ def _before(connection: Connection, settings: Settings) -> None:
 STANDING = standing_checks(
     PIPELINE,
     DAILY_SPECS,
-    lambda name, connection, settings: DAILY[name](connection, settings),
+    DAILY,
     word="daily",
     cron="0 6 * * *",
     timezone="Europe/London",

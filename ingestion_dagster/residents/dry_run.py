@@ -12,10 +12,10 @@ from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError, Refused
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import row_ledger
-from ingestion_dagster.residents.datasets import DATASETS
+from ingestion_dagster.residents.datasets import DATASETS, IDS_NAME_NO_PERSON
 from ingestion_dagster.residents.dates import LONDON
-from ingestion_dagster.residents.identity import IDS_NAME_NO_PERSON, Hasher, Namesakes, hasher
-from ingestion_dagster.residents.load import day_asked_for, rules
+from ingestion_dagster.residents.identity import Hasher, Namesakes, hasher
+from ingestion_dagster.residents.job import day_asked_for, rules
 from ingestion_dagster.residents.model import Prepared, RowStatus
 from ingestion_dagster.residents.places import NAMES, api_address
 from ingestion_dagster.settings import Settings

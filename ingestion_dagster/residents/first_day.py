@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.datasets import pause_dataset
 from ingestion_dagster.engine.drop_folder import DropFolder
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
@@ -53,7 +53,7 @@ def look(connection: Connection, settings: Settings, now: datetime) -> list[str]
                     f"{files} files older than a day were there at the first look: 'ingestion adopt {PIPELINE}' marks those with a report "
                     f"as done; then 'ingestion resume {PIPELINE} {name}' loads the others"
                 )
-                ledger.pause(connection, PIPELINE, name, why)
+                pause_dataset(connection, PIPELINE, name, why)
                 paused.append(name)
     return paused
 

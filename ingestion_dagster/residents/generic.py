@@ -67,6 +67,7 @@ GENERIC = Dataset(
         *_NOTED,
     ),
     judge=judge,
+    ids_name_people=False,
     aliases={
         "First name": registry.FIRST_NAME,
         "Surname": registry.LAST_NAME,

@@ -10,11 +10,9 @@ import orjson
 
 from ingestion_dagster.engine.errors import ConfigurationError, Problem
 from ingestion_dagster.engine.own_key import own_key
+from ingestion_dagster.residents.datasets import IDS_NAME_NO_PERSON
 from ingestion_dagster.residents.model import Prepared
 from ingestion_dagster.settings import Settings
-
-IDS_NAME_NO_PERSON = frozenset({"generic"})
-"""Datasets whose ids stand for a kind of help, and not for anybody."""
 
 COLLISION = Problem(
     "dedupe_collision",

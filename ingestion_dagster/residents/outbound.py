@@ -37,7 +37,6 @@ SELECT FROM ledger.loads WHERE id = %(load_id)s AND status IN ('archived', 'erro
 
 _AT_ONCE = 20
 _LOCK = 0x7E5_1DE_17
-_DAY_SECONDS = 86_400
 
 COMPLETE, PARTIAL, REFUSED = "complete", "partial", "refused"
 
@@ -58,12 +57,15 @@ def place(settings: Settings, folder: DropFolder) -> Place:
     return Place(folder, hasher(settings), settings.home_folder / "scratch")
 
 
-def clear_leftovers(settings: Settings, now: datetime) -> None:
-    """Remove what a run that was killed had begun to write more than a day ago."""
+def clear_leftovers(settings: Settings, before: datetime) -> int:
+    """Remove what runs that were killed had begun to write, touched last before then; how many reports."""
+    removed = 0
     folder = settings.home_folder / "scratch"
     for leftover in folder.iterdir() if folder.is_dir() else ():
-        if now.timestamp() - leftover.stat().st_mtime > _DAY_SECONDS:
+        if leftover.stat().st_mtime < before.timestamp():
             shutil.rmtree(leftover, ignore_errors=True)
+            removed += 1
+    return removed
 
 
 def write(

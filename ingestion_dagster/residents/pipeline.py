@@ -1,6 +1,7 @@
 """The residents pipeline as the command line sees it. What reads spreadsheets is imported when one is to be read."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def _sync(connection: Connection, settings: Settings) -> None:
 def _check(settings: Settings, key: str, raw: bytes, _beside: object) -> tuple[Problem, ...]:
     from datetime import datetime
 
-    from ingestion_dagster.residents import load
+    from ingestion_dagster.residents import job, sheet_file
     from ingestion_dagster.residents.check import check_file
     from ingestion_dagster.residents.dates import LONDON
 
@@ -32,8 +33,8 @@ def _check(settings: Settings, key: str, raw: bytes, _beside: object) -> tuple[P
     if name not in places.NAMES:
         return (Problem("unknown_dataset", "the whole file", f"say which it is for: --dataset, one of {', '.join(places.NAMES)}"),)
     if len(raw) > settings.residents_max_file_bytes:
-        return (load.too_large(settings),)
-    return check_file(key.rpartition("/")[2], raw, name, load.rules(settings, datetime.now(LONDON).date()))
+        return (sheet_file.too_large(settings),)
+    return check_file(key.rpartition("/")[2], raw, name, job.rules(settings, datetime.now(LONDON).date()))
 
 
 def _retry(connection: Connection, scope: Scope, key: str | None) -> Again:
@@ -73,6 +74,12 @@ def _progress(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
+def _leftovers(_connection: Connection, settings: Settings, before: datetime) -> dict[str, int]:
+    from ingestion_dagster.residents import outbound
+
+    return {"unwritten_reports": outbound.clear_leftovers(settings, before)}
+
+
 RESIDENTS = Pipeline(
     name=PIPELINE,
     known=lambda: places.NAMES,
@@ -97,4 +104,8 @@ RESIDENTS = Pipeline(
     done=first_day.done,
     as_of_narrows=False,
     progress=_progress,
+    sensors=lambda _settings: ("residents_drive_sensor",),
+    remembers=lambda settings: settings.residents_retention_days,
+    leftovers=_leftovers,
+    claimable_minutes=lambda settings: settings.residents_claimable_minutes,
 )

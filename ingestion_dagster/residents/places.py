@@ -5,15 +5,17 @@ from functools import cache
 
 from ingestion_dagster.engine import stand_ins
 from ingestion_dagster.engine.drop_folder import DropFolder, FolderIds, open_drop_folder
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.landing import Target, Zone
-from ingestion_dagster.engine.ledger import Arrival, Load
+from ingestion_dagster.engine.ledger import Load
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject
+from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings
 
-NAMES = ("contact_tracing", "nsss", "spl", "self_isolation", "generic")
-"""The datasets; what each is, the registry says."""
+NAMES = tuple(DATASETS)
+"""The datasets by name."""
 
 SANDBOX = "here_to_help"
 _SANDBOX_KEY = "sandbox-here-to-help"  # pragma: allowlist secret
@@ -24,10 +26,7 @@ _INBOUND = "inbound"
 def drop_folder(settings: Settings) -> DropFolder:
     """The drop folder, with a pair of folders for each dataset."""
     folders = {
-        name: FolderIds(
-            getattr(settings, f"residents_{name}_inbound_folder_id"),
-            getattr(settings, f"residents_{name}_outbound_folder_id"),
-        )
+        name: FolderIds(settings.drive_folder_id(PIPELINE, name, "inbound"), settings.drive_folder_id(PIPELINE, name, "outbound"))
         for name in NAMES
     }
     return open_drop_folder(settings.drive, folders=folders, credentials=settings.drive_credentials, api_url=settings.drive_api_url)

@@ -1,9 +1,10 @@
-"""The five datasets: which columns a file must have, what each row means for the API, and what its report looks like."""
+"""What a dataset is: which columns a file must have, what each row means for the API, and what its report looks like."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ingestion_dagster.residents.model import Judged, Rules
+from ingestion_dagster.residents.rows import Row
 
 PIPELINE = "residents"
 
@@ -45,3 +46,29 @@ class Dataset:
     """How a date cell of a workbook is written as text: 22/02/1963, otherwise 19630222."""
     explanations: Mapping[str, str] = field(default_factory=dict)
     """What belongs into a column, for whoever fills in the template; without one, its name says it."""
+    ids_name_people: bool = True
+    """Whether the id of a row stands for somebody, and not for a kind of help."""
+
+    @classmethod
+    def of_requests(
+        cls, name: str, *, title: str, description: str, help_needed: str, fields: Mapping[str, str], born: str, note: str
+    ) -> "Dataset":
+        """A kind of spreadsheet whose every row asks for the same help, as the API names it, with a note.
+
+        `fields`: by field of the API's create call, the column it comes from. `born` and `note`: the columns of the date of birth and of
+        the note. A file needs every column that is named; who comes again is found again among the requests of the same person.
+        """
+        author = f"Data Ingestion: {title}"
+
+        def judge(cells: Mapping[str, str], number: int, rules: Rules) -> Judged:
+            row = Row(cells, number)
+            request = {
+                "HelpNeeded": help_needed,
+                "CallbackRequired": True,
+                **row.fields(fields),
+                "Metadata": {"Author": author, "generic_ingestion_id": name},
+            }
+            return row.judged(request, row.date_of_birth(born, rules), name, row.note(author, note))
+
+        required = tuple(dict.fromkeys((*fields.values(), born, note)))
+        return cls(name, title, description, required, judge, ids_name_people=False)

@@ -55,6 +55,18 @@ class Row:
         """A name as it is to be sent."""
         return values.name(self[column])
 
+    def fields(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """By field of the API's create call, the cell of its column, read as that field is: a name, a number to call, or plain text."""
+        read = {
+            "FirstName": self.name,
+            "LastName": self.name,
+            "NhsNumber": self.nhs_number,
+            "Postcode": self.postcode,
+            "ContactTelephoneNumber": self.phone,
+            "ContactMobileNumber": self.phone,
+        }
+        return {field: read.get(field, self.__getitem__)(column) for field, column in columns.items()}
+
     def note(self, author: str, column: str, prefix: str = "") -> tuple[Note, ...]:
         """A note of a cell's text; none if it is blank."""
         text = values.note_text(self._cells.get(column, ""))

@@ -1,26 +1,20 @@
-"""What starts runs of the residents pipeline, and what tidies up after dead ones."""
+"""What starts runs of the residents pipeline."""
 
-from typing import Any
-
-import dagster as dg
-
-from ingestion_dagster.engine.alerting import failure_sensor, watch_sensor
-from ingestion_dagster.engine.dagster import PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.landing import Zone
+from ingestion_dagster.engine.load_step import load_job
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor, sweep_sensor
+from ingestion_dagster.engine.sensors import LoadingJob, Upkeep, landing_sensor
 from ingestion_dagster.residents import places, upkeep
 from ingestion_dagster.residents.assets import residents_files, tell_of_closed_folders, tell_of_pauses
 from ingestion_dagster.residents.pipeline import LOAD_JOB
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.settings import Settings
 
-RESIDENTS_LOAD_JOB: Any = dg.define_asset_job(
+RESIDENTS_LOAD_JOB = load_job(
     LOAD_JOB,
-    selection=dg.AssetSelection.assets(residents_files),
-    description="Send the rows of every claimable spreadsheet to the Here to Help API, and report what became of them.",
-    tags={PIPELINE_TAG: PIPELINE, QUEUE_TAG: PIPELINE},
-    executor_def=dg.in_process_executor,
+    PIPELINE,
+    residents_files,
+    "Send the rows of every claimable spreadsheet to the Here to Help API, and report what became of them.",
 )
 
 
@@ -42,13 +36,3 @@ def watched_folders(settings: Settings) -> Zone:
 residents_drive_sensor = landing_sensor(
     "residents_drive_sensor", PIPELINE, watched_folders, [LoadingJob(RESIDENTS_LOAD_JOB, new_at_once=True)], Upkeep(before=_before)
 )
-residents_sweep_sensor = sweep_sensor(PIPELINE, places.zone)
-residents_failure_sensor = failure_sensor(PIPELINE)
-
-
-def watched(_settings: Settings) -> tuple[str, ...]:
-    """The sensors that should tick."""
-    return ("residents_drive_sensor", "residents_sweep_sensor", "residents_failure_sensor")
-
-
-residents_watch_sensor = watch_sensor(PIPELINE, watched, lambda settings: settings.residents_claimable_minutes)

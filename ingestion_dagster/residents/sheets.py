@@ -40,10 +40,6 @@ class Sheet:
         """How many rows there are."""
         return len(self.frame)
 
-    def sheet_row(self, number: int) -> int:
-        """Which row of the sheet people find the row of a number in, counted from 1."""
-        return int(self.frame.index[number - 1])
-
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """The rows with their numbers from 1 (blank ones have none): trimmed cells by column, "" for columns that the file lacks.
 

@@ -3,7 +3,7 @@
 import logging
 from datetime import UTC, datetime, timedelta
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.residents import first_day, outbound, row_ledger
@@ -26,7 +26,7 @@ def sync(connection: Connection, settings: Settings) -> list[str]:
             "the ledger's rows were hashed under another key than this one, and all would be sent again: restore the key with "
             "INGESTION_RESIDENTS_HASH_KEY, or the file residents.key below INGESTION_HOME"
         )
-    ledger.sync_datasets(connection, PIPELINE, NAMES)
+    sync_datasets(connection, PIPELINE, NAMES)
     paused = first_day.look(connection, settings, datetime.now(UTC))
     for name in paused:
         log.warning("%s is paused: its folder held too many old files at the first look", name)
@@ -41,5 +41,4 @@ def write_missing_reports(connection: Connection, settings: Settings, *, rows: i
 
 def forget(connection: Connection, settings: Settings, now: datetime) -> tuple[int, int]:
     """Let go of what is older than the retention setting; how many rows of files, and rows."""
-    outbound.clear_leftovers(settings, now)
     return row_ledger.forget(connection, now - timedelta(days=settings.residents_retention_days))

@@ -4,7 +4,6 @@ A listing takes `last_updated` (a day), `limit` (100 at most take effect) and `o
 without a zone and links that expire. What is below /admin makes it misbehave, and shows what it was asked.
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -20,32 +19,19 @@ from aiohttp import web
 
 from ingestion_dagster.sandbox import serving
 from ingestion_dagster.sandbox.dmap_data import COLUMNS, DAYS, Dataset, daily, path_of
+from ingestion_dagster.sandbox.faults import UNTOLD, Fault, Faults
 
 KEYS = {"public": "sandbox-public", "controlled": "sandbox-controlled"}
 MOST = 100
 _FAMILY = {"datasetpublicusersapi": "public", "datasetcontrolleduserapi": "controlled"}
 _EXPIRED = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>'
-_HTML = "<!DOCTYPE html><html><body><h1>Scheduled maintenance</h1></body></html>"
 
-AT_LIST = frozenset({"500", "503", "429", "403", "html", "hang", "not_json", "success_false", "repeat", "reset"})
-AT_FILE = frozenset({"500", "503", "429", "403", "404", "302", "html", "hang", "truncated", "wrong_length", "corrupt", "reset", "chunked"})
-
-
-@dataclass
-class Fault:
-    """What is to go wrong: `at` a list or a file, so many `times`, of one type or dataset or any; `skip` requests go well first."""
-
-    at: str
-    kind: str
-    times: int = 1
-    type: str | None = None
-    dataset_id: str | None = None
-    skip: int = 0
-    retry_after: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in {"list": AT_LIST, "file": AT_FILE}.get(self.at, frozenset()):
-            raise ValueError(f"no fault of this kind: {self.at} {self.kind}")
+_STATUSES = frozenset({"500", "503", "429", "403"})
+KINDS = {
+    "list": UNTOLD | _STATUSES | {"not_json", "success_false", "repeat"},
+    "file": UNTOLD | _STATUSES | {"404", "302", "truncated", "wrong_length", "corrupt", "chunked"},
+}
+"""Which faults there are, of a listing and of a file; a fault is of one type or dataset, or of any."""
 
 
 @dataclass
@@ -69,7 +55,7 @@ class DmapFeed:
     )
     records: dict[str, list[Any]] = field(default_factory=dict)
     """By type, records that are listed as they stand, behind the others."""
-    faults: list[Fault] = field(default_factory=list)
+    faults: Faults = field(default_factory=lambda: Faults(KINDS, words))
     asked: list[Asked] = field(default_factory=list)
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
     token: str = ""
@@ -96,9 +82,9 @@ class DmapFeed:
         app.router.add_post("/admin/reissue", self._admin_reissue)
         app.router.add_post("/admin/records", self._admin_records)
         app.router.add_post("/admin/links", self._admin_links)
-        app.router.add_post("/admin/faults", self._admin_faults)
-        app.router.add_delete("/admin/faults", self._admin_no_faults)
         app.router.add_get("/admin/requests", self._admin_requests)
+        for method, path, handler in self.faults.routes():
+            app.router.add_route(method, f"/admin/{path}", handler)
         return app
 
     @web.middleware
@@ -126,8 +112,8 @@ class DmapFeed:
             offset = max(0, int(request.query.get("offset", 0)))
         except ValueError:
             return web.json_response({"success": False, "message": "last_updated is a day; limit and offset are numbers"}, status=400)
-        fault = self._fault("list", kind)
-        if fault and (answer := await _misbehave(request, fault)):
+        fault = self.faults.take("list", kind)
+        if fault and (answer := await self.faults.answer(request, "list", fault)):
             return answer
         listed = [self._shown(request, each) for each in self.datasets[kind].values() if since is None or each.last_updated.date() >= since]
         listed += self.records.get(kind, [])
@@ -162,23 +148,13 @@ class DmapFeed:
         dataset = self.datasets.get(kind, {}).get(request.match_info["name"].removesuffix(".csv.gz"))
         if dataset is None:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>", content_type="application/xml")
-        fault = self._fault("file", kind, dataset.dataset_id)
+        fault = self.faults.take("file", kind, dataset.dataset_id)
         content = dataset.content()
         if fault:
-            if answer := await _misbehave(request, fault):
+            if answer := await self.faults.answer(request, "file", fault):
                 return answer
             return await _damaged(request, fault, content)
         return web.Response(body=content, content_type="binary/octet-stream")
-
-    def _fault(self, at: str, kind: str, dataset_id: str | None = None) -> Fault | None:
-        for fault in self.faults:
-            if fault.at == at and fault.type in (None, kind) and fault.dataset_id in (None, dataset_id) and fault.times > 0:
-                if fault.skip > 0:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                return fault
-        return None
 
     async def _admin_datasets(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -201,41 +177,21 @@ class DmapFeed:
         self.link_seconds = float((await request.json())["seconds"])
         return web.json_response({})
 
-    async def _admin_faults(self, request: web.Request) -> web.Response:
-        try:
-            self.faults.append(Fault(**await request.json()))
-        except (TypeError, ValueError) as error:
-            return web.json_response({"message": str(error)}, status=400)
-        return web.json_response({})
-
-    async def _admin_no_faults(self, _request: web.Request) -> web.Response:
-        self.faults.clear()
-        return web.json_response({})
-
     async def _admin_requests(self, _request: web.Request) -> web.Response:
         return web.json_response([asdict(each) for each in self.asked])
 
 
-async def _misbehave(request: web.Request, fault: Fault) -> web.StreamResponse | None:
+def words(_operation: str, kind: str) -> web.Response | None:
     """The answer in place of the right one; None for a fault that is a fault of the answer itself."""
-    match fault.kind:
-        case "html":
-            return web.Response(text=_HTML, content_type="text/html")
+    match kind:
         case "not_json":
             return web.Response(text='{"success": true, "results": [', content_type="application/json")
-        case "hang":
-            await asyncio.sleep(3600)
-        case "reset":
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response()
         case "302":
             return web.Response(status=302, headers={"Location": "/healthz"})
         case "403":
             return web.Response(body=_EXPIRED, status=403, content_type="application/xml")
         case kind if kind.isdigit():
-            headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-            return web.Response(status=int(kind), text="<html>busy</html>", content_type="text/html", headers=headers)
+            return web.Response(status=int(kind), text="<html>busy</html>", content_type="text/html")
     return None
 
 
@@ -263,11 +219,6 @@ async def _damaged(request: web.Request, fault: Fault, content: bytes) -> web.St
         return answer
     await answer.write_eof()
     return answer
-
-
-async def serve(feed: DmapFeed, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
-    """Answer on loopback until told otherwise; `ready` is given the URL."""
-    await serving.serve(feed.app(), port, ready, until)
 
 
 def main() -> None:

@@ -1,21 +1,25 @@
 """What people do on Drive, and what tests do to it: the calls below /admin of the sandbox's Google Drive."""
 
 import base64
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
 from aiohttp import web
 
-from ingestion_dagster.sandbox.drive_faults import Fault, Faults
 from ingestion_dagster.sandbox.drive_files import DriveFile, Files, not_found
+from ingestion_dagster.sandbox.faults import Faults
 
 
 class Admin:
     """Calls that change the server's state without asking who makes them."""
 
-    def __init__(self, files: Files, faults: Faults, tokens: set[str], new_account: Callable[[str], dict[str, str]]) -> None:
+    def __init__(
+        self, files: Files, faults: Faults, calls: Counter[str], tokens: set[str], new_account: Callable[[str], dict[str, str]]
+    ) -> None:
         self._files = files
         self._faults = faults
+        self._calls_seen = calls
         self._tokens = tokens
         self._new_account = new_account
 
@@ -29,9 +33,9 @@ class Admin:
         router.add_post("/admin/accounts", self._account)
         router.add_post("/admin/tokens/expire", self._expire)
         router.add_post("/admin/roles", self._role)
-        router.add_post("/admin/faults", self._fault)
-        router.add_delete("/admin/faults", self._no_faults)
         router.add_get("/admin/calls", self._calls)
+        for method, path, handler in self._faults.routes():
+            router.add_route(method, f"/admin/{path}", handler)
 
     async def _list(self, _request: web.Request) -> web.Response:
         return web.json_response([each.shown() for each in self._files.files.values()])
@@ -80,19 +84,8 @@ class Admin:
         self._files.roles[body["id"]] = body["role"]
         return web.json_response({})
 
-    async def _fault(self, request: web.Request) -> web.Response:
-        try:
-            self._faults.faults.append(Fault(**await request.json()))
-        except (TypeError, ValueError) as error:
-            return web.json_response({"message": str(error)}, status=400)
-        return web.json_response({})
-
-    async def _no_faults(self, _request: web.Request) -> web.Response:
-        self._faults.faults.clear()
-        return web.json_response({})
-
     async def _calls(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._faults.calls)
+        return web.json_response(self._calls_seen)
 
     def _file(self, request: web.Request) -> DriveFile:
         try:

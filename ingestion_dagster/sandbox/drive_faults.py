@@ -1,19 +1,11 @@
-"""What goes wrong on the sandbox's Google Drive, as often as it is told to."""
+"""What goes wrong on the sandbox's Google Drive, and how it says so."""
 
-import asyncio
 import re
-from collections import Counter
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from ingestion_dagster.sandbox.drive_files import Refusal
-
-DAMAGES = frozenset({"truncated", "corrupt"})
-AT = frozenset({"token", "list", "get", "media", "export", "create", "update", "piece", "status"})
-KINDS = frozenset({"429", "403", "500", "503", "hang", "reset", "html", "quota", "forbidden"})
-LOST = frozenset({"lost", "lost_503", "lost_session"})
-"""Faults of the last piece of an upload: it is done, but the answer breaks off, or is 503, which is all that ever comes of it."""
+from ingestion_dagster.sandbox.faults import UNTOLD
 
 REFUSALS = {
     "403": Refusal(403, "userRateLimitExceeded", "User Rate Limit Exceeded"),
@@ -23,74 +15,30 @@ REFUSALS = {
     "quota": Refusal(403, "storageQuotaExceeded", "The user's Drive storage quota has been exceeded."),
     "forbidden": Refusal(403, "cannotDownloadFile", "This file cannot be downloaded by the user."),
 }
+DAMAGES = frozenset({"truncated", "corrupt"})
+"""Faults of what is downloaded."""
+LOST = frozenset({"lost", "lost_503", "lost_session"})
+"""Faults of the last piece of an upload: it is done, but the answer breaks off, or is 503, which is all that ever comes of it."""
+
+_KINDS = UNTOLD | REFUSALS.keys()
+KINDS = {
+    **dict.fromkeys(("token", "list", "get", "export", "create", "update", "status"), _KINDS),
+    "media": _KINDS | DAMAGES,
+    "piece": _KINDS | LOST,
+}
+"""Which faults there are, by kind of call."""
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
-@dataclass
-class Fault:
-    """What is to go wrong: `at` one kind of call, so many `times`, after `skip` that go well."""
-
-    at: str
-    kind: str
-    times: int = 1
-    skip: int = 0
-    retry_after: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.at not in AT or self.kind not in KINDS | {"piece": LOST, "media": DAMAGES}.get(self.at, frozenset()):
-            raise ValueError(f"no fault of this kind: {self.at} {self.kind}")
+def words(_operation: str, kind: str) -> web.Response | None:
+    """The refusal of that kind; None for what is damaged or lost."""
+    return refused(REFUSALS[kind]) if kind in REFUSALS else None
 
 
-@dataclass
-class Faults:
-    """What is to go wrong, and how often each kind of call has come in."""
-
-    faults: list[Fault] = field(default_factory=list)
-    calls: Counter[str] = field(default_factory=Counter)
-
-    async def misbehaves(self, request: web.Request, at: str) -> web.Response | None:
-        """The answer in place of the right one; None if all is well."""
-        answer, _kind = await self.damages(request, at, frozenset())
-        return answer
-
-    async def damages(self, request: web.Request, at: str, own: frozenset[str]) -> tuple[web.Response | None, str]:
-        """As `misbehaves`, and the kind of a fault that the caller sees to itself, "" for none."""
-        self.calls[at] += 1
-        fault = self._fault(at)
-        if fault is None or fault.kind in own:
-            return None, fault.kind if fault else ""
-        match fault.kind:
-            case "hang":
-                await asyncio.sleep(3600)
-            case "reset":
-                return aborted(request), ""
-            case "html":
-                return web.Response(text="<!DOCTYPE html><html><body>Sign in to the network</body></html>", content_type="text/html"), ""
-        return refused(REFUSALS[fault.kind], fault.retry_after), ""
-
-    def _fault(self, at: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.at == at and fault.times > 0:
-                if fault.skip > 0:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                return fault
-        return None
-
-
-def refused(refusal: Refusal, retry_after: str | None = None) -> web.Response:
+def refused(refusal: Refusal) -> web.Response:
     """An error as the API answers it."""
     reason = {"domain": "global", "reason": refusal.reason, "message": str(refusal)}
-    error = {"error": {"errors": [reason], "code": refusal.status, "message": str(refusal)}}
-    return web.json_response(error, status=refusal.status, headers={"Retry-After": retry_after} if retry_after else {})
-
-
-def aborted(request: web.Request) -> web.Response:
-    """No answer: the connection breaks off."""
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
+    return web.json_response({"error": {"errors": [reason], "code": refusal.status, "message": str(refusal)}}, status=refusal.status)
 
 
 async def sent(request: web.Request, content: bytes, damage: str) -> web.StreamResponse:

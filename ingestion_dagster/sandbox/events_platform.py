@@ -7,7 +7,7 @@ the process, in a file beside the address file.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,13 +32,11 @@ from ingestion_dagster.sandbox.events_platform_schema import (
     read_published,
 )
 from ingestion_dagster.sandbox.events_platform_store import Events, NotSubscribed
-from ingestion_dagster.sandbox.events_platform_switchboard import Switchboard
-from ingestion_dagster.sandbox.events_platform_switches import Fault, Settings, misbehave
+from ingestion_dagster.sandbox.events_platform_switches import KINDS, Settings, Switches, words
 from ingestion_dagster.sandbox.events_platform_tokens import OAuthError, Tokens, grant
-from ingestion_dagster.sandbox.here_to_help_answers import abort, garble
-from ingestion_dagster.sandbox.here_to_help_switches import Bucket, Calls
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from ingestion_dagster.sandbox.faults import Faults
+from ingestion_dagster.sandbox.serving import Handler
+from ingestion_dagster.sandbox.switchboard import Switchboard
 
 _SINCE = datetime(2000, 1, 1, 12, tzinfo=UTC)
 _CLIENT = web.RequestKey("client", str)
@@ -64,9 +62,7 @@ class EventsPlatform:
         self.settings = settings or Settings()
         self.home = home
         self.token = token
-        self.faults: list[Fault] = []
-        self.calls = Calls()
-        self.bucket = Bucket(self.settings)
+        self.switchboard = Switchboard(Faults(KINDS, words), self.settings)
         self.database = Database(file)
         self.parties = Parties(self.database, clock)
         self.events = Events(self.database, clock)
@@ -101,7 +97,7 @@ class EventsPlatform:
             app.router.add_route(method, path, self._gate(operation, scope, handler))
         app.router.add_get("/.well-known/jwks.json", self._keys)
         app.router.add_get("/healthz", self._health)
-        Switchboard(self).add_to(app.router)
+        Switches(self).add_to(app.router)
         app.cleanup_ctx.append(self._job)
         return app
 
@@ -113,50 +109,13 @@ class EventsPlatform:
         await self.supplier.close()
 
     def _gate(self, operation: str, scope: str | None, handler: Handler) -> Handler:
-        """What every call goes through: how many are let through, the time it takes, what is to go wrong, and the token."""
+        """What every call goes through, the token last."""
 
-        async def gate(request: web.Request) -> web.StreamResponse:
-            self.calls.came()
-            how = "cancelled"
-            try:
-                if not self.bucket.takes():
-                    how = "429"
-                    self.calls.throttled += 1
-                    return answers.error(429, "Too Many Requests")
-                if self.settings.latency_ms:
-                    await asyncio.sleep(self.settings.latency_ms / 1000)
-                answer, how = await self._answer(request, operation, scope, handler)
-                return answer
-            finally:
-                self.calls.went(operation, how)
+        async def answer(request: web.Request) -> web.StreamResponse:
+            refusal = self._refusal(request, scope)
+            return refusal if refusal is not None else await _answered(request, handler)
 
-        return gate
-
-    async def _answer(self, request: web.Request, operation: str, scope: str | None, handler: Handler) -> tuple[web.StreamResponse, str]:
-        fault = self._fault(operation) if self.faults else None
-        if fault:
-            instead = await misbehave(request, operation, fault)
-            if instead is not None:
-                return instead, fault.kind
-        refusal = self._refusal(request, scope)
-        answer = refusal if refusal is not None else await _answered(request, handler)
-        if fault and fault.kind == "lost":
-            abort(request)
-            return answer, "lost"
-        if fault and fault.kind == "bad_json":
-            garble(answer)
-            return answer, "bad_json"
-        return answer, str(answer.status)
-
-    def _fault(self, operation: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.is_for(operation):
-                if fault.skip > 0:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                return fault
-        return None
+        return self.switchboard.gate(operation, answer)
 
     def _refusal(self, request: web.Request, scope: str | None) -> web.Response | None:
         """The answer to who may not do that; None for who may."""
@@ -278,11 +237,6 @@ def _time(request: web.Request, name: str) -> datetime | None:
 
 def _micros(at: datetime) -> int:
     return int(at.timestamp()) * 1_000_000 + at.microsecond
-
-
-async def serve(platform: EventsPlatform, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
-    """Answer on loopback until told otherwise; `ready` is given the URL."""
-    await serving.serve(platform.app(), port, ready, until)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ Queues are registered by the real one's rules and named in the answers, but noth
 subscription stay open, and what they stand for is kept, until the subscription is deleted.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -14,8 +13,7 @@ from aiohttp import web
 from ingestion_dagster.sandbox.events_platform_answers import as_json
 from ingestion_dagster.sandbox.events_platform_parties import Parties
 from ingestion_dagster.sandbox.events_platform_schema import Invalid, read_client, read_event_type, read_name, read_wanted
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from ingestion_dagster.sandbox.serving import Handler
 
 
 def uuid_of(request: web.Request, name: str) -> str:

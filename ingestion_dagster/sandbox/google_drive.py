@@ -8,6 +8,7 @@ import base64
 import json
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +17,10 @@ from typing import Any
 from aiohttp import web
 
 from ingestion_dagster.sandbox.drive_admin import Admin
-from ingestion_dagster.sandbox.drive_faults import DAMAGES, LOST, REFUSALS, Faults, aborted, refused, sent
+from ingestion_dagster.sandbox.drive_faults import KINDS, REFUSALS, refused, sent, words
 from ingestion_dagster.sandbox.drive_files import FOLDER, SHEET, DriveFile, Files, Refusal, not_found
 from ingestion_dagster.sandbox.drive_query import condition
+from ingestion_dagster.sandbox.faults import Faults, aborted
 from ingestion_dagster.sandbox.serving import arguments, run
 
 _AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever the key file says of where tokens are to be had
@@ -41,9 +43,12 @@ class Upload:
 
 
 @dataclass
-class GoogleDrive(Files, Faults):
+class GoogleDrive(Files):
     """The state of the server: the files, who may use it, and what is to go wrong."""
 
+    faults: Faults = field(default_factory=lambda: Faults(KINDS, words))
+    calls: Counter[str] = field(default_factory=Counter)
+    """How often each kind of call has come in."""
     accounts: dict[str, str] = field(default_factory=dict, repr=False)
     """Public keys of service accounts, by mail address."""
     tokens: set[str] = field(default_factory=set, repr=False)
@@ -87,7 +92,7 @@ class GoogleDrive(Files, Faults):
             router.add_post(f"{prefix}/drive/v3/files", self._upload)
             router.add_patch(f"{prefix}/drive/v3/files/{{id}}", self._upload)
             router.add_put(f"{prefix}/drive/v3/files", self._piece)
-        Admin(self, self, self.tokens, self.new_account).add_to(router)
+        Admin(self, self.faults, self.calls, self.tokens, self.new_account).add_to(router)
         return app
 
     @web.middleware
@@ -101,6 +106,20 @@ class GoogleDrive(Files, Faults):
         except Refusal as refusal:
             return refused(refusal)
         return answer
+
+    async def misbehaves(self, request: web.Request, at: str) -> web.Response | None:
+        """The answer in place of the right one; None if all is well."""
+        answer, _damage = await self.damages(request, at)
+        return answer
+
+    async def damages(self, request: web.Request, at: str) -> tuple[web.Response | None, str]:
+        """As `misbehaves`, and what is to be wrong with the right answer, "" for nothing."""
+        self.calls[at] += 1
+        fault = self.faults.take(at)
+        if fault is None:
+            return None, ""
+        answer = await self.faults.answer(request, at, fault)
+        return answer, "" if answer is not None else fault.kind
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"name": "google_drive", "token": self.token})
@@ -154,7 +173,7 @@ class GoogleDrive(Files, Faults):
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         is_media = request.query.get("alt") == "media"
-        answer, damage = await self.damages(request, "media" if is_media else "get", DAMAGES)
+        answer, damage = await self.damages(request, "media" if is_media else "get")
         if answer:
             return answer
         file = self.readable(request.match_info["id"], all_drives=_all_drives(request))
@@ -215,7 +234,7 @@ class GoogleDrive(Files, Faults):
     async def _piece(self, request: web.Request) -> web.StreamResponse:
         found = _CONTENT_RANGE.fullmatch(request.headers.get("Content-Range", ""))
         is_status = found is not None and found[1] is None
-        answer, lost = await self.damages(request, "status" if is_status else "piece", LOST)
+        answer, lost = await self.damages(request, "status" if is_status else "piece")
         if answer:
             return answer
         number = request.query.get("upload_id", "")

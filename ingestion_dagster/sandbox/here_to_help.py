@@ -6,34 +6,39 @@ faulty, and tells what was asked and what is kept. State outlives the process, i
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from ingestion_dagster.sandbox import serving
+from ingestion_dagster.sandbox.faults import UNTOLD, Faults
 from ingestion_dagster.sandbox.here_to_help_answers import (
     Answered,
-    abort,
     as_json,
     body_of,
-    garble,
     malformed,
-    misbehave,
     not_saved,
     path_id,
     problem,
+    words,
 )
 from ingestion_dagster.sandbox.here_to_help_openapi import document
 from ingestion_dagster.sandbox.here_to_help_schema import ADD_REQUEST, CREATE, NOTE, REQUEST, RESIDENT, SEARCH, Body, Malformed
 from ingestion_dagster.sandbox.here_to_help_store import NotKept, Store
-from ingestion_dagster.sandbox.here_to_help_switches import Bucket, Calls, Fault, Settings
+from ingestion_dagster.sandbox.serving import Handler
+from ingestion_dagster.sandbox.switchboard import Switchboard
+from ingestion_dagster.sandbox.usage import Settings
 
 KEY = "sandbox-here-to-help"
 _NOBODYS = {"Id": 0, "ResidentId": 0, **dict.fromkeys((*REQUEST, "CaseNotes", "AssignedTo", "Metadata")), "HelpRequestCalls": None}
 """A request that is not that resident's: an empty one, and no error."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_KINDS = UNTOLD | {"429", "500", "503", "403", "lost", "slow_then_ok", "bad_json"}
+KINDS = {
+    **dict.fromkeys(("get", "notes", "note", "list", "add_request", "search", "resident", "patch", "ping"), _KINDS),
+    "create": _KINDS | {"partial"},
+}
+"""Which faults there are, by operation. `partial` keeps the resident of a create call and fails at the request."""
 
 
 @dataclass
@@ -42,13 +47,13 @@ class HereToHelp:
 
     store: Store = field(default_factory=Store)
     settings: Settings = field(default_factory=Settings)
-    faults: list[Fault] = field(default_factory=list)
-    calls: Calls = field(default_factory=Calls)
+    faults: Faults = field(default_factory=lambda: Faults(KINDS, words))
     token: str = ""
-    bucket: Bucket = field(init=False)
+    switchboard: Switchboard = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bucket = Bucket(self.settings)
+        self.switchboard = Switchboard(self.faults, self.settings)
+        self.calls = self.switchboard.calls
 
     def routes(self) -> list[tuple[str, str, str, Handler]]:
         """The calls below /api/: method, path, the operation that faults and counts know it by, and what answers."""
@@ -80,12 +85,9 @@ class HereToHelp:
             app.router.add_get(path, self._openapi)
         app.router.add_get("/admin/counts", self._admin_counts)
         app.router.add_get("/admin/dump", self._admin_dump)
-        app.router.add_get("/admin/requests", self._admin_requests)
-        app.router.add_post("/admin/faults", self._admin_faults)
-        app.router.add_delete("/admin/faults", self._admin_no_faults)
-        app.router.add_get("/admin/settings", self._admin_settings)
-        app.router.add_post("/admin/settings", self._admin_set)
         app.router.add_post("/admin/reset", self._admin_reset)
+        for method, path, handler in self.switchboard.routes():
+            app.router.add_route(method, f"/admin/{path}", handler)
         return app
 
     @web.middleware
@@ -105,54 +107,8 @@ class HereToHelp:
             return problem(405, "Method Not Allowed")
 
     def _gate(self, operation: str, handler: Handler) -> Handler:
-        """What every call goes through: the usage plan, the time it takes, and what is to go wrong with it."""
-
-        async def gate(request: web.Request) -> web.StreamResponse:
-            self.calls.came()
-            how = "cancelled"
-            try:
-                if not self.bucket.takes():
-                    how = "429"
-                    self.calls.throttled += 1
-                    return as_json({"message": "Too Many Requests"}, 429)
-                if self.settings.latency_ms:
-                    await asyncio.sleep(self.settings.latency_ms / 1000)
-                answer, how = await self._answer(request, self._fault(operation), handler)
-                return answer
-            finally:
-                self.calls.went(operation, how)
-
-        return gate
-
-    async def _answer(self, request: web.Request, fault: Fault | None, handler: Handler) -> tuple[web.StreamResponse, str]:
-        if fault:
-            handler = self._half_create if fault.kind == "partial" else handler
-            instead = await misbehave(request, fault)
-            if instead is not None:
-                return instead, fault.kind
-        try:
-            answer = await handler(request)
-        except Answered as answered:
-            answer = answered.answer
-        except Malformed as error:
-            answer = malformed(error)
-        if fault and fault.kind == "lost":
-            abort(request)
-            return answer, "lost"
-        if fault and fault.kind == "bad_json":
-            garble(answer)
-            return answer, "bad_json"
-        return answer, str(answer.status)
-
-    def _fault(self, operation: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.is_for(operation):
-                if fault.skip > 0:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                return fault
-        return None
+        own = {"partial": _answered(self._half_create)} if operation == "create" else {}
+        return self.switchboard.gate(operation, _answered(handler), own)
 
     async def _race(self) -> None:
         """The gap between looking and doing, in which another call may do the same."""
@@ -298,46 +254,28 @@ class HereToHelp:
     async def _admin_dump(self, _request: web.Request) -> web.Response:
         return as_json(self.store.dump())
 
-    async def _admin_requests(self, _request: web.Request) -> web.Response:
-        return as_json(self.calls.told())
-
-    async def _admin_faults(self, request: web.Request) -> web.Response:
-        try:
-            self.faults.append(Fault(**await request.json()))
-        except (TypeError, ValueError) as error:
-            return as_json({"message": str(error)}, 400)
-        return as_json({})
-
-    async def _admin_no_faults(self, _request: web.Request) -> web.Response:
-        self.faults.clear()
-        return as_json({})
-
-    async def _admin_settings(self, _request: web.Request) -> web.Response:
-        return as_json(asdict(self.settings))
-
-    async def _admin_set(self, request: web.Request) -> web.Response:
-        try:
-            self.settings.change(**await request.json())
-        except (TypeError, ValueError) as error:
-            return as_json({"message": str(error)}, 400)
-        self.bucket.fill()
-        return as_json(asdict(self.settings))
-
     async def _admin_reset(self, _request: web.Request) -> web.Response:
         self.store.reset()
-        self.faults.clear()
-        self.calls.clear()
-        self.bucket.fill()
+        self.switchboard.reset()
         return as_json({})
+
+
+def _answered(handler: Handler) -> Handler:
+    """What a handler answers, or what it ends with in the API's words."""
+
+    async def answered(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Answered as early:
+            return early.answer
+        except Malformed as error:
+            return malformed(error)
+
+    return answered
 
 
 BASE = "/api/"
 """Where the API begins on its server."""
-
-
-async def serve(api: HereToHelp, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
-    """Answer on loopback until told otherwise; `ready` is given the base URL of the API, which ends with /api/."""
-    await serving.serve(api.app(), port, lambda url: ready(f"{url}{BASE}"), until)
 
 
 def main() -> None:

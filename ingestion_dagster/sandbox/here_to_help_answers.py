@@ -1,17 +1,14 @@
 """How the sandbox's Here to Help API reads what is asked and words its answers, the wrong ones as well."""
 
-import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from ingestion_dagster.sandbox.here_to_help_schema import Body, Malformed, read
-from ingestion_dagster.sandbox.here_to_help_switches import Fault
 
-_HTML = "<!DOCTYPE html><html><body><h1>Scheduled maintenance</h1></body></html>"
 _LARGEST = 2**31 - 1
-_MESSAGES = {"429": "Too Many Requests", "503": "Service Unavailable"}
 
 
 class Answered(Exception):
@@ -59,35 +56,6 @@ async def body_of(request: web.Request, fields: dict[str, str]) -> Body:
     return read(await request.read(), fields)
 
 
-async def misbehave(request: web.Request, fault: Fault) -> web.Response | None:
-    """The answer in place of the right one; None if the call goes on."""
-    match fault.kind:
-        case "hang":
-            await asyncio.sleep(3600)
-        case "slow_then_ok":
-            await asyncio.sleep(fault.seconds)
-        case "reset":
-            abort(request)
-            return web.Response()
-        case "html":
-            return web.Response(text=_HTML, content_type="text/html")
-        case "403":
-            return as_json({"message": "Forbidden"}, 403)
-        case kind if kind.isdigit():
-            answer = as_json({"message": _MESSAGES.get(kind, "Internal server error")}, int(kind))
-            if fault.retry_after is not None:
-                answer.headers["Retry-After"] = str(fault.retry_after)
-            return answer
-    return None
-
-
-def garble(answer: web.StreamResponse) -> None:
-    """Leave half of an answer, so that it is none."""
-    if isinstance(answer, web.Response) and isinstance(answer.body, bytes):
-        answer.body = answer.body[: len(answer.body) // 2] + b"{"
-
-
-def abort(request: web.Request) -> None:
-    """End the connection without a word."""
-    if request.transport is not None:
-        request.transport.abort()
+def words(_operation: str, kind: str) -> web.Response | None:
+    """The answer of a gateway to a call that it does not let through; None for what is no status."""
+    return as_json({"message": HTTPStatus(int(kind)).phrase}, int(kind)) if kind.isdigit() else None

@@ -5,10 +5,16 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+
+from ingestion_dagster.engine import logs
+from ingestion_dagster.settings import current
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""What answers a call."""
 
 
 async def serve(app: web.Application, port: int, ready: Callable[[str], None], until: asyncio.Event) -> None:
@@ -35,6 +41,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def run(app: web.Application, asked: argparse.Namespace, path: str = "") -> None:
     """Serve until SIGTERM; the address file names the URL, with `path` behind it."""
+    logs.configure(current(), logs.DATED)
     asyncio.run(_run(app, asked, path))
 
 

@@ -195,10 +195,10 @@ def test_metrics_are_numbers_in_prometheus_format_and_for_those_with_a_token(hel
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.body.decode().splitlines()
-    values = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    ours = [line for line in lines if "ingestion_life_events_" in line]
+    values = dict(line.split(" ") for line in ours if not line.startswith("#"))
     assert float(values["ingestion_life_events_events_alive"]) == 2
-    assert all(name.startswith("ingestion_life_events_") for name in values)
-    assert sum(line.startswith("# TYPE ") for line in lines) == len(values)
+    assert sum(line.startswith("# TYPE ") for line in ours) == len(values)
     assert all(float(value) >= 0 for value in values.values())
     assert Client(client.port).ask("GET", "/metrics").status == 401
 

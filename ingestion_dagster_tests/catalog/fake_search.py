@@ -113,13 +113,6 @@ class FakeSearch(SearchEngine):
     def count(self, name: str) -> int:
         return self._call("count", (name,), lambda: len(self._found(name)))
 
-    def counts_by(self, name: str, keyword: str) -> dict[str, int]:
-        def work() -> dict[str, int]:
-            values = (orjson.loads(source).get(keyword) for source in self._found(name).values())
-            return dict(Counter(value for value in values if value is not None))
-
-        return self._call("counts_by", (name, keyword), work)
-
     def get(self, index: str, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         def work() -> dict[int, Mapping[str, Any]]:
             there = self._documents(index)

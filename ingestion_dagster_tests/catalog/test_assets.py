@@ -16,6 +16,7 @@ from ingestion_dagster.catalog.tables import NEXT
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import PIPELINE_TAG
+from ingestion_dagster.engine.datasets import pause_dataset, resume_dataset
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.catalog import scene
 
@@ -116,6 +117,9 @@ def test_a_partition_that_a_person_adds_becomes_a_refresh_and_each_asset_tells_i
     assert "Refresh `autumn` of `image`" in found["promoted"]["report"]
     assert (found["promoted"]["refresh_state"], found["promoted"]["alias"], found["promoted"]["loads_archived"]) == ("live", "image", 1)
     assert found["staged_table"]["ids_new"] == 30
+    columns = {column.name: column for column in found["promoted"]["dagster/column_schema"].columns}
+    assert columns == {column.name: column for column in found["staged_table"]["dagster/column_schema"].columns}
+    assert (columns["identifier"].type, columns["identifier"].description) == ("uuid", "never null")
     gates = judged(result)
     assert len(gates) >= 11
     assert {name for name, each in gates.items() if not each.passed} == set()
@@ -164,11 +168,11 @@ def test_one_asset_that_cannot_be_made_alone_says_what_to_do(run: Run, places: P
     assert "one is copied: materialize staged_indexes first" in why(run("one", "search_index"))
     assert "one is copied: materialize search_index first" in why(run("one", "promoted"))
     assert "refresh one" in why(run("two", *STEPS[:2])), "one at a time"
-    ledger.pause(connection, "catalog", "image", "figures under review")
+    pause_dataset(connection, "catalog", "image", "figures under review")
     paused = why(run("one"))
     assert "image is paused (figures under review): 'ingestion resume catalog image'" in paused
     assert state(connection, "one") == ("copied", "ready")
-    ledger.resume(connection, "catalog", "image")
+    resume_dataset(connection, "catalog", "image")
     for suffix in ("one", "two", "three"):
         assert run(suffix).success, suffix
     for name in ("staged_table", "staged_indexes", "search_index", "promoted"):

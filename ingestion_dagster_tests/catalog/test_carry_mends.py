@@ -131,12 +131,13 @@ def staged(databases: Mapping[str, Database], home: Path, listed: Path) -> Itera
 
 
 @pytest.fixture(scope="module")
-def begun(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def begun(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """A stage to be copied, never to be changed. Nobody is connected to it."""
     home = tmp_path_factory.mktemp("stage")
-    with staged(worlds.databases_of(server), home, home / "terms.txt") as made:
-        made.begin()
-        return made
+    with worlds.databases_of(server) as databases:
+        with staged(databases, home, home / "terms.txt") as made:
+            made.begin()
+        yield made
 
 
 @pytest.fixture
@@ -144,8 +145,8 @@ def stage(server: EmbeddedServer, begun: Stage, tmp_path: Path) -> Iterator[Stag
     home = tmp_path / "home"
     shutil.copytree(begun.places.settings.home_folder, home)
     databases = {"ledger": begun.places.ledger, "upstream": begun.places.upstream, "api": begun.places.api}
-    copies = worlds.databases_of(server, {kind: worlds.name_of(database) for kind, database in databases.items()})
-    with staged(copies, home, home / "terms.txt") as copied:
+    template = {kind: worlds.name_of(database) for kind, database in databases.items()}
+    with worlds.databases_of(server, template) as copies, staged(copies, home, home / "terms.txt") as copied:
         for name in ("documents", "labels", "aliases"):
             getattr(copied.engine, name).update(deepcopy(getattr(begun.engine, name)))
         copied.engine.finished.update(begun.engine.finished)

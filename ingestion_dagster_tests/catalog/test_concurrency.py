@@ -18,7 +18,7 @@ from ingestion_dagster_tests.catalog.fill_scene import small, target
 from ingestion_dagster_tests.catalog.scenes import FakePlaces
 from ingestion_dagster_tests.catalog.worlds import World
 from ingestion_dagster_tests.engine import processes
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 
 __all__ = ["small"]
 

@@ -16,8 +16,8 @@ from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster_tests.api import test_catalog_processes
 from ingestion_dagster_tests.catalog import driver, pictures, slack_server, test_promotion_faults, worlds
 from ingestion_dagster_tests.catalog.worlds import World
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 from ingestion_dagster_tests.engine.processes import quick_folder
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 from ingestion_dagster_tests.residents.test_crashes import fault_points
 
 MIXED_AT = ("catalog.swap.tables.after", "catalog.swap.alias.before", "catalog.embedded_switch.before")
@@ -177,8 +177,7 @@ def test_after_crashes_a_cluster_holds_what_an_undisturbed_run_puts_there(
 ) -> None:
     """Names of the test's own: other tests use the cluster too."""
     own = f"p{uuid.uuid4().hex[:8]}"
-    databases = worlds.databases_of(server)
-    with quick_folder() as home:
+    with worlds.databases_of(server) as databases, quick_folder() as home:
         settings = worlds.settings_for(databases, home, catalog_search_url=opensearch, max_attempts=100, catalog_index_workers=1)
         world = World(settings)
         worlds.set_up(world, own, alias=own)

@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from ingestion_dagster.catalog import documents, live_tables
-from ingestion_dagster.catalog.documents import AUDIO, IMAGE, DocumentSpec
+from ingestion_dagster.catalog.documents import AUDIO, IMAGE
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, MediaType
 from ingestion_dagster.catalog.tables import LIVE
@@ -198,7 +198,7 @@ def test_both_ways_make_the_same_document_of_any_row(server: EmbeddedServer) -> 
             insert(connection, ("pg_temp", "pictures"), [{"id": number, **each} for number, each in enumerate(made)])
             rows = connection.cursor(binary=True).execute(fast_query, ALL).fetchall()
             plain_rows = connection.cursor(row_factory=dict_row).execute(plain_query, {"ids": list(range(8))}).fetchall()
-            wanted = [DocumentSpec("image").plain(each, ("license_url", "meta_data")) for each in plain_rows]
+            wanted = [IMAGE.plain(each, ("license_url", "meta_data")) for each in plain_rows]
             found = [source and json.loads(source) for _, source, _ in IMAGE.documents(rows)]
             assert len(found) == len(wanted) == len(made)
             for one, other in zip(found, wanted, strict=True):

@@ -24,8 +24,8 @@ from ingestion_dagster_tests.catalog import driver, pictures, worlds
 from ingestion_dagster_tests.catalog.cuts import function_of_ours, only_reads
 from ingestion_dagster_tests.catalog.faulty_proxy import faulty_proxy, passes, status
 from ingestion_dagster_tests.catalog.worlds import World
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 from ingestion_dagster_tests.engine.processes import quick_folder
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
 
 
 class Cuts:
@@ -59,7 +59,7 @@ def _named(connection: psycopg.Connection[Any], statement: str) -> str:
 
 
 _ONLY_READ = frozenset(
-    ("exists", "behind", "aliases_of", "indexes", "label", "wait_ready", "count", "counts_by", "get", "search", "problems"),
+    ("exists", "behind", "aliases_of", "indexes", "label", "wait_ready", "count", "get", "search", "problems"),
 )
 
 
@@ -242,8 +242,7 @@ def test_a_search_cluster_in_trouble_fails_the_run_in_time_and_the_refresh_goes_
 ) -> None:
     """It goes away, wards off all that is put, and has no room left, in turn."""
     own = f"q{uuid.uuid4().hex[:8]}"
-    databases = worlds.databases_of(server)
-    with quick_folder() as home, faulty_proxy(opensearch) as proxy:
+    with worlds.databases_of(server) as databases, quick_folder() as home, faulty_proxy(opensearch) as proxy:
         world = World(worlds.settings_for(databases, home, catalog_search_url=opensearch, catalog_index_workers=1))
         worlds.set_up(world, own, alias=own, generations=("second",))
         impatient = world.settings.model_copy(update={"catalog_search_url": proxy.url, "catalog_search_patience_seconds": 0.5})

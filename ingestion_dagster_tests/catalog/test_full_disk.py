@@ -13,7 +13,7 @@ from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster_tests.catalog import driver, pictures, worlds
 from ingestion_dagster_tests.catalog.small_disk import Disk, small_disk
 from ingestion_dagster_tests.catalog.worlds import World
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, differences
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 
 ROOM = 24 * 1024
 """Bytes for a first page or two, and not for all rows, nor for all indexes."""

@@ -14,8 +14,8 @@ from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.catalog.sensors import HOURLY, WEEKLY, catalog_upstream_sensor
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG
+from ingestion_dagster.engine.datasets import pause_dataset, sync_datasets
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster_tests.catalog import scene
 from ingestion_dagster_tests.catalog.test_assets import connection, why
@@ -99,8 +99,8 @@ def test_updates_wait_for_the_first_refresh_and_then_bring_what_has_changed(
 def test_a_paused_media_type_is_left_alone_by_every_schedule_and_sensor_and_each_says_so(
     do: Do, evaluate: Callable[[dg.ScheduleDefinition], Any], connection: Connection, instance: dg.DagsterInstance
 ) -> None:
-    ledger.sync_datasets(connection, "catalog", ["image", "audio"])
-    ledger.pause(connection, "catalog", "image", "figures under review")
+    sync_datasets(connection, "catalog", ["image", "audio"])
+    pause_dataset(connection, "catalog", "image", "figures under review")
     says = "image is paused (figures under review): 'ingestion resume catalog image' lets it go on"
     for schedule in (*WEEKLY, *HOURLY):
         if "image" in schedule.name:

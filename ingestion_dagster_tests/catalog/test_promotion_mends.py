@@ -16,7 +16,7 @@ from ingestion_dagster.catalog import filtered, index_operations, refreshes, swa
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy, Refresh
 from ingestion_dagster.catalog.swap import Swapped
-from ingestion_dagster.catalog.task_requests import Action, Model, Standing, TaskRequest
+from ingestion_dagster.catalog.task_requests import Action, Standing, TaskRequest
 from ingestion_dagster.catalog.tasks import NewTask
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
@@ -55,10 +55,6 @@ class Beside(Scene):
         with pytest.raises(Killed):
             yield
         self.engine.fault = None
-
-    def forget_filtered(self) -> None:
-        """As entries of refreshes without a filtered index were written before."""
-        self.ledger.execute("UPDATE catalog.promotions SET plan = plan #- '{before,image-filtered}' #- '{after,image-filtered}'")
 
 
 @pytest.fixture
@@ -135,28 +131,6 @@ def test_without_the_filtered_index_of_before_its_alias_leads_nowhere_after_a_ro
     assert scene.behind() == (("image-b",), ("image-b-filtered",))
 
 
-def test_an_entry_of_older_form_moves_the_filtered_alias_to_what_is_of_the_generation_before(scene: Beside) -> None:
-    scene.promote(scene.stage("a", range(1, 7)))
-    scene.promote(scene.stage("b", range(1, 8), filtered=False))
-    scene.put_filtered("b", range(1, 8))
-    scene.lead("image-filtered", "image-b-filtered")
-    scene.forget_filtered()
-    assert scene.rollback().warnings == ()
-    assert scene.behind() == (("image-a",), ("image-a-filtered",))
-
-
-@pytest.mark.parametrize(("leads_to", "then"), [("b", ()), ("old", ("image-old-filtered",))])
-def test_an_entry_of_older_form_takes_from_readers_only_what_is_of_rows_that_go(
-    scene: Beside, leads_to: str, then: tuple[str, ...]
-) -> None:
-    scene.promote(scene.stage("b", range(1, 7), filtered=False))
-    scene.put_filtered("b", range(1, 7))
-    scene.lead("image-filtered", f"image-{leads_to}-filtered")
-    scene.forget_filtered()
-    assert len(scene.rollback().warnings) == (leads_to == "b")
-    assert scene.behind() == (("image-old",), then)
-
-
 @pytest.mark.parametrize("is_through", [True, False])
 def test_a_filtered_index_that_is_deleted_meanwhile_keeps_no_swap_open(scene: Beside, is_through: bool) -> None:
     """It is that of the generation before, which stays when a refresh has none; its own index is there, or is lost as well."""
@@ -197,9 +171,9 @@ def test_beside_a_rollback_that_was_broken_off_nothing_else_goes_by_what_seems_t
     places = FakePlaces(scene.places.settings, scene.places.ledger, scene.places.upstream, scene.places.api, scene.engine)
     standing = Standing(scene.ledger, scene.engine)
     asked = [
-        TaskRequest(model=Model.IMAGE, action=Action.POINT_ALIAS, index_suffix="new", alias="image"),
-        TaskRequest(model=Model.IMAGE, action=Action.UPDATE_INDEX, index_suffix="new", since_date="1999-01-01"),
-        TaskRequest(model=Model.IMAGE, action=Action.DELETE_INDEX, index_suffix="spare"),
+        TaskRequest(model="image", action=Action.POINT_ALIAS, index_suffix="new", alias="image"),
+        TaskRequest(model="image", action=Action.UPDATE_INDEX, index_suffix="new", since_date="1999-01-01"),
+        TaskRequest(model="image", action=Action.DELETE_INDEX, index_suffix="spare"),
     ]
     work: list[Callable[[], Any]] = [
         lambda: updates.update_live(places, scene.engine, scene.ledger, IMAGE, "run"),

@@ -8,8 +8,10 @@ from ingestion_dagster.catalog import refreshes, retirement, standing, steps
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.catalog.retirement import Retired
+from ingestion_dagster.engine import entries
 from ingestion_dagster.engine import ledger as engine_ledger
 from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import StoredObject
@@ -40,7 +42,7 @@ def add_range(scene: Scene, suffix: str) -> None:
     """A range of ids that is to be filled."""
     now, key = engine_ledger.now(scene.ledger), f"{suffix}/1-6"
     seen = StoredObject(key=key, size=0, modified=now, version=suffix)
-    engine_ledger.discover(scene.ledger, "catalog", "catalog:image_index", [engine_ledger.Arrival(seen, "image_index", suffix)], now)
+    entries.discover(scene.ledger, "catalog", "catalog:image_index", [entries.Arrival(seen, "image_index", suffix)], now)
     scene.ledger.execute(
         "INSERT INTO catalog.ranges (load_id, model, suffix, first_id, last_id) "
         "SELECT id, 'image', partition, 1, 6 FROM ledger.loads WHERE key = %s",
@@ -147,7 +149,7 @@ def test_a_refresh_at_work_and_a_young_failure_stay(scene: Scene) -> None:
 
 def test_a_refresh_is_given_up_with_all_that_it_made(scene: Scene) -> None:
     refresh = scene.stage("one", range(1, 7))
-    engine_ledger.sync_datasets(scene.ledger, "catalog", ["image_index"])
+    sync_datasets(scene.ledger, "catalog", ["image_index"])
     add_range(scene, "one")
     retirement.discard(scene.places, scene.engine, scene.ledger, refresh)
     assert scene.one("SELECT to_regclass('catalog_next.image')") is None

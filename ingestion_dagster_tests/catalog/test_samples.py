@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.catalog import cleaning, plain_documents, samples, sensitive
+from ingestion_dagster.catalog import cleaning, samples, sensitive
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.postgres import Database
@@ -104,7 +104,7 @@ def test_documents_are_counted_as_they_are_computed_from_the_rows(upstream: Data
         expected = samples.expected(model)
         with upstream.connect() as connection, connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
             found = cursor.execute(f"SELECT row_number() OVER () AS id, * FROM {model}").fetchall()
-        documents = [made for row in found if (made := plain_documents.document(model, row)) is not None]
+        documents = [made for row in found if (made := MEDIA_TYPES[model].documents.plain(row)) is not None]
         assert len(documents) == expected["documents"]
         assert sum(made["mature"] is True for made in documents) == expected["mature"]
         licences = {made["license"] for made in documents}
@@ -169,7 +169,7 @@ def test_the_rules_of_the_pipeline_judge_the_rows_as_the_generator_does(upstream
             cleaned, fixes = cleaning.clean_row(row, cleaning.Rules()) if media.table.cleaned else (row, ())
             fields.update({fix.field for fix in fixes})
             cleaned_rows += bool(fixes)
-            document = plain_documents.document(model, cleaned)
+            document = media.documents.plain(cleaned)
             if document is not None:
                 texts = [document.get("title"), document.get("description"), *(tag["name"] for tag in document.get("tags", []))]
                 text = "\0".join(each for each in texts if each)

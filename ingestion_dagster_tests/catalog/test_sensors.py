@@ -15,13 +15,14 @@ from ingestion_dagster.catalog import journal, refreshes, samples, sensitive, st
 from ingestion_dagster.catalog.places import Places
 from ingestion_dagster.catalog.registry import MEDIA_TYPES, MediaType
 from ingestion_dagster.catalog.search import AliasMove
-from ingestion_dagster.catalog.sensors import WEEKLY, catalog_sweep_sensor, catalog_terms_sensor, catalog_upstream_sensor
+from ingestion_dagster.catalog.sensors import WEEKLY, catalog_terms_sensor, catalog_upstream_sensor
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.dagster import INGESTION, QUEUE_TAG
 from ingestion_dagster.engine.errors import Problem, Transient
 from ingestion_dagster.engine.postgres import Connection, Database
+from ingestion_dagster.operations.sensors import SWEEPS
 from ingestion_dagster.settings import Settings, current
 
 IMAGE = MEDIA_TYPES["image"]
@@ -204,7 +205,7 @@ def test_a_list_of_terms_that_cannot_be_had_is_said(tick: Tick, tmp_path: Path, 
 def test_the_sweep_returns_what_a_dead_run_held(tick: Tick, places: Places, connection: Connection) -> None:
     refresh = steps.begin(places, connection, IMAGE, "test", asked_by="test")
     ledger.claim(connection, ledger.Scope("catalog"), "gone", count=1, size=1, lease_seconds=-1)
-    assert "1 loads returned to ready" in tick(catalog_sweep_sensor).skip_message
+    assert "1 loads returned to ready" in tick(SWEEPS["catalog"]).skip_message
     (load,) = ledger.loads(connection, [refresh.load_id])
     assert (load.status, load.attempts) == ("ready", 0)
 
@@ -223,7 +224,7 @@ def test_a_promotion_that_cannot_be_mended_keeps_no_other_from_it(
         return "completed"
 
     monkeypatch.setattr(steps, "recover", recover)
-    result = tick(catalog_sweep_sensor)
+    result = tick(SWEEPS["catalog"])
     assert mended == ["image"]
     assert (
         "audio: its promotion that was broken off could not be mended (search_unavailable: the search engine is away)"

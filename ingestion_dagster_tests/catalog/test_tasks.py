@@ -9,8 +9,9 @@ import pytest
 
 from ingestion_dagster.catalog import refreshes, tasks
 from ingestion_dagster.catalog.tasks import KeyTaken, NewTask, NoSuchTask, Task
-from ingestion_dagster.engine import ledger
-from ingestion_dagster.engine.ledger import Arrival
+from ingestion_dagster.engine import entries, ledger
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.api.catalog_scene import database, module_database
@@ -136,12 +137,12 @@ def test_a_key_is_a_tasks_own(database: Database):
 
 def ranges(connection: Connection, suffix: str, firsts: list[int], width: int) -> list[int]:
     """Ranges of an index that is filled; ids of their loads."""
-    ledger.sync_datasets(connection, "catalog", ["image_index"])
+    sync_datasets(connection, "catalog", ["image_index"])
     now = ledger.now(connection)
     ids = []
     for first in firsts:
         stored = StoredObject(key=f"{suffix}/{first}", size=0, modified=now, version=suffix)
-        ledger.discover(connection, "catalog", "catalog:image_index", [Arrival(stored, "image_index", suffix)], now)
+        entries.discover(connection, "catalog", "catalog:image_index", [Arrival(stored, "image_index", suffix)], now)
         row = connection.execute("SELECT id FROM ledger.loads WHERE key = %s", [stored.key]).fetchone()
         assert row is not None
         ids.append(row[0])

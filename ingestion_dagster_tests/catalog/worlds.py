@@ -4,7 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.catalog import driver, scene
 from ingestion_dagster_tests.catalog.driver import IMAGE
+from ingestion_dagster_tests.conftest import COPY_OF, TEMPLATE
 from ingestion_dagster_tests.engine import processes
 
 ROWS = 30
@@ -102,17 +103,22 @@ def settings_for(databases: Mapping[str, Database], home: Path, **more: Any) -> 
     return Settings(**{**values, **more})
 
 
-def databases_of(server: EmbeddedServer, template: Mapping[str, str] | None = None) -> dict[str, Database]:
-    """Three new databases, copies of these, or a migrated one and two empty ones. They go with the session's server."""
+@contextmanager
+def databases_of(server: EmbeddedServer, template: Mapping[str, str] | None = None) -> Iterator[dict[str, Database]]:
+    """Three databases, copies of these, or a migrated one and two empty ones; dropped at the end."""
     made = {}
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
         for kind in ("ledger", "upstream", "api"):
             name = f"{kind}_{uuid.uuid4().hex[:12]}"
-            source = template[kind] if template else ("migrated" if kind == "ledger" else "template1")
-            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(source))
-            connection.execute(statement)
+            source = template[kind] if template else (TEMPLATE if kind == "ledger" else "template1")
+            connection.execute(COPY_OF.format(sql.Identifier(name), sql.Identifier(source)))
             made[kind] = Database.at(server.url(name))
-    return made
+    try:
+        yield made
+    finally:
+        with suppress(psycopg.OperationalError), psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+            for database in made.values():
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name_of(database))))
 
 
 def name_of(database: Database) -> str:
@@ -123,8 +129,7 @@ def name_of(database: Database) -> str:
 @contextmanager
 def prepared(server: EmbeddedServer) -> Iterator[World]:
     """A world in which readers have refresh `second`, and upstream holds what `third` will show."""
-    databases = databases_of(server)
-    with processes.quick_folder() as home:
+    with databases_of(server) as databases, processes.quick_folder() as home:
         world = World(settings_for(databases, home))
         set_up(world)
         yield world
@@ -190,8 +195,7 @@ def touch(world: World) -> None:
 def copied(server: EmbeddedServer, original: World, **more: Any) -> Iterator[World]:
     """A world like another one, to be spoilt."""
     template = dict(zip(("ledger", "upstream", "api"), map(name_of, original.databases), strict=True))
-    databases = databases_of(server, template)
-    with processes.quick_folder() as home:
+    with databases_of(server, template) as databases, processes.quick_folder() as home:
         shutil.copytree(original.settings.home_folder / "search", home / "search")
         # By another key the list of sensitive terms would be another.
         shutil.copy(original.settings.home_folder / "catalog-terms.key", home)

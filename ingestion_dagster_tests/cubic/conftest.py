@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ingestion_dagster.cubic import query, schemas
-from ingestion_dagster.cubic.load import CubicOutcome, Job, load_cubic
+from ingestion_dagster.cubic.load import CubicOutcome, load_cubic
 from ingestion_dagster.cubic.registry import PIPELINE, Registry, parse_registry
+from ingestion_dagster.cubic.table_batch import Job
 from ingestion_dagster.cubic.zone import prepare, zone
 from ingestion_dagster.engine import landing, ledger, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits

@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_dagster.cubic import zone as cubic_zone
-from ingestion_dagster.cubic.load import CubicOutcome, Job, load_cubic
+from ingestion_dagster.cubic.load import CubicOutcome, load_cubic
 from ingestion_dagster.cubic.registry import PIPELINE, registry
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.cubic.table_batch import Job
+from ingestion_dagster.engine import landing, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Load, Scope
 from ingestion_dagster.engine.object_store import ObjectStore, open_store
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine import processes
+from ingestion_dagster_tests.engine.histories import replayed, retried
 
 POISON = "INGESTION_TEST_POISON"
 """Part of a key: whoever reads such a file is killed."""
@@ -46,7 +48,7 @@ def run(settings: Settings) -> CubicOutcome:
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
         cubic_zone.prepare(connection, job.registry)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        moving.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         landing.discover(connection, job.zone, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
             return load_cubic(claims, job, connection)
@@ -62,14 +64,12 @@ def discover(settings: Settings) -> None:
 
 def retry(settings: Settings) -> None:
     """Put every errored load back to ready."""
-    with postgres.locate(settings).connect() as connection:
-        ledger.retry(connection, Scope(PIPELINE))
+    retried(settings, PIPELINE)
 
 
 def replay(settings: Settings) -> None:
     """Put every archived load that is the newest of its key back to ready."""
-    with postgres.locate(settings).connect() as connection:
-        ledger.replay(connection, Scope(PIPELINE))
+    replayed(settings, PIPELINE)
 
 
 COMMANDS = {"run": run, "discover": discover, "retry": retry, "replay": replay}
@@ -131,12 +131,6 @@ def _stem(key: str) -> str:
     """What a file and its `.dfm` have in common."""
     folder, _, name = key.rpartition("/")
     return f"{folder}/{name.partition('.')[0]}"
-
-
-def let_leases_run_out(settings: Settings) -> None:
-    """Nobody holds a load any longer: what time does to the leases of the dead, at once."""
-    with postgres.locate(settings).connect() as connection:
-        connection.execute("UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
 
 
 _LOADS = """

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingestion_dagster.cubic import current, places
+from ingestion_dagster.cubic import current, delta_table, places
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column, arrow_type
 from ingestion_dagster.cubic.registry import CubicTable, Registry, parse_registry
 from ingestion_dagster.engine.postgres import Connection
@@ -142,7 +142,7 @@ class Lake:
 
     def current(self) -> list[dict[str, Any]]:
         """What a reader of the Delta table sees."""
-        delta = current.open_delta(self.settings, TAP)
+        delta = delta_table.open_delta(self.settings, TAP)
         assert delta is not None
         return [dict(row) for row in delta.to_pyarrow_table().to_pylist()]
 

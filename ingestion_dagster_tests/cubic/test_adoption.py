@@ -19,7 +19,7 @@ from ingestion_dagster.cubic import adoption
 from ingestion_dagster.cubic.adoption import LOST_BEFORE, REFUSED_BEFORE, take_over
 from ingestion_dagster.cubic.registry import PIPELINE
 from ingestion_dagster.cubic.zone import zone
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import ledger, moving, postgres
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer, ensure_database
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Scope
@@ -307,7 +307,7 @@ def test_a_source_that_was_not_removed_after_archiving_is_moved_and_not_loaded_a
     assert "1 of them stand in the landing zone still: they are moved to the archive, not loaded" in lines
     assert ran(cubic) == (0, 0)
     with cubic.database.connect() as connection:
-        landing.sweep(connection, zone(cubic.settings, cubic.registry), lease_seconds=60, max_attempts=3)
+        moving.sweep(connection, zone(cubic.settings, cubic.registry), lease_seconds=60, max_attempts=3)
     assert cubic.keys("incoming") == []
     assert [(state["key"], state["status"], state["rows_in"]) for state in cubic.states()] == [(key, "archived", 0)]
     assert cubic.keys("springboard") == []

@@ -13,11 +13,12 @@ import pytest
 from ingestion_dagster.cubic import batches
 from ingestion_dagster.cubic.batches import Places, Range, short
 from ingestion_dagster.cubic.registry import PIPELINE
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Transient
+from ingestion_dagster.engine.kinesis import Record
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.engine.postgres import Connection, Database
-from ingestion_dagster.engine.streams import Record
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic.consume_driver import registry
 
@@ -29,7 +30,7 @@ TAPS = Range("kafka", "shardId-0", "tap", "1000", "1009", NOON, NOON, 1)
 @pytest.fixture
 def connection(database: Database) -> Iterator[Connection]:
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, registry().datasets)
+        sync_datasets(connection, PIPELINE, registry().datasets)
         yield connection
 
 
@@ -99,7 +100,7 @@ def test_same_records_cannot_begin_two_batches(connection: Connection, places: P
 def test_object_that_discovery_saw_first_is_only_noted(connection: Connection, places: Places) -> None:
     batch = batches.enter(connection, places, TAPS, LINES, NOON)
     written = places.landing.write(batch.key, b"whatever stands there, discovery has taken it")
-    ledger.uploaded(connection, PIPELINE, places.landing.url, [written])
+    entries.uploaded(connection, PIPELINE, places.landing.url, [written])
     assert batches.is_there(connection, places, batch, NOON)
     assert connection.execute("SELECT version FROM ledger.loads").fetchone() == (written.version,)
     assert batches.unfinished(connection, "kafka", "shardId-0") == []

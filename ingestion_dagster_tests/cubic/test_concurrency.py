@@ -31,7 +31,8 @@ from ingestion_dagster_tests.cubic.test_crashes import (
     records,
 )
 from ingestion_dagster_tests.engine import processes
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
+from ingestion_dagster_tests.metrics.driver import copy_of_template
 
 registry_file = crashes.registry_file
 one = crashes.one
@@ -281,7 +282,7 @@ def test_columns_that_two_runs_add_at_once_are_all_kept(settings: Settings) -> N
     loose(3, "A", "B", "C")
     driver.start(settings).end(10)
     wake(sleeper)
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     driver.run(settings)
     with Database.at(settings.database_url or "").connect() as connection:
         newest = connection.execute("SELECT columns FROM cubic.schemas ORDER BY version DESC LIMIT 1").fetchone()
@@ -295,7 +296,7 @@ def test_a_file_that_kills_every_run_keeps_no_other_table_from_loading(settings:
     codes = []
     for _ in range(2):
         codes.append(driver.start(settings, poison="poison").end()[0])
-        driver.let_leases_run_out(settings)
+        let_leases_run_out(settings)
     assert codes == [-9, -9]
     assert {load["key"]: load["status"] for load in driver.loads(settings)}[f"{TAPS}/LOAD00000001.csv.gz"] == "archived", (
         "a file that a run has died with comes last, whichever table it is of"
@@ -310,7 +311,7 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(settings
     while (ended := driver.start(settings, poison="poison").end())[0] == -signal.SIGKILL:
         deaths += 1
         assert deaths <= 1 + settings.max_attempts, "the poison is never given up"
-        driver.let_leases_run_out(settings)
+        let_leases_run_out(settings)
     assert ended[0] == 0, ended[1]
     found = {load["key"].rpartition("/")[2]: (load["status"], load["error_code"]) for load in driver.loads(settings)}
     assert found.pop("poison.csv.gz") == ("errored", "crashed_repeatedly")

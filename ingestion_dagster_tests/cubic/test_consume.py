@@ -20,16 +20,18 @@ import boto3
 import pytest
 
 from ingestion_dagster.cubic import batches, batches_sql
-from ingestion_dagster.cubic.consume import Consumed, read, run
+from ingestion_dagster.cubic.consume import Consumed, run
+from ingestion_dagster.cubic.envelopes import read
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.kinesis import Record
 from ingestion_dagster.engine.local_store import LocalStore
 from ingestion_dagster.engine.object_store import StoredObject, open_store
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster.engine.streams import Record
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic import consume_driver as driver
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine.histories import query
 from ingestion_dagster_tests.engine.test_streams import Shard, Shards, refusal
 from ingestion_dagster_tests.metrics.one_database import empty, one_database
 
@@ -145,7 +147,7 @@ class Consumers:
         self.kafka.put(*(envelope(number, topic) for number in numbers), shard=shard)
 
     def checkpoint(self) -> list[tuple[Any, ...]]:
-        return driver.query(self.settings, "SELECT shard, sequence_number, finished FROM ledger.stream_checkpoints ORDER BY shard")
+        return query(self.settings, "SELECT shard, sequence_number, finished FROM ledger.stream_checkpoints ORDER BY shard")
 
     def die_at(self, point: str, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
         """A consumer that dies at a fault point, as seen from outside: its connection ends, and nothing is done any more."""
@@ -284,7 +286,7 @@ def test_lost_checkpoint_reads_all_again_and_writes_nothing_twice(consumers: Con
     consumers.put(7, topic="visits")
     consumers.kafka.put(b"poison")
     consumers(5, records=2)
-    driver.query(consumers.settings, "DELETE FROM ledger.stream_checkpoints RETURNING shard")
+    query(consumers.settings, "DELETE FROM ledger.stream_checkpoints RETURNING shard")
     consumers.put(4)
     consumed = consumers(10)
     assert (consumed.records, consumed.known, consumed.dead_letters) == (1, 5, 0)
@@ -294,7 +296,7 @@ def test_lost_checkpoint_reads_all_again_and_writes_nothing_twice(consumers: Con
 
 def test_checkpoint_lost_under_way_reads_again_what_is_in_hand_and_no_more(consumers: Consumers) -> None:
     consumers.put(1, 2, 3)
-    lose = lambda: driver.query(consumers.settings, "DELETE FROM ledger.stream_checkpoints RETURNING shard")  # noqa: E731
+    lose = lambda: query(consumers.settings, "DELETE FROM ledger.stream_checkpoints RETURNING shard")  # noqa: E731
     consumed = consumers(20, (4, lose), (5, lambda: consumers.put(4)), records=2)
     assert consumed.records == 4
     assert consumers.written() == offsets(1, 2, 3, 4)
@@ -340,10 +342,10 @@ def test_load_waits_for_its_upload_and_is_of_its_topics_table(consumers: Consume
         FROM ledger.loads AS l JOIN ledger.datasets AS d ON d.id = l.dataset_id JOIN cubic.batches AS b ON b.load_id = l.id ORDER BY l.id
     """
     consumers.die_at("cubic.consume.put.before", monkeypatch)
-    assert driver.query(consumers.settings, statement) == [("taps", "ready", "upload", "2026-01-01", NOON, "upload", "tap", 1000, 1, None)]
+    assert query(consumers.settings, statement) == [("taps", "ready", "upload", "2026-01-01", NOON, "upload", "tap", 1000, 1, None)]
     consumers.put(1, topic="nobodys")
     consumers(10)
-    found = driver.query(consumers.settings, statement)
+    found = query(consumers.settings, statement)
     assert [row[:3] for row in found] == [("taps", "ready", None), ("unclassified", "ready", "dataset")]
     versions = {seen.version for seen in open_store(f"{consumers.settings.storage}/cubic/incoming").list()}
     assert {row[5] for row in found} == versions
@@ -517,9 +519,7 @@ def test_end_while_the_store_is_away_leaves_the_rest_in_the_stream(consumers: Co
 
 
 def lose_connections(settings: Settings) -> None:
-    driver.query(
-        settings, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
-    )
+    query(settings, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()")
 
 
 def test_connection_that_is_lost_is_made_again_and_buffers_are_kept(consumers: Consumers) -> None:
@@ -677,8 +677,8 @@ def test_file_that_was_begun_is_the_same_when_it_is_finished(point: str, consume
     assert len(driver.dead_letters(consumers.settings)) == 2
     first = batches.Range("kafka", "shardId-0", "tap", "1000", "1004", NOON, NOON, 3)
     assert [line["offset"] for line in driver.files(consumers.settings)[first.key]] == [1, 2, 3]
-    assert driver.query(consumers.settings, "SELECT count(*) FROM cubic.batches WHERE uploaded_at IS NULL") == [(0,)]
-    assert driver.query(consumers.settings, "SELECT count(*) FROM ledger.loads WHERE waiting_for = 'upload'") == [(0,)]
+    assert query(consumers.settings, "SELECT count(*) FROM cubic.batches WHERE uploaded_at IS NULL") == [(0,)]
+    assert query(consumers.settings, "SELECT count(*) FROM ledger.loads WHERE waiting_for = 'upload'") == [(0,)]
 
 
 def test_file_that_was_put_and_taken_away_by_a_run_is_not_put_again(consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,12 +686,12 @@ def test_file_that_was_put_and_taken_away_by_a_run_is_not_put_again(consumers: C
     consumers.die_at("cubic.consume.mark.before", monkeypatch)
     landing = open_store(f"{consumers.settings.storage}/cubic/incoming")
     [seen] = landing.list()
-    driver.query(consumers.settings, "UPDATE ledger.loads SET version = 'v', waiting_for = NULL, status = 'archived' RETURNING id")
+    query(consumers.settings, "UPDATE ledger.loads SET version = 'v', waiting_for = NULL, status = 'archived' RETURNING id")
     assert landing.remove(seen)
     consumed = consumers(10)
     assert consumed.records == 0
     assert driver.files(consumers.settings) == {}
-    assert driver.query(consumers.settings, "SELECT count(*) FROM cubic.batches WHERE uploaded_at IS NULL") == [(0,)]
+    assert query(consumers.settings, "SELECT count(*) FROM cubic.batches WHERE uploaded_at IS NULL") == [(0,)]
 
 
 def test_range_that_the_stream_has_let_go_of_is_told_and_goes_on(
@@ -705,7 +705,7 @@ def test_range_that_the_stream_has_let_go_of_is_told_and_goes_on(
     assert (consumed.lost, consumed.records) == (3, 1)
     assert consumers.written() == offsets(4)
     assert [record.levelname for record in caplog.records if "batch_lost" in record.message] == ["ERROR"]
-    assert driver.query(consumers.settings, "SELECT status, error_code FROM ledger.loads ORDER BY id") == [
+    assert query(consumers.settings, "SELECT status, error_code FROM ledger.loads ORDER BY id") == [
         ("ready_for_erroring", "batch_lost"),
         ("ready", None),
     ]
@@ -719,7 +719,7 @@ def test_half_a_range_that_is_still_kept_is_saved(consumers: Consumers, monkeypa
     consumed = consumers(consumers.seconds + 5)
     assert (consumed.lost, consumed.records) == (1, 2)
     assert consumers.written() == offsets(2, 3)
-    assert driver.query(consumers.settings, "SELECT lost, records, uploaded_at IS NULL FROM cubic.batches") == [(1, 3, False)]
+    assert query(consumers.settings, "SELECT lost, records, uploaded_at IS NULL FROM cubic.batches") == [(1, 3, False)]
 
 
 def test_file_begun_of_a_shard_that_is_gone_is_told(consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -728,7 +728,7 @@ def test_file_begun_of_a_shard_that_is_gone_is_told(consumers: Consumers, monkey
     consumers.die_at("cubic.consume.put.before", monkeypatch)
     consumers.kafka.shards = {"shardId-9": Shard()}
     assert consumers(consumers.seconds + 65).lost == 1
-    assert driver.query(consumers.settings, "SELECT status FROM ledger.loads") == [("ready_for_erroring",)]
+    assert query(consumers.settings, "SELECT status FROM ledger.loads") == [("ready_for_erroring",)]
 
 
 def test_lost_file_of_a_paused_table_waits_for_its_table(consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -737,19 +737,19 @@ def test_lost_file_of_a_paused_table_waits_for_its_table(consumers: Consumers, m
     consumers.kafka.trim("shardId-0", 1)
     consumers.put(2)
     pause = "UPDATE ledger.datasets SET paused_at = {} WHERE name = 'taps' RETURNING id"
-    driver.query(consumers.settings, pause.format("now()"))
+    query(consumers.settings, pause.format("now()"))
     consumers(consumers.seconds + 5)
     status = "SELECT status, waiting_for FROM ledger.loads ORDER BY id"
-    assert driver.query(consumers.settings, status) == [("ready", "upload"), ("ready", None)]
-    driver.query(consumers.settings, pause.format("NULL"))
+    assert query(consumers.settings, status) == [("ready", "upload"), ("ready", None)]
+    query(consumers.settings, pause.format("NULL"))
     consumers(consumers.seconds + 5)
-    assert driver.query(consumers.settings, status)[0] == ("ready_for_erroring", None)
+    assert query(consumers.settings, status)[0] == ("ready_for_erroring", None)
 
 
 def test_other_file_under_the_key_is_not_replaced(consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
     consumers.put(1)
     consumers.die_at("cubic.consume.put.before", monkeypatch)
-    [(key,)] = driver.query(consumers.settings, "SELECT key FROM cubic.batches")
+    [(key,)] = query(consumers.settings, "SELECT key FROM cubic.batches")
     landing = open_store(f"{consumers.settings.storage}/cubic/incoming")
     other = landing.write(key, gzip.compress(envelope(99)))
     consumers(consumers.seconds + 5)
@@ -836,7 +836,7 @@ def test_consumer_that_is_killed_loses_and_doubles_nothing(point: str, small: Se
     assert driver.written(small) == expected
     assert sorted(map(len, contents(small).values())) == [1, 1, 3, 3, 3, 3]
     assert [letter["codes"] for letter in driver.dead_letters(small)] == [["record_not_json"]]
-    driver.query(small, "DELETE FROM ledger.stream_checkpoints RETURNING shard")
+    query(small, "DELETE FROM ledger.stream_checkpoints RETURNING shard")
     assert finish(small).files == 0
     assert driver.written(small) == expected
 
@@ -849,7 +849,7 @@ def test_consumer_that_is_killed_when_it_gives_a_file_up_gives_it_up_once(point:
     assert driver.end(driver.start(small, fault=point))[0] == -signal.SIGKILL
     finish(small)
     events = "SELECT to_status, count(*) FROM ledger.load_events GROUP BY 1 ORDER BY 1"
-    assert driver.query(small, events) == [("ingesting", 1), ("ready", 1), ("ready_for_erroring", 1)]
+    assert query(small, events) == [("ingesting", 1), ("ready", 1), ("ready_for_erroring", 1)]
 
 
 def test_signal_writes_what_is_in_hand_and_a_second_one_spoils_nothing(small: Settings, producer: Producer) -> None:
@@ -888,4 +888,4 @@ def test_files_stand_in_a_bucket_as_well(database: Database, tmp_path: Path, pro
     assert driver.end(driver.start(settings, fault="cubic.consume.put.after:2"))[0] == -signal.SIGKILL
     finish(settings)
     assert driver.written(settings) == expected
-    assert driver.query(settings, "SELECT count(*) FROM ledger.loads WHERE waiting_for IS NULL AND version <> 'upload'") == [(6,)]
+    assert query(settings, "SELECT count(*) FROM ledger.loads WHERE waiting_for IS NULL AND version <> 'upload'") == [(6,)]

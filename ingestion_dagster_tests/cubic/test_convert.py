@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from ingestion_dagster.cubic import records
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Converted, Outputs, Tolerance, convert_csv
+from ingestion_dagster.cubic.convert import convert_csv
 from ingestion_dagster.cubic.dfm import Dialect
+from ingestion_dagster.cubic.sink import Converted, Outputs, Tolerance
 from ingestion_dagster.engine.errors import Problem, Refused
 
 DATA = Path(__file__).parent / "data" / "convert"

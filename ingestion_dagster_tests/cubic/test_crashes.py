@@ -20,7 +20,8 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic import driver
 from ingestion_dagster_tests.cubic.conftest import REGISTRY, TAPS, csv, metadata, moment
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
+from ingestion_dagster_tests.metrics.driver import copy_of_template
 from ingestion_dagster_tests.metrics.one_database import one_database
 
 FARES = "cubic/dmap/agg_fares"
@@ -344,7 +345,7 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(case: Case, settings
     story.begin(settings)
     for fault in case.faults:
         killed(settings, story.command, fault)
-        driver.let_leases_run_out(settings)
+        let_leases_run_out(settings)
     if story.command != "run":  # whoever typed it types it again
         driver.COMMANDS[story.command](settings)
     driver.finish(settings)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_dagster.cubic import current, places
+from ingestion_dagster.cubic import current, current_state, delta_table, places
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
@@ -42,7 +42,7 @@ def values(lake: Lake) -> dict[object, object]:
 def test_a_snapshot_is_the_state(lake: Lake):
     loaded(lake)
     lake.load(TAP, "LOAD00000002.csv.gz", [{"k1": 7, "k2": None, "v": "second part"}])
-    assert [table.name for table in current.behind(lake.connection, REGISTRY)] == [NAME]
+    assert [table.name for table in current_state.behind(lake.connection, REGISTRY)] == [NAME]
     refreshed = lake.refresh()
     assert (refreshed.rows, refreshed.rebuilt, refreshed.loads, refreshed.snapshot) == (4, True, 2, "20260101T060000Z")
     row = lake.state()[7, None]
@@ -50,7 +50,7 @@ def test_a_snapshot_is_the_state(lake: Lake):
     assert row["header__change_oper"] == "L"
     assert row["header__change_seq"] == "20260101060000".ljust(35, "0")
     assert row["header__timestamp"] == datetime(2026, 1, 1, 6)  # noqa: DTZ001
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
 
 
 def test_changes_are_merged_and_not_built_anew(lake: Lake):
@@ -112,7 +112,7 @@ def test_a_new_snapshot_replaces_the_state_only_when_its_known_parts_are_loaded(
     part = lake.enter(TAP, "LOAD00000002.csv.gz", snapshot=SECOND)
     lake.load(TAP, "LOAD00000001.csv.gz", [{"k1": 10, "k2": "a", "v": "next"}], snapshot=SECOND, version="2")
     lake.load(TAP_CT, "z.csv.gz", [change("U", 9, {"k1": 10, "k2": "a", "v": "changed"}, SECOND)], snapshot=SECOND)
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
     assert lake.refresh().snapshot == places.format_snapshot(FIRST)
     lake.publish(part, TAP, "LOAD00000002.csv.gz", [{"k1": 11, "k2": "a", "v": "part two"}], snapshot=SECOND)
     refreshed = lake.refresh()
@@ -123,10 +123,10 @@ def test_a_new_snapshot_replaces_the_state_only_when_its_known_parts_are_loaded(
 def test_what_was_adopted_and_never_read_is_no_state(lake: Lake):
     marker, change_file = lake.enter(TAP, "LOAD00000001.csv.gz", snapshot=FIRST), lake.enter(TAP_CT, "a.csv.gz", snapshot=FIRST)
     lake.connection.execute("UPDATE ledger.loads SET status = 'archived', committed_at = now()")
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
     assert current.refresh(lake.connection, lake.settings, REGISTRY, TAP) is None
     lake.publish(marker, TAP, "LOAD00000001.csv.gz", [{"k1": 1, "k2": "a", "v": "replayed"}])
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
     lake.publish(change_file, TAP_CT, "a.csv.gz", [])
     assert lake.refresh().rows == 1
 
@@ -135,10 +135,10 @@ def test_a_replay_under_way_takes_nothing_out(lake: Lake):
     load = loaded(lake)
     lake.refresh()
     lake.replay(load)
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
     assert lake.refresh(rebuild=True).rows == 3
     lake.publish(load, TAP, "LOAD00000001.csv.gz", [{"k1": 1, "k2": "a", "v": "replayed"}])
-    assert [table.name for table in current.behind(lake.connection, REGISTRY)] == [NAME]
+    assert [table.name for table in current_state.behind(lake.connection, REGISTRY)] == [NAME]
     assert lake.refresh().rebuilt
     assert values(lake) == {1: "replayed"}
 
@@ -222,7 +222,7 @@ def test_without_a_key_or_a_snapshot_there_is_nothing_to_show(lake: Lake):
     lake.schema(TAP, COLUMNS, ())
     lake.schema(TAP_CT, COLUMNS, ())
     loaded(lake)
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
     assert current.refresh(lake.connection, lake.settings, REGISTRY, TAP) is None
 
 
@@ -246,7 +246,7 @@ def test_a_state_whose_delta_table_was_removed_is_built_again(lake: Lake):
 
     loaded(lake)
     lake.refresh()
-    shutil.rmtree(current.location(lake.settings, TAP).removeprefix("file://"))
+    shutil.rmtree(delta_table.location(lake.settings, TAP).removeprefix("file://"))
     assert lake.refresh().rebuilt
     assert len(values(lake)) == 3
 
@@ -258,13 +258,13 @@ def test_compaction_and_vacuum_change_no_row_and_leave_a_reader_alone(lake: Lake
         lake.load(TAP_CT, f"{number}.csv.gz", [change("I", number, {"k1": 100 + number, "k2": "a", "v": "x"})])
         lake.refresh()
     before = lake.state()
-    reader = current.open_delta(lake.settings, TAP)
+    reader = delta_table.open_delta(lake.settings, TAP)
     assert reader is not None
-    assert current.compact(lake.settings, TAP)["files_removed"] > 1
-    assert current.vacuum(lake.settings, TAP) == 0
+    assert delta_table.compact(lake.settings, TAP)["files_removed"] > 1
+    assert delta_table.vacuum(lake.settings, TAP) == 0
     assert reader.to_pyarrow_table().num_rows == len(before)
     assert lake.state() == before
-    assert current.vacuum(lake.settings, TAP, retention_hours=0) > 0
+    assert delta_table.vacuum(lake.settings, TAP, retention_hours=0) > 0
     lake.load(TAP_CT, "9.csv.gz", [change("I", 9, {"k1": 109, "k2": "a", "v": "x"})])
     assert not lake.refresh().rebuilt
     assert len(lake.state()) == len(before) + 1
@@ -314,7 +314,7 @@ def test_killed_around_a_commit_a_refresh_can_be_repeated(lake: Lake, point: str
     assert refreshed.rebuilt == (point == "cubic.current.commit.after")
     assert values(lake) == {1: "loaded", 2: "after the crash", 5: "new"}
     assert late
-    assert current.behind(lake.connection, REGISTRY) == []
+    assert current_state.behind(lake.connection, REGISTRY) == []
 
 
 def test_two_at_once_take_turns(lake: Lake, database: Database):
@@ -369,4 +369,4 @@ def test_on_s3_as_on_disk(database: Database, new_bucket: Callable[..., str], se
         lake.load(TAP_CT, "a.csv.gz", [change("D", 1, {"k1": 0, "k2": "a"})])
         assert lake.refresh().deleted == 1
         assert set(lake.state()) == {(1, "a"), (2, "a")}
-        assert current.compact(lake.settings, TAP)["files_removed"] < 2
+        assert delta_table.compact(lake.settings, TAP)["files_removed"] < 2

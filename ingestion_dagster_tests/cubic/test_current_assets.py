@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ingestion_dagster.cubic import catalogue, current
+from ingestion_dagster.cubic import catalogue, current_state, delta_table
 from ingestion_dagster.cubic.current_assets import (
     CATALOGUE_KEY,
     COMPACTED_KEY,
@@ -79,7 +79,7 @@ def test_a_run_brings_tables_up_to_date_and_tells_of_it(lake: Lake):
     assert event.asset_key == key_of(TAP)
     told: dict[str, Any] = {name: value.value for name, value in event.metadata.items()}
     assert (told["dagster/row_count"], told["rebuilt"], told["loads_merged"], told["snapshot"]) == (3, True, 1, "20260101T060000Z")
-    assert told["dagster/uri"] == current.location(lake.settings, TAP)
+    assert told["dagster/uri"] == delta_table.location(lake.settings, TAP)
     assert [column.name for column in told["dagster/column_schema"].columns][:3] == ["k1", "k2", "v"]
     (check,) = run.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == (UP_TO_DATE, True)
@@ -112,7 +112,7 @@ def test_a_selection_of_tables_leaves_the_others_alone(lake: Lake):
     load_other(lake)
     run = materialize(selection=[key_of(OTHER)])
     assert {event.asset_key for event in run.asset_materializations_for_node("cubic_current_step")} == {key_of(OTHER)}
-    assert [table.name for table in current.behind(lake.connection, REGISTRY)] == [NAME]
+    assert [table.name for table in current_state.behind(lake.connection, REGISTRY)] == [NAME]
 
 
 def test_upkeep_goes_over_all_tables(lake: Lake):
@@ -149,7 +149,7 @@ def test_rows_that_differ_from_the_springboard_are_found(lake: Lake):
     assert check_rows()[key_of(TAP)].metadata["compared"].value is False
     lake.refresh()
     assert check_rows()[key_of(TAP)].passed
-    delta = current.open_delta(lake.settings, TAP)
+    delta = delta_table.open_delta(lake.settings, TAP)
     assert delta is not None
     delta.delete("k1 = 1")
     found = check_rows()[key_of(TAP)]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ingestion_dagster.cubic import current, places
+from ingestion_dagster.cubic import current, current_state, places
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
@@ -174,5 +174,5 @@ def compare(lake: Lake, account: Account) -> None:
     assert refreshed.snapshot == places.format_snapshot(account.shown)
     assert lake.state() == expected
     assert refreshed.rows == len(expected)
-    assert current.behind(lake.connection, lake.registry) == []
+    assert current_state.behind(lake.connection, lake.registry) == []
     assert current.count_rows(lake.connection, lake.settings, lake.registry, TAP) == len(expected)

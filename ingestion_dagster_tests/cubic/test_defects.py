@@ -15,7 +15,7 @@ import pytest
 
 from ingestion_dagster.cubic.registry import PIPELINE, parse_registry
 from ingestion_dagster.cubic.zone import prepare, zone
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import landing, ledger, moving, whereabouts
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.ledger import Scope
@@ -290,7 +290,7 @@ def test_what_a_dead_run_had_in_hand_is_loaded_by_the_next(cubic: Cubic) -> None
     made = zone(cubic.settings, cubic.registry)
     with cubic.database.connect() as connection:
         assert len(ledger.claim(connection, Scope(PIPELINE), "dead", count=10, size=10**9, lease_seconds=-1)) == 1
-        assert landing.sweep(connection, made, lease_seconds=60, max_attempts=3) == (1, 0)
+        assert moving.sweep(connection, made, lease_seconds=60, max_attempts=3) == (1, 0)
     cubic.run()
     assert taps(cubic) == [1]
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from ingestion_dagster.cubic import discovery
-from ingestion_dagster.cubic.places import PENDING, parse_snapshot
+from ingestion_dagster.cubic.places import PENDING, format_snapshot
 from ingestion_dagster.cubic.registry import Registry, parse_registry
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries, ledger
+from ingestion_dagster.engine.datasets import pause_dataset
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.ledger import Arrival, Scope, Status
+from ingestion_dagster.engine.entries import Arrival
+from ingestion_dagster.engine.ledger import Scope, Status
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster_tests.cubic.snapshot_scene import CHANGES, MARKER, PART, TABLES, TAPS, TEN, SnapshotScene, at, snapshot
@@ -492,7 +494,7 @@ def test_the_partition_is_the_snapshot_as_it_is_written_everywhere_else(scene: S
     scene.connection.execute("SET TimeZone = 'Asia/Kathmandu'")
     scene.arrives(MARKER, at(0))
 
-    assert [parse_snapshot(partition) for partition in discovery.snapshots(scene.connection)] == [TEN]
+    assert discovery.snapshots(scene.connection) == [format_snapshot(TEN)]
     assert scene.snapshots_of(MARKER) == discovery.snapshots(scene.connection)
 
 
@@ -539,7 +541,7 @@ def test_sync_writes_nothing_when_nothing_has_changed(scene: SnapshotScene) -> N
 
 def test_a_changed_entry_leaves_other_tables_and_a_pause_alone(scene: SnapshotScene) -> None:
     before = dict(scene.rows("SELECT name, xmin::text FROM ledger.datasets"))
-    ledger.pause(scene.connection, "cubic", "agg", "by hand")
+    pause_dataset(scene.connection, "cubic", "agg", "by hand")
     scene.use(TABLES.replace("agg, kind: dmap", "agg, kind: dmap, strict: false"))
 
     after = dict(scene.rows("SELECT name, xmin::text FROM ledger.datasets"))
@@ -572,7 +574,7 @@ def test_what_was_entered_by_an_older_registry_after_the_entry_came_is_released_
     seen = StoredObject(MARKER, 1, TEN, "v1")
     arrival = discovery.arrival(older, seen)
     assert arrival is not None
-    ledger.discover(scene.connection, "cubic", "file:///in", [arrival], TEN)
+    entries.discover(scene.connection, "cubic", "file:///in", [arrival], TEN)
     scene.use(TABLES)
 
     assert scene.places(MARKER) == [WAITS]
@@ -639,7 +641,7 @@ def test_two_that_assign_and_two_that_sync_at_once_neither_fail_nor_deadlock(sce
         for part in range(1, 9)
     ]
     arrivals = [found for each in seen if (found := discovery.arrival(parse_registry("tables: []"), each))]
-    ledger.discover(scene.connection, "cubic", "file:///in", arrivals, TEN)
+    entries.discover(scene.connection, "cubic", "file:///in", arrivals, TEN)
     start = threading.Barrier(4)
 
     def at_once(work: Callable[[Connection, Registry], object]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingestion_dagster.cubic import discovery
 from ingestion_dagster.cubic.places import PENDING, format_snapshot
 from ingestion_dagster.cubic.registry import parse_registry
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection
@@ -101,7 +101,7 @@ class Ledger:
     def arrive(self, key: str, modified: datetime, size: int, number: int) -> int:
         found = discovery.arrival(REGISTRY, StoredObject(key, size, modified, f"v{number}"))
         assert found is not None
-        assert ledger.discover(self.connection, "cubic", "file:///in", [found], TEN) == 1
+        assert entries.discover(self.connection, "cubic", "file:///in", [found], TEN) == 1
         row = self.connection.execute("SELECT max(id) FROM ledger.loads").fetchone()
         assert row is not None
         return int(row[0])

@@ -18,7 +18,7 @@ from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG, QUEUE_TAG
 from ingestion_dagster.engine.http import Http
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.sandbox import servers
-from ingestion_dagster.sandbox.dmap_feed import DmapFeed, Fault
+from ingestion_dagster.sandbox.dmap_feed import DmapFeed
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine.conftest import one
 from ingestion_dagster_tests.sandbox.running import running
@@ -153,7 +153,7 @@ def test_one_feed_can_be_fetched_by_itself(feed: DmapFeed, instance: dg.DagsterI
 
 
 def test_a_feed_that_is_down_fails_the_run_but_not_the_other_feeds(feed: DmapFeed, instance: dg.DagsterInstance):
-    feed.faults.append(Fault("list", "500", 10_000, type="agg_demo"))
+    feed.faults.add("500", "list", times=10_000, of="agg_demo")
     result = run(instance)
     assert not result.success
     assert "agg_demo: 0 of 0 new datasets (1 http_server_error)" in reason(result)
@@ -165,7 +165,7 @@ def test_a_feed_that_is_down_fails_the_run_but_not_the_other_feeds(feed: DmapFee
 
 
 def test_a_fault_that_has_passed_when_the_step_is_tried_again_leaves_nothing_out(feed: DmapFeed, instance: dg.DagsterInstance):
-    feed.faults.append(Fault("list", "500", 4, type="agg_demo"))
+    feed.faults.add("500", "list", times=4, of="agg_demo")
     result = run(instance)
     assert result.success
     assert len(landed()) == 6
@@ -173,7 +173,7 @@ def test_a_fault_that_has_passed_when_the_step_is_tried_again_leaves_nothing_out
 
 
 def test_a_fault_that_lasts_is_told_at_once(feed: DmapFeed, instance: dg.DagsterInstance):
-    feed.faults.append(Fault("file", "404", 10_000, dataset_id="agg_demo_20260101"))
+    feed.faults.add("404", "file", times=10_000, of="agg_demo_20260101")
     result = run(instance)
     assert not result.success
     assert "agg_demo: 1 of 2 new datasets (1 dmap_link_broken)" in reason(result)
@@ -251,7 +251,7 @@ def test_no_key_and_no_signed_link_is_in_any_event(feed: DmapFeed, instance: dg.
     feed.keys = {"public": "marker-one", "controlled": "marker-two"}
     monkeypatch.setenv("INGESTION_CUBIC_DMAP_PUBLIC_KEY", "marker-one")
     monkeypatch.setenv("INGESTION_CUBIC_DMAP_CONTROLLED_KEY", "marker-wrong")
-    feed.faults.append(Fault("file", "html", 10_000, dataset_id="agg_demo_20260101"))
+    feed.faults.add("html", "file", times=10_000, of="agg_demo_20260101")
     result = run(instance)
     assert not result.success
     assert "dmap_key_refused" in reason(result)

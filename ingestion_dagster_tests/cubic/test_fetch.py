@@ -17,15 +17,17 @@ from typing import Any
 
 import pytest
 
+from ingestion_dagster.cubic.feed_source import source_of
 from ingestion_dagster.cubic.feeds import Feed, feeds_of
-from ingestion_dagster.cubic.fetch import Fetched, fetch_feed, landing_zone, missing, source_of, summary
+from ingestion_dagster.cubic.fetch import fetch_feed, landing_zone, missing, summary
+from ingestion_dagster.cubic.fetching import Fetched
 from ingestion_dagster.cubic.registry import parse_registry
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.http import Http
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.sandbox.dmap_data import Dataset, daily
-from ingestion_dagster.sandbox.dmap_feed import DmapFeed, Fault
+from ingestion_dagster.sandbox.dmap_feed import DmapFeed
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine.conftest import aws_environment, moto_server, new_bucket, one
 from ingestion_dagster_tests.sandbox.running import running
@@ -64,7 +66,7 @@ class World:
         return made
 
     def goes_wrong(self, at: str, kind: str, times: int = 1, **options: Any) -> None:
-        self.server.faults.append(Fault(at, kind, times, **options))
+        self.server.faults.add(kind, at, times=times, **options)
 
     def landed(self) -> dict[str, bytes]:
         zone = landing_zone(self.settings)
@@ -281,7 +283,7 @@ def test_a_record_that_is_mended_later_is_fetched_though_the_cursor_could_have_p
 
 def test_a_dataset_that_failed_is_fetched_next_time_though_newer_ones_were_fetched(world: World):
     datasets = world.listed(40)
-    world.goes_wrong("file", "404", dataset_id=datasets[0].dataset_id)
+    world.goes_wrong("file", "404", of=datasets[0].dataset_id)
     fetched = world.fetch()
     assert counts(fetched) == (40, 40, 39, 0, 0, 1)
     assert fetched.codes == {"dmap_link_broken": 1}
@@ -294,7 +296,7 @@ def test_a_dataset_that_failed_is_fetched_next_time_though_newer_ones_were_fetch
 
 def test_a_dataset_that_never_comes_holds_the_cursor_for_a_month_and_not_for_ever(world: World):
     datasets = world.listed(40)
-    world.goes_wrong("file", "404", 1000, dataset_id=datasets[0].dataset_id)
+    world.goes_wrong("file", "404", 1000, of=datasets[0].dataset_id)
     world.fetch()
     assert world.fetch(now=NOW + timedelta(days=29)).listed == 40
     assert world.fetch(now=NOW + timedelta(days=31)).listed == 2
@@ -302,7 +304,7 @@ def test_a_dataset_that_never_comes_holds_the_cursor_for_a_month_and_not_for_eve
 
 def test_a_newer_issue_makes_up_for_one_that_failed(world: World):
     datasets = world.listed(40)
-    world.goes_wrong("file", "404", dataset_id=datasets[0].dataset_id)
+    world.goes_wrong("file", "404", of=datasets[0].dataset_id)
     world.fetch()
     world.server.put(replace(datasets[0], last_updated=datasets[-1].last_updated, revision=1))
     assert world.fetch().uploaded == 1
@@ -344,14 +346,14 @@ def test_links_that_are_dead_on_arrival_are_not_listed_for_ever(world: World):
 
 def test_the_five_listings_are_counted_anew_after_a_good_download(world: World):
     datasets = world.listed(2)
-    world.goes_wrong("file", "403", 6, dataset_id=datasets[0].dataset_id)
+    world.goes_wrong("file", "403", 6, of=datasets[0].dataset_id)
     assert world.fetch().uploaded == 2
     assert world.has_landed(datasets)
 
 
 def test_one_file_that_is_always_refused_does_not_keep_the_others_from_their_turn(world: World):
     datasets = world.listed(5)
-    world.goes_wrong("file", "403", 1000, dataset_id=datasets[0].dataset_id)
+    world.goes_wrong("file", "403", 1000, of=datasets[0].dataset_id)
     fetched = world.fetch()
     assert counts(fetched) == (5, 5, 4, 0, 0, 1)
     assert world.has_landed(datasets[1:])
@@ -359,7 +361,7 @@ def test_one_file_that_is_always_refused_does_not_keep_the_others_from_their_tur
 
 def test_a_dataset_that_is_no_longer_listed_when_its_turn_comes_is_told_of(world: World):
     datasets = world.listed(2)
-    world.goes_wrong("file", "403", dataset_id=datasets[0].dataset_id)
+    world.goes_wrong("file", "403", of=datasets[0].dataset_id)
     gone = world.server.datasets["agg_demo"]
 
     class Going(dict):
@@ -405,7 +407,7 @@ def test_a_file_that_comes_damaged_is_asked_for_again(world: World, kind: str):
 )
 def test_what_is_no_whole_file_never_lands_and_the_next_dataset_does(world: World, kind: str, code: str):
     datasets = world.listed(3)
-    world.goes_wrong("file", kind, 1000, dataset_id=datasets[1].dataset_id)
+    world.goes_wrong("file", kind, 1000, of=datasets[1].dataset_id)
     fetched = world.fetch()
     assert counts(fetched) == (3, 3, 2, 0, 0, 1)
     assert fetched.codes == {code: 1}
@@ -508,7 +510,7 @@ def test_the_key_goes_to_the_feed_in_a_header_and_nowhere_else(world: World, cap
     caplog.set_level("DEBUG")
     world.listed(2)
     world.goes_wrong("list", "500")
-    world.goes_wrong("file", "302", dataset_id="agg_demo_20260102")
+    world.goes_wrong("file", "302", of="agg_demo_20260102")
     fetched = world.fetch()
     assert fetched.uploaded == 1
     for asked in world.server.asked:

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ingestion_dagster.cubic import load as loading
+from ingestion_dagster.cubic import table_batch
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Outputs, Tolerance
 from ingestion_dagster.cubic.kinds import KINDS
 from ingestion_dagster.cubic.registry import CubicTable, parse_registry
 from ingestion_dagster.cubic.schemas import Fit, Held, Offer, Version
+from ingestion_dagster.cubic.sink import Outputs, Tolerance
 from ingestion_dagster.cubic.stream_kind import Reading, Source, StreamKind, versioned_name
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
@@ -171,7 +171,7 @@ def test_what_will_be_refused_waits_for_nothing(sample: Sample, what: str) -> No
     arrival = sample.kind.arrival(sample.table, StoredObject(key, size, SEEN, "v1"))
     assert arrival is not None
     assert arrival.waiting_for is None
-    problem = loading.refused_on_sight(sample.kind, sample.table, arrival.object.key, arrival.object.size)
+    problem = table_batch.refused_on_sight(sample.kind, sample.table, arrival.object.key, arrival.object.size)
     assert problem is not None
     assert problem.code == ("empty_file" if what == "empty" else "unknown_file_type")
 

@@ -12,7 +12,8 @@ from ingestion_dagster.cubic.ods import ODS
 from ingestion_dagster.cubic.publication import Publication
 from ingestion_dagster.cubic.registry import parse_registry
 from ingestion_dagster.cubic.zone import prepare, zone
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, moving
+from ingestion_dagster.engine.datasets import pause_faulty_datasets, resume_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Transient
 from ingestion_dagster.engine.verdicts import OUR_FAULT
 from ingestion_dagster_tests.cubic.conftest import TAPS, Cubic, csv, metadata, moment
@@ -234,7 +235,7 @@ def test_ten_faults_of_ours_in_a_row_pause_the_table_and_no_other(cubic: Cubic, 
     assert [state["status"] for state in cubic.states()].count("errored") == 10, "the eleventh waits"
     monkeypatch.undo()
     with cubic.database.connect() as connection:
-        ledger.resume(connection, "cubic", "taps")
+        resume_dataset(connection, "cubic", "taps")
     outcome = cubic.run()
     assert (outcome.paused, outcome.total().loads_archived) == ([], 1), "what was before the resumption no longer counts"
 
@@ -461,5 +462,5 @@ def test_runs_that_died_with_file_after_file_pause_their_table(cubic: Cubic) -> 
         with connection.transaction():
             ledger.settle(connection, [ledger.Verdict(load, ledger.Status.READY_FOR_ERRORING, problems=(problem,)) for load in claimed])
         given_up = [replace(load, status=ledger.Status.READY_FOR_ERRORING, problems=(problem,)) for load in claimed]
-        landing.move(connection, place, given_up, lease_seconds=60)
-        assert ledger.pause_faulty(connection, "cubic", OUR_FAULT, 3) == ["taps"]
+        moving.move(connection, place, given_up, lease_seconds=60)
+        assert pause_faulty_datasets(connection, "cubic", OUR_FAULT, 3) == ["taps"]

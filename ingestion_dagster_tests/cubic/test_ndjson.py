@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from ingestion_dagster.cubic import records
 from ingestion_dagster.cubic.columns import Column
-from ingestion_dagster.cubic.convert import Converted, Outputs, Tolerance
 from ingestion_dagster.cubic.ndjson import ENVELOPE, Offsets, convert_ndjson
+from ingestion_dagster.cubic.sink import Converted, Outputs, Tolerance
 from ingestion_dagster.engine.errors import Refused
 
 LENIENT = Tolerance(rows=10**9, share=1.0)

@@ -21,7 +21,7 @@ from ingestion_dagster_tests.cubic import test_crashes as crashes
 from ingestion_dagster_tests.cubic.conftest import TAPS, csv, metadata
 from ingestion_dagster_tests.cubic.test_crashes import CHANGE_TYPES, EVENTS, FARES, TYPES, changes, records
 from ingestion_dagster_tests.engine import conftest as s3
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, let_leases_run_out
 from ingestion_dagster_tests.metrics.test_s3 import everything_below
 
 moto_server = s3.moto_server
@@ -119,7 +119,7 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(fault: str, settings
     land_scene(settings)
     code, complaint = driver.start(settings, fault=fault).end()
     assert code == -signal.SIGKILL, complaint
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     driver.finish(settings)
     assert_scene(settings)
 
@@ -173,7 +173,7 @@ def test_a_copy_that_differs_from_its_source_keeps_the_source(settings: Settings
         patch.setattr(S3Store, "receive", torn)
         assert driver.run(settings).moves_pending == 1
     assert {seen.key for seen in driver.store(settings, "incoming").list()} == {LOAD1, LOAD1.replace(".csv.gz", ".dfm")}
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     driver.finish(settings)
     assert len(keys(settings, "archive")) == 2
     assert rows(settings, TAPS, "tap_id") == [1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.cubic import casts, consume, current, samples
+from ingestion_dagster.cubic import current, current_state, delta_table, samples
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS
 from ingestion_dagster.cubic.dfm import parse
 from ingestion_dagster.cubic.registry import parse_registry, registry
@@ -107,7 +107,7 @@ def deliver(shipped: Cubic, connection: Connection, delivery: Delivery, placed: 
         path = placed / delivery.name / key
         shipped.land(key, path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC))
     shipped.run(run_id=delivery.name)
-    for table in current.behind(connection, shipped.registry):
+    for table in current_state.behind(connection, shipped.registry):
         assert current.refresh(connection, shipped.settings, shipped.registry, table) is not None
 
 
@@ -154,16 +154,6 @@ def test_registry_entry_of_the_documentation_is_one():
     parse_registry(PAGE.partition("```yaml\n")[2].partition("```")[0])
 
 
-def test_every_code_of_the_package_is_explained():
-    explained = PAGE + (DOCS / "operations.md").read_text(encoding="utf-8")
-    source = "".join(path.read_text(encoding="utf-8") for path in Path(samples.__file__).parent.glob("*.py"))
-    codes = set(re.findall(r'(?:Problem|Transient)\(\s*"([a-z_0-9]+)"', source))
-    codes |= set(re.findall(r'^[A-Z_]+ = "(dmap_[a-z_]+)"$', source, re.MULTILINE))
-    codes |= {*consume.CODES, *(casts.code(kind) for kind in TYPES - {"string"}), "field_count"}
-    assert len(codes) >= 50
-    assert {code for code in codes if f"`{code}`" not in explained} == set()
-
-
 def test_a_file_that_ends_otherwise_is_told_of(shipped: Cubic, database: Database, tmp_path: Path):
     samples.place(FOLDER, tmp_path)
     key, fate = next((key, fate) for key, fate in DELIVERIES[0].files.items() if fate["dataset"] == "cubic__dmap__agg_sample")
@@ -187,7 +177,7 @@ def snapshot_of(shipped: Cubic, name: str) -> str:
 
 
 def held(shipped: Cubic, name: str) -> list[dict[str, Any]]:
-    delta = current.open_delta(shipped.settings, shipped.registry.tables[name])
+    delta = delta_table.open_delta(shipped.settings, shipped.registry.tables[name])
     assert delta is not None
     own = {column.name for column in CHANGE_COLUMNS}
     rows = delta.to_pyarrow_table().to_pylist()

@@ -14,7 +14,6 @@ import xlsxwriter
 from ingestion_dagster.engine.drive_calls import DriveCalls, Patience
 from ingestion_dagster.engine.drive_folder import DriveFolder
 from ingestion_dagster.engine.drive_pairs import DrivePairs
-from ingestion_dagster.sandbox.drive_faults import Fault
 from ingestion_dagster.sandbox.drive_files import SHEET, DriveFile
 from ingestion_dagster.sandbox.google_drive import GoogleDrive
 from ingestion_dagster_tests.sandbox.running import running
@@ -62,7 +61,7 @@ class DriveScene:
         return {each.name: each.content for each in found}
 
     def fault(self, at: str, kind: str, **more: Any) -> None:
-        self.drive.faults.append(Fault(at, kind, **more))
+        self.drive.faults.add(kind, at, **more)
 
     def another(self, **patience: Any) -> DriveFolder:
         """The drop folder as another process has it."""
@@ -98,7 +97,7 @@ def on_drive(place: Path) -> Iterator[DriveScene]:
     folders = {
         dataset: {side: drive.folder(f"{dataset} {side}", drive_id="0AShared") for side in ("inbound", "outbound")} for dataset in DATASETS
     }
-    with running(cast("Any", drive)) as url:
+    with running(drive) as url:
         scene = DriveScene(drive, url, key_file(drive, url, place / "key.json"), folders, cast("Any", None))
         scene.folder = scene.another()
         yield scene

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 
 _ROOT = Path(__file__).parents[2]
+_ROOM = 4 * 1024**3
 
 
 def serve(command: Callable[[str], None]) -> None:
@@ -173,7 +175,8 @@ def emptied(database: Database, *schemas: str) -> Database:
 
 @contextmanager
 def quick_folder() -> Iterator[Path]:
-    """A folder for an installation; in memory where there is such a one, for waiting for the disk is most of a small load."""
+    """A folder for an installation; in memory where there is room, for waiting for the disk is most of a small load."""
     in_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None, prefix="driver-") as folder:
+    room = os.access(in_memory, os.W_OK) and shutil.disk_usage(in_memory).free > _ROOM
+    with tempfile.TemporaryDirectory(dir=in_memory if room else None, prefix="driver-") as folder:
         yield Path(folder)

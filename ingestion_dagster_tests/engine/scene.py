@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import entries, landing, ledger, moving
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import Problem, Transient
 from ingestion_dagster.engine.landing import Discovery, Target, Zone, versioned
-from ingestion_dagster.engine.ledger import Arrival, Load, Scope, Status, Verdict
+from ingestion_dagster.engine.ledger import Load, Scope, Status, Verdict
 from ingestion_dagster.engine.local_store import LocalStore
 from ingestion_dagster.engine.object_store import ObjectStore, StoredObject, open_store
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -107,13 +109,13 @@ class Scene:
             error_targets=lambda load: (Target(self.error, versioned(load.key, load.version)),),
             settle_seconds=0,
         )
-        ledger.sync_datasets(self.connection, PIPELINE, ["letters", "boxes"])
+        sync_datasets(self.connection, PIPELINE, ["letters", "boxes"])
 
     # Without objects
 
     def enter(self, *objects: StoredObject, now: datetime = NOON) -> int:
         """Enter objects that stand nowhere; returns how many are new loads."""
-        return ledger.discover(self.connection, PIPELINE, ZONE, list(map(Arrival, objects)), now)
+        return entries.discover(self.connection, PIPELINE, ZONE, list(map(Arrival, objects)), now)
 
     def claim(self, run_id: str = "run", *, count: int = 1000, size: int = 1 << 40, lease: float = 60, **scope: Any) -> list[Load]:
         """Claim a batch; a lease below zero has run out already."""
@@ -126,14 +128,14 @@ class Scene:
         verdicts = [Verdict(load, to, **verdict) for load in loads]
         with self.connection.transaction():
             ledger.settle(self.connection, verdicts)
-        return [replace(v.load, status=v.to, problems=v.problems, rows_in=v.rows_in, rows_rejected=v.rows_rejected) for v in verdicts]
+        return [verdict.settled for verdict in verdicts]
 
     def finish(self, loads: Sequence[Load]) -> None:
         """Move loads on to their end, objects or none."""
-        for ready, moving in ledger.MOVING.items():
+        for ready, under_way in ledger.MOVING.items():
             of_kind = [ledger.Step(load) for load in loads if load.status == ready]
-            taken = ledger.transition(self.connection, of_kind, ready, moving, lease_seconds=60)
-            ledger.transition(self.connection, [ledger.Step(load) for load in taken], moving, ledger.MOVED[moving], lease_seconds=60)
+            taken = ledger.transition(self.connection, of_kind, ready, under_way, lease_seconds=60)
+            ledger.transition(self.connection, [ledger.Step(load) for load in taken], under_way, ledger.MOVED[under_way], lease_seconds=60)
 
     def expire(self, max_attempts: int = 3) -> int:
         """Return to `ready` what silent runs hold."""
@@ -156,11 +158,11 @@ class Scene:
 
     def move(self, loads: Sequence[Load], *, lease: float = 60, run_id: str = "run") -> list[Load]:
         """Move; returns what is pending."""
-        return landing.move(self.connection, self.zone, loads, lease_seconds=lease, run_id=run_id)
+        return moving.move(self.connection, self.zone, loads, lease_seconds=lease, run_id=run_id)
 
     def sweep(self, *, max_attempts: int = 3) -> tuple[int, int]:
         """What the sweep does; returns its two numbers."""
-        return landing.sweep(self.connection, self.zone, lease_seconds=60, max_attempts=max_attempts)
+        return moving.sweep(self.connection, self.zone, lease_seconds=60, max_attempts=max_attempts)
 
     # To look
 

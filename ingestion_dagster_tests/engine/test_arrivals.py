@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import entries, landing, ledger, moving, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
-from ingestion_dagster.engine.ledger import Arrival, Scope, Status, Verdict
+from ingestion_dagster.engine.datasets import pause_faulty_datasets, resume_dataset, sync_datasets
+from ingestion_dagster.engine.entries import Arrival
+from ingestion_dagster.engine.ledger import Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import Changed, ObjectStore
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster_tests.engine.scene import BAD, NOON, PIPELINE, ZONE, Scene, seen
@@ -21,7 +23,7 @@ def scene(database: Database, tmp_path: Path) -> Iterator[Scene]:
 
 
 def arrive(scene: Scene, *arrivals: Arrival) -> None:
-    ledger.discover(scene.connection, PIPELINE, ZONE, arrivals, NOON)
+    entries.discover(scene.connection, PIPELINE, ZONE, arrivals, NOON)
 
 
 def test_an_arrival_is_entered_with_what_its_key_tells(scene: Scene) -> None:
@@ -33,8 +35,8 @@ def test_an_arrival_is_entered_with_what_its_key_tells(scene: Scene) -> None:
 
 
 def test_a_load_that_is_expected_takes_on_the_version_that_is_put(scene: Scene) -> None:
-    first = ledger.expect(scene.connection, PIPELINE, ZONE, "batch", dataset="boxes", modified=NOON, now=NOON)
-    assert ledger.expect(scene.connection, PIPELINE, ZONE, "batch", dataset="boxes", modified=NOON, now=NOON) == first
+    first = entries.expect(scene.connection, PIPELINE, ZONE, "batch", dataset="boxes", modified=NOON, now=NOON)
+    assert entries.expect(scene.connection, PIPELINE, ZONE, "batch", dataset="boxes", modified=NOON, now=NOON) == first
     assert scene.claim() == []
     put = seen("batch", "v7", size=99)
     arrive(scene, Arrival(put, "boxes"))
@@ -44,9 +46,9 @@ def test_a_load_that_is_expected_takes_on_the_version_that_is_put(scene: Scene) 
 
 
 def test_an_expected_load_of_an_unregistered_table_goes_on_waiting_for_its_entry(scene: Scene) -> None:
-    ledger.sync_datasets(scene.connection, PIPELINE, ["unclassified"])
-    ledger.expect(scene.connection, PIPELINE, ZONE, "batch", dataset="unclassified", modified=NOON, now=NOON)
-    assert ledger.uploaded(scene.connection, PIPELINE, ZONE, [seen("batch")]) == 1
+    sync_datasets(scene.connection, PIPELINE, ["unclassified"])
+    entries.expect(scene.connection, PIPELINE, ZONE, "batch", dataset="unclassified", modified=NOON, now=NOON)
+    assert entries.uploaded(scene.connection, PIPELINE, ZONE, [seen("batch")]) == 1
     assert scene.rows("SELECT waiting_for FROM ledger.loads") == [("dataset",)]
 
 
@@ -74,10 +76,10 @@ def test_a_dataset_is_paused_by_faults_in_a_row_and_by_nothing_else(scene: Scene
     for number, code in enumerate(codes):
         arrive(scene, Arrival(seen(f"f{number}"), "boxes"))
         scene.finish(scene.settle(scene.claim(), Status.READY_FOR_ERRORING, problems=(replace(BAD, code=code),), dataset="boxes"))
-    assert ledger.pause_faulty(scene.connection, PIPELINE, ["ours"], 3) == paused
-    assert ledger.pause_faulty(scene.connection, PIPELINE, ["ours"], 3) == [], "once"
-    ledger.resume(scene.connection, PIPELINE, "boxes")
-    assert ledger.pause_faulty(scene.connection, PIPELINE, ["ours"], 3) == [], "what was before the resumption is past"
+    assert pause_faulty_datasets(scene.connection, PIPELINE, ["ours"], 3) == paused
+    assert pause_faulty_datasets(scene.connection, PIPELINE, ["ours"], 3) == [], "once"
+    resume_dataset(scene.connection, PIPELINE, "boxes")
+    assert pause_faulty_datasets(scene.connection, PIPELINE, ["ours"], 3) == [], "what was before the resumption is past"
 
 
 def test_datasets_take_turns_however_much_of_one_there_is(scene: Scene) -> None:
@@ -98,7 +100,7 @@ def test_a_replay_comes_in_one_batch(scene: Scene) -> None:
     zone = replace(scene.zone, arrival=lambda found: Arrival(found, "boxes"))
     landing.discover(scene.connection, zone, NOON)
     settled = scene.settle(scene.claim())
-    assert landing.move(scene.connection, zone, settled, lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, settled, lease_seconds=60) == []
     ledger.replay(scene.connection, Scope(PIPELINE))
     with Claims(scene.database, Scope(PIPELINE), "again", Limits()) as claims:
         [batch] = list(claims.rounds(scene.connection, count=2, size=1))
@@ -133,7 +135,7 @@ def test_what_travels_with_an_object_goes_where_the_object_goes(scene: Scene, to
     assert landing.discover(scene.connection, zone, NOON).new == 1
     [load] = scene.claim()
     assert landing.read_companion(zone, load) == b"what they are"
-    assert landing.move(scene.connection, zone, scene.settle([load], to), lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, scene.settle([load], to), lease_seconds=60) == []
     assert standing(scene.landing) == []
     there = scene.archive if to == Status.READY_FOR_ARCHIVING else scene.error
     data, metadata = (key for key in standing(there) if not key.endswith(".report.json"))
@@ -142,7 +144,7 @@ def test_what_travels_with_an_object_goes_where_the_object_goes(scene: Scene, to
         ledger.retry(scene.connection, Scope(PIPELINE))
         [again] = scene.claim("again")
         assert landing.read_companion(zone, again) == b"what they are"
-        assert landing.move(scene.connection, zone, scene.settle([again]), lease_seconds=60) == []
+        assert moving.move(scene.connection, zone, scene.settle([again]), lease_seconds=60) == []
         assert (standing(scene.error), len(standing(scene.archive))) == ([], 2)
 
 
@@ -153,7 +155,7 @@ def test_an_object_without_its_companion_is_moved_alone(scene: Scene) -> None:
     landing.discover(scene.connection, zone, NOON)
     [load] = scene.claim()
     assert landing.read_companion(zone, load) is None
-    assert landing.move(scene.connection, zone, scene.settle([load]), lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, scene.settle([load]), lease_seconds=60) == []
     assert len(standing(scene.archive)) == 1
 
 
@@ -167,10 +169,10 @@ def test_a_companion_that_cannot_be_copied_now_keeps_its_object_where_it_is(scen
 
     scene.archive.before["receive"] = refuse
     [load] = scene.claim()
-    assert len(landing.move(scene.connection, zone, scene.settle([load]), lease_seconds=-1)) == 1
+    assert len(moving.move(scene.connection, zone, scene.settle([load]), lease_seconds=-1)) == 1
     assert standing(scene.landing) == ["t/a.csv", "t/a.dfm"]
     del scene.archive.before["receive"]
-    assert landing.sweep(scene.connection, zone, lease_seconds=60, max_attempts=3) == (0, 1)
+    assert moving.sweep(scene.connection, zone, lease_seconds=60, max_attempts=3) == (0, 1)
     assert standing(scene.landing) == []
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_dagster.engine import home
+from ingestion_dagster.engine.dagster import open_instance
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.home import prepare_dagster_home, project_file
 from ingestion_dagster.settings import Settings
@@ -93,3 +94,15 @@ def test_an_installed_wheel_reads_the_files_it_carries(tmp_path: Path, monkeypat
     assert project_file("dagster.yaml") == carried / "dagster.yaml"
     with pytest.raises(ConfigurationError, match="source_data is missing"):
         project_file("source_data")
+
+
+def test_a_home_that_cannot_be_written_is_opened_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the image, on its read-only root file system; what is kept is kept elsewhere."""
+    made = tmp_path / "home"
+    made.mkdir()
+    (made / "dagster.yaml").write_text(f"storage: {{sqlite: {{base_dir: {tmp_path / 'elsewhere'}}}}}\ntelemetry: {{enabled: false}}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(made))
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == made and mode == os.W_OK))
+    with open_instance() as instance:
+        assert instance.get_runs() == []
+    assert not (made / ".opening").exists()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.engine import landing, ledger, local_store, whereabouts
+from ingestion_dagster.engine import landing, ledger, local_store, local_writing, moving, whereabouts
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.landing import Target, Zone, versioned
 from ingestion_dagster.engine.ledger import Load, Scope, Status
@@ -199,7 +199,7 @@ def test_a_version_that_arrives_while_the_object_is_being_copied_is_not_mixed_wi
     old, new = b"o" * (3 << 20), b"n" * (3 << 20)
     scene.land("a.json", old)
     loads = scene.committed()
-    chunks = local_store._chunks
+    chunks = local_writing.chunks
 
     def overwriting(file: int) -> Iterator[bytes]:
         for number, chunk in enumerate(chunks(file)):
@@ -208,7 +208,7 @@ def test_a_version_that_arrives_while_the_object_is_being_copied_is_not_mixed_wi
                 (scene.landing.folder / "a.json").write_bytes(new)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_store, "_chunks", overwriting)
+        patch.setattr(local_store, "chunks", overwriting)
         assert scene.move(loads) == []
     assert archived(scene) == []
     scene.move(scene.committed())
@@ -431,7 +431,7 @@ def test_a_full_disk_loses_nothing(scene: Scene, to: Status, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(local_store, "_write", full)
+        patch.setattr(local_store, "write", full)
         assert len(scene.move(loads, lease=-1)) == 2
     assert scene.contents(scene.landing) == {"a.json": b"a.json", "b.json": b"b.json"}
     kept = [path.name for name in ("archive", "failed", "processed") for path in (scene.folder / name).rglob("*") if path.is_file()]
@@ -610,7 +610,7 @@ def test_a_file_that_is_still_written_under_its_temporary_name_is_not_seen(scene
 
 
 def test_an_unfinished_listing_is_taken_up_where_it_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing, "_PAGE", 2)
+    monkeypatch.setattr(landing, "PAGE", 2)
     for name in "abcde":
         scene.land(name)
     first = landing.discover(scene.connection, scene.zone, NOON, seconds=-1)
@@ -679,7 +679,7 @@ def round_trip(scene: Scene, zone: Zone, stores: Mapping[str, ObjectStore]) -> N
     assert {load.key: raw for load, raw in landing.read_ahead(zone, loads)} == written
     half = len(loads) // 2
     done: list[Load] = [*scene.settle(loads[:half]), *scene.settle(loads[half:], REFUSED)]
-    assert landing.move(scene.connection, zone, done, lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, done, lease_seconds=60) == []
     assert scene.contents(stores["in"]) == {}
     good = {load.key for load in loads[:half]}
     assert scene.contents(stores["processed"]) == {key: content for key, content in written.items() if key in good}
@@ -688,7 +688,7 @@ def round_trip(scene: Scene, zone: Zone, stores: Mapping[str, ObjectStore]) -> N
     ledger.retry(scene.connection, Scope(PIPELINE))
     again = scene.claim()
     assert {load.key: raw for load, raw in landing.read_ahead(zone, again)} == {k: c for k, c in written.items() if k not in good}
-    assert landing.move(scene.connection, zone, scene.settle(again), lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, scene.settle(again), lease_seconds=60) == []
     assert list(stores["failed"].list()) == []
     assert scene.contents(stores["processed"]) == written
     assert landing.discover(scene.connection, zone, NOON) == landing.Discovery()
@@ -723,10 +723,10 @@ def test_an_object_of_a_bucket_that_is_overwritten_before_its_move_is_not_lost(
     landing.discover(scene.connection, zone, NOON)
     loads = scene.settle(scene.claim())
     zone.landing.write("a.json", b"newer")
-    assert landing.move(scene.connection, zone, loads, lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, loads, lease_seconds=60) == []
     assert scene.contents(stores["in"]) == {"a.json": b"newer"}
     assert landing.discover(scene.connection, zone, datetime.now(UTC) + timedelta(days=1)).new == 1
-    assert landing.move(scene.connection, zone, scene.settle(scene.claim()), lease_seconds=60) == []
+    assert moving.move(scene.connection, zone, scene.settle(scene.claim()), lease_seconds=60) == []
     assert b"newer" in scene.contents(stores["archive"]).values()
     assert scene.contents(stores["in"]) == {}
 
@@ -747,7 +747,7 @@ def test_a_loaded_object_is_deleted_and_its_history_says_so(deleting: Scene) -> 
     assert [deleting.contents(store) for store in deleting.stores.values()] == [{}] * 4
     assert deleting.value("status", load) == "archived"
     assert deleting.value("location", load) is None
-    assert deleting.events(load)[-1] == ("archiving", "archived", "run", landing.SOURCE_DELETED)
+    assert deleting.events(load)[-1] == ("archiving", "archived", "run", moving.SOURCE_DELETED)
 
 
 def test_where_nothing_is_archived_what_is_refused_is_kept_all_the_same(deleting: Scene) -> None:

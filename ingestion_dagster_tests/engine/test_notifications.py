@@ -16,9 +16,11 @@ from typing import Any
 import boto3
 import pytest
 
-from ingestion_dagster.engine import notifications
+from ingestion_dagster.engine import channels, notifications
+from ingestion_dagster.engine.alert import Alert, DatasetLine, mail_body, mail_subject, slack_text
+from ingestion_dagster.engine.channels import Channel, SlackChannel, SlackWebhook, Topic
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.notifications import Alert, Channel, DatasetLine, Delivery, SlackChannel, SlackWebhook, Topic
+from ingestion_dagster.engine.notifications import Delivery
 from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import Settings, current
 
@@ -168,16 +170,16 @@ def test_each_configured_channel_gets_every_alert_once(slack: Slack, mailbox: Ma
     settings = Settings(
         slack_webhook_url=slack.webhook.url, slack_token=f"xoxb-{SECRET}", slack_channel="#alerts", sns_topic_arn=mailbox.arn
     )
-    through = notifications.channels(settings, slack_api_url=f"{slack.url}/api/")
+    through = channels.channels(settings, slack_api_url=f"{slack.url}/api/")
     assert notifications.raise_alert(connection, through, ALERT)
     assert notifications.deliver(connection, through) == Delivery(sent=3)
     assert notifications.deliver(connection, through) == Delivery()
     assert sorted(path for path, _, _ in slack.requests) == ["/api/chat.postMessage", f"/services/{SECRET}"]
     [(content, token)] = [(content, token) for path, content, token in slack.requests if path.startswith("/api")]
     assert (content["channel"], token) == ("#alerts", f"Bearer xoxb-{SECRET}")
-    assert slack.texts == [notifications.slack_text(ALERT)] * 2
+    assert slack.texts == [slack_text(ALERT)] * 2
     [mail] = mailbox.read()
-    assert (mail["Subject"], mail["Message"]) == (notifications.mail_subject(ALERT), notifications.mail_body(ALERT))
+    assert (mail["Subject"], mail["Message"]) == (mail_subject(ALERT), mail_body(ALERT))
     assert {(channel, status) for _, channel, status, _ in outbox(connection)} == {
         ("slack_webhook", "sent"),
         ("slack_token", "sent"),
@@ -186,7 +188,7 @@ def test_each_configured_channel_gets_every_alert_once(slack: Slack, mailbox: Ma
 
 
 def test_nothing_is_stored_where_no_channel_is_configured(connection: Connection) -> None:
-    through = notifications.channels(Settings())
+    through = channels.channels(Settings())
     assert through == []
     assert not notifications.raise_alert(connection, through, ALERT)
     assert notifications.deliver(connection, through) == Delivery()
@@ -219,13 +221,13 @@ def test_an_alert_raised_in_a_transaction_that_is_rolled_back_was_never_raised(s
 )
 def test_a_half_configured_channel_is_refused_without_repeating_its_secret(setting: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as refusal:
-        notifications.channels(Settings(**setting))  # type: ignore[arg-type]
+        channels.channels(Settings(**setting))  # type: ignore[arg-type]
     assert SECRET not in str(refusal.value)
 
 
 def test_the_webhook_is_read_from_the_name_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLACK_WEBHOOK", "https://hooks.slack.com/services/x")
-    assert notifications.channels(current()) == [SlackWebhook("https://hooks.slack.com/services/x")]
+    assert channels.channels(current()) == [SlackWebhook("https://hooks.slack.com/services/x")]
 
 
 # What is handed over again, and what is not
@@ -314,7 +316,7 @@ IN_DOUBT = [
 def test_what_slack_may_have_taken_is_never_handed_over_again(
     slack: Slack, connection: Connection, monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer
 ) -> None:
-    monkeypatch.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "_ANSWER_SECONDS", 0.5)
     through = [getattr(slack, kind)]
     slack.answers = [answer]
     notifications.raise_alert(connection, through, ALERT)
@@ -400,7 +402,7 @@ def test_secrets_and_what_others_answer_stay_out_of_logs(
     slack: Slack, connection: Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "_ANSWER_SECONDS", 0.5)
     for answer in (Answer(404, f"no such thing: {SECRET}"), ok_false(f"what {SECRET}?"), Answer(silence="close"), Answer(307, SECRET)):
         for channel in (slack.webhook, slack.channel):
             slack.answers = [answer]
@@ -445,7 +447,7 @@ def test_sns_out_of_reach_or_without_credentials_is_asked_again(
 def test_sns_that_does_not_answer_leaves_the_alert_in_doubt(
     connection: Connection, aws_environment: pytest.MonkeyPatch, answer: Answer
 ) -> None:
-    aws_environment.setattr(notifications, "_ANSWER_SECONDS", 0.5)
+    aws_environment.setattr(channels, "_ANSWER_SECONDS", 0.5)
     silent = socket.create_server(("127.0.0.1", 0))
     accepted: list[socket.socket] = []
 
@@ -476,7 +478,7 @@ DELIVER = """
 from ingestion_dagster.engine import notifications, postgres
 from ingestion_dagster.settings import current
 
-through = notifications.channels(current(), slack_api_url={slack_api_url!r})
+through = channels.channels(current(), slack_api_url={slack_api_url!r})
 with postgres.locate(current()).connect() as connection:
     notifications.deliver(connection, through)
 """
@@ -512,7 +514,7 @@ def test_a_process_that_dies_has_sent_nothing_that_another_sends_again(
     point: str, start: Start, slack: Slack, mailbox: Mailbox, connection: Connection
 ) -> None:
     _, channel, when = point.split(".")
-    [through] = [found for found in notifications.channels(current(), slack_api_url=slack.channel.api_url) if found.name == channel]
+    [through] = [found for found in channels.channels(current(), slack_api_url=slack.channel.api_url) if found.name == channel]
     notifications.raise_alert(connection, [through], ALERT)
     process = start(point)
     complaint = process.communicate(timeout=60)[1]
@@ -526,7 +528,7 @@ def test_a_process_that_dies_has_sent_nothing_that_another_sends_again(
 
 
 def test_two_that_deliver_at_once_send_everything_once(start: Start, slack: Slack, mailbox: Mailbox, connection: Connection) -> None:
-    through = notifications.channels(current(), slack_api_url=slack.channel.api_url)
+    through = channels.channels(current(), slack_api_url=slack.channel.api_url)
     keys = [f"errored:{number}" for number in range(15)]
     for key in keys:
         notifications.raise_alert(connection, through, replace(ALERT, key=key, title=key))
@@ -534,7 +536,7 @@ def test_two_that_deliver_at_once_send_everything_once(start: Start, slack: Slac
     for process in processes:
         complaint = process.communicate(timeout=60)[1]
         assert process.returncode == 0, complaint
-    expected = sorted(notifications.slack_text(replace(ALERT, title=key)) for key in keys)
+    expected = sorted(slack_text(replace(ALERT, title=key)) for key in keys)
     by_path = {path: sorted(content["text"] for at, content, _ in slack.requests if at == path) for path, _, _ in slack.requests}
     assert by_path == {"/api/chat.postMessage": expected, f"/services/{SECRET}": expected}
     assert sorted(mail["Subject"] for mail in mailbox.read()) == sorted(f"[production] parcels: {key}" for key in keys)
@@ -556,7 +558,7 @@ def test_two_that_raise_at_once_raise_one_alert(slack: Slack, database: Database
 
 
 def test_an_alert_names_environment_pipeline_datasets_counts_codes_and_the_run() -> None:
-    for text in (notifications.slack_text(ALERT), notifications.mail_body(ALERT)):
+    for text in (slack_text(ALERT), mail_body(ALERT)):
         for word in (
             "production",
             "parcels",
@@ -570,7 +572,7 @@ def test_an_alert_names_environment_pipeline_datasets_counts_codes_and_the_run()
 
 def test_slack_reads_no_mention_or_link_in_what_an_alert_says() -> None:
     alert = replace(ALERT, title="a & b <!channel>", details=("<https://evil.example|click>",), link="https://dagster.example/?a=1&b=<|>")
-    text = notifications.slack_text(alert)
+    text = slack_text(alert)
     assert "a &amp; b &lt;!channel&gt;" in text
     assert "&lt;https://evil.example|click&gt;" in text
     assert text.endswith("<https://dagster.example/?a=1&amp;b=&lt;%7C&gt;|Run 01234567>")
@@ -591,7 +593,7 @@ def test_a_subject_is_one_line_of_ascii_of_at_most_100_characters(mailbox: Mailb
 
 def test_an_alert_about_very_much_stays_short() -> None:
     lines = tuple(DatasetLine(f"dataset_{n}", 9, 9, 0, tuple((f"code_{m}", 1) for m in range(9))) for n in range(500))
-    text = notifications.slack_text(replace(ALERT, datasets=lines))
+    text = slack_text(replace(ALERT, datasets=lines))
     assert "and 480 more datasets" in text
     assert "4 more codes" in text
     assert len(text) < 4000

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.exceptions import InvalidPathError
 
-from ingestion_dagster.engine import local_removal, local_store, s3_store
+from ingestion_dagster.engine import local_removal, local_store, local_writing, s3_store
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.local_store import LocalStore
 from ingestion_dagster.engine.object_store import Changed, Missing, ObjectStore, StoredObject, is_key, open_store
@@ -711,7 +711,8 @@ def test_a_source_that_fails_half_way_leaves_no_half_copy(folder: LocalStore, mo
     obj = folder.write("a", b"x" * 3000)
     archive = open_store(f"file://{tmp_path}/archive")
     archive.write("a", b"earlier")
-    monkeypatch.setattr(local_store, "_CHUNK", 1000)
+    monkeypatch.setattr(local_store, "CHUNK", 1000)
+    monkeypatch.setattr(local_writing, "CHUNK", 1000)
     stream = folder.stream(obj)
     next(stream)
     rewrite_in_place(Path(folder._root, "a"))
@@ -799,7 +800,7 @@ def test_a_written_file_is_durable_before_write_returns(folder: LocalStore, monk
 def naming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By which call a new file gets its name: not every file system has the first."""
     if request.param == "link":
-        monkeypatch.setattr(local_store, "_renameat2", lambda *_: -1)
+        monkeypatch.setattr(local_writing, "_renameat2", lambda *_: -1)
     return str(request.param)
 
 
@@ -836,10 +837,10 @@ def test_a_new_file_takes_the_place_of_nothing_else_either(folder: LocalStore, n
 
 NAMED_TWICE = """
 import os, signal
-from ingestion_dagster.engine import local_store
+from ingestion_dagster.engine import local_writing
 from ingestion_dagster.engine.object_store import open_store
 
-local_store._renameat2 = None
+local_writing._renameat2 = None
 os.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 open_store({url!r}).write("a", b"content", new=True)
 """

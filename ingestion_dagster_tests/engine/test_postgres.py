@@ -184,6 +184,24 @@ def test_an_external_database_that_is_behind_is_refused_with_what_to_run(empty: 
         postgres.ready(settings)
 
 
+def test_a_newer_schema_serves_the_version_before_only_if_it_says_so(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release is taken back by its images; the schema stays."""
+    postgres.upgrade(empty)
+    settings = Settings(database_url=empty.sqlalchemy_url)
+    assert postgres.ready(settings) == empty
+    monkeypatch.setattr(postgres, "HEAD", "0006")
+    with pytest.raises(ConfigurationError, match=r"newer than this version's 0006"):
+        postgres.ready(settings)
+    with empty.connect() as connection:
+        connection.execute("COMMENT ON TABLE ledger.alembic_version IS 'works with revisions from 0006'")
+    assert postgres.ready(settings) == empty
+    assert postgres.upgrade(empty) == HEAD
+    with empty.connect() as connection:
+        connection.execute("COMMENT ON TABLE ledger.alembic_version IS NULL")
+    with pytest.raises(ConfigurationError, match=r"newer than this version's 0006"):
+        postgres.ready(settings)
+
+
 def test_the_embedded_database_migrates_itself(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server of the session stands for the one of a home."""
     monkeypatch.setattr(embedded_postgres, "start", lambda home: server)

@@ -15,10 +15,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from ingestion_dagster.engine import streams
+from ingestion_dagster.engine.drain import Drained, drain
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
+from ingestion_dagster.engine.kinesis import Record, Stream, pause_after
 from ingestion_dagster.engine.postgres import Connection, Database
-from ingestion_dagster.engine.streams import Drained, Record, Stream, drain
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 STREAM = Stream("parcels")
@@ -679,5 +679,5 @@ def test_server_that_is_away_may_come_back(reader: Reader, aws_environment: pyte
 
 
 def test_pauses_grow_and_stay_short() -> None:
-    assert all(0 < streams._pause_after(attempt) <= 5 for attempt in range(1, 50))
-    assert streams._pause_after(1) < streams._pause_after(5)
+    assert all(0 < pause_after(attempt) <= 5 for attempt in range(1, 50))
+    assert pause_after(1) < pause_after(5)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -30,6 +31,7 @@ from ingestion_dagster.life_events.registry import DATASET, PIPELINE
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine import processes
+from ingestion_dagster_tests.engine.histories import finished, query, retried
 
 HMAC_KEYS = f"k1:{'0123456789abcdef' * 4}"  # pragma: allowlist secret
 ENCRYPTION_KEYS = f"e1:{'fedcba9876543210' * 4}"  # pragma: allowlist secret
@@ -48,8 +50,8 @@ def run(settings: Settings) -> Outcome:
     job = replace(Job.of(settings), chunk_records=CHUNK)
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, [DATASET])
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        sync_datasets(connection, PIPELINE, [DATASET])
+        moving.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         landing.discover(connection, job.zone, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
             return load_life_events(claims, job, connection)
@@ -58,14 +60,13 @@ def run(settings: Settings) -> Outcome:
 def discover(settings: Settings) -> None:
     """Enter what stands in the landing zone, and load nothing."""
     with postgres.locate(settings).connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, [DATASET])
+        sync_datasets(connection, PIPELINE, [DATASET])
         landing.discover(connection, places.zone(settings), datetime.now(UTC))
 
 
 def retry(settings: Settings) -> None:
     """Put every refused file back to ready."""
-    with postgres.locate(settings).connect() as connection:
-        ledger.retry(connection, Scope(PIPELINE))
+    retried(settings, PIPELINE)
 
 
 def publish(settings: Settings) -> publishing.Published:
@@ -138,29 +139,9 @@ def connect(settings: Settings) -> Connection:
     return postgres.locate(settings).connect()
 
 
-def query(settings: Settings, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-    """Rows of a statement in the ledger's database."""
-    with connect(settings) as connection:
-        found = connection.execute(statement, parameters)
-        return found.fetchall() if found.description else []
-
-
-def let_leases_run_out(settings: Settings) -> None:
-    """Nobody holds a load or a message any longer: what time does to the leases of the dead, at once."""
-    query(settings, "UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
-    query(settings, "UPDATE ledger.outbox SET claimed_until = now() - interval '1 second' WHERE claimed_until > now()")
-
-
 def finish(settings: Settings, seconds: float = 60) -> None:
     """Runs in this process, one after the other, until every load is finished."""
-    deadline = time.monotonic() + seconds
-    while True:
-        run(settings)
-        still_open = query(settings, "SELECT key, status FROM ledger.loads WHERE status NOT IN ('archived', 'errored')")
-        if not still_open:
-            return
-        assert time.monotonic() < deadline, f"still open after {seconds} s: {still_open}"
-        time.sleep(0.2)
+    finished(settings, run, seconds)
 
 
 _LOADS = """

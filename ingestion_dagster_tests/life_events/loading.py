@@ -14,6 +14,7 @@ from ingestion_dagster.life_events.elements import NAMESPACES
 from ingestion_dagster.life_events.keys import vault
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import query
 from ingestion_dagster_tests.life_events import driver
 from ingestion_dagster_tests.metrics.one_database import one_database
 
@@ -71,12 +72,12 @@ def sample(name: str) -> bytes:
 
 def rows(settings: Settings, columns: str, table: str = "life_events.records", order: str = "1") -> list[tuple[Any, ...]]:
     """What stands in a table."""
-    return driver.query(settings, f"SELECT {columns} FROM {table} ORDER BY {order}")
+    return query(settings, f"SELECT {columns} FROM {table} ORDER BY {order}")
 
 
 def states(settings: Settings) -> dict[str, int]:
     """How many records are in which state."""
-    return dict(driver.query(settings, "SELECT state, count(*) FROM life_events.records GROUP BY state"))
+    return dict(query(settings, "SELECT state, count(*) FROM life_events.records GROUP BY state"))
 
 
 def loads(settings: Settings) -> list[tuple[Any, ...]]:

@@ -12,7 +12,8 @@ import dagster as dg
 import pytest
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import landing, whereabouts
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.life_events import places
@@ -30,7 +31,6 @@ YESTERDAY = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
 SAMPLES = Path(__file__).parent / "data"
 
 Run = Callable[..., dg.ExecuteInProcessResult]
-Materialized = dict[tuple[str, str | None], dict[str, Any]]
 
 _ELEMENTS: Mapping[str, str] = {
     "RegistrationID": "{0}",
@@ -115,7 +115,7 @@ class LifeEvents:
     def discovered_yesterday(self, *names: str) -> None:
         """Enter what stands in the landing zone, and date these files back."""
         with self.database.connect() as connection:
-            ledger.sync_datasets(connection, PIPELINE, [DATASET])
+            sync_datasets(connection, PIPELINE, [DATASET])
             landing.discover(connection, places.zone(self.settings), datetime.now(UTC))
             connection.execute(
                 "UPDATE ledger.loads SET partition = %s, discovered_at = discovered_at - interval '1 day' WHERE key = ANY(%s)",
@@ -222,28 +222,6 @@ def run(life_events: LifeEvents, instance: dg.DagsterInstance) -> Run:
         )
 
     return execute
-
-
-def materialized(result: dg.ExecuteInProcessResult) -> Materialized:
-    """Metadata values by asset and partition."""
-    found: Materialized = {}
-    for event in result.all_events:
-        if event.is_step_materialization:
-            of = event.materialization
-            key = (of.asset_key.path[-1], of.partition)
-            assert key not in found, f"{key} is materialized twice by one run"
-            found[key] = {name: value.value for name, value in of.metadata.items()}
-    return found
-
-
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
-    """Checks by asset and name."""
-    return {(found.asset_key.path[-1], found.check_name): found for found in result.get_asset_check_evaluations()}
-
-
-def failed(result: dg.ExecuteInProcessResult) -> set[tuple[str, str]]:
-    """Those that have not passed."""
-    return {key for key, evaluation in evaluations(result).items() if not evaluation.passed}
 
 
 def reason(result: dg.ExecuteInProcessResult) -> str:

@@ -11,6 +11,7 @@ from ingestion_dagster.life_events.assets import life_events_files
 from ingestion_dagster.life_events.checks import LOAD_CHECK_SPECS, PUBLISH_CHECK_SPECS, counts_and_codes_only
 from ingestion_dagster.life_events.pipeline import LOAD_JOB, PUBLISH_JOB
 from ingestion_dagster.life_events.publish_assets import life_events_events
+from ingestion_dagster_tests.engine.results import evaluations, failed, materialized
 from ingestion_dagster_tests.engine.test_notifications import Slack
 from ingestion_dagster_tests.life_events.scene import (
     TODAY,
@@ -18,12 +19,9 @@ from ingestion_dagster_tests.life_events.scene import (
     LifeEvents,
     Run,
     bad,
-    evaluations,
-    failed,
     file_of,
     instance,
     life_events,
-    materialized,
     one_of_module,
     platform,
     reason,

@@ -180,7 +180,7 @@ def test_a_refused_file_is_tried_again_from_quarantine(
     assert ingestion("run", "life_events").code == 2
     assert (life_events.waiting(), len(life_events.quarantined())) == ([], 2)
     missed = ingestion("retry", "life_events", "--key", "another.xml")
-    assert (missed.code, missed.err) == (0, "no file that stands refused has the key another.xml\n")
+    assert (missed.code, missed.err) == (2, "no file that stands refused has the key another.xml\n")
     monkeypatch.delenv("INGESTION_LIFE_EVENTS_BAD_RECORDS")
     result = ingestion("retry", "life_events", "--key", "a b.xml")
     assert (result.code, result.out) == (2, "1 loads: 1 loaded (0 duplicates), 0 refused; 2 rows in, 1 written, 0 unchanged, 1 rejected\n")

@@ -13,10 +13,11 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic.test_concurrency import await_end_of_idle_transactions, held_at_the_start
 from ingestion_dagster_tests.engine import processes
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading
 from ingestion_dagster_tests.life_events.loading import numbered
 from ingestion_dagster_tests.life_events.test_crashes import land_backlog
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
+from ingestion_dagster_tests.metrics.driver import copy_of_template
 
 one, installation = loading.one, loading.installation
 
@@ -30,7 +31,7 @@ def race(settings: Settings, database: Database, processes: int) -> list[tuple[i
 
 
 def claimants(settings: Settings) -> int:
-    return int(driver.query(settings, "SELECT count(DISTINCT run_id) FROM ledger.load_events WHERE to_status = 'ingesting'")[0][0])
+    return int(query(settings, "SELECT count(DISTINCT run_id) FROM ledger.load_events WHERE to_status = 'ingesting'")[0][0])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_processes_over_one_backlog_lose_nothing_and_double_nothing(
     assert claimants(settings) == processes
     driver.finish(settings)
     assert differences(whoever_was_first(driver.left_behind(settings)), whoever_was_first(alone)) == []
-    assert driver.query(settings, "SELECT sum(accepted) FROM life_events.files") == [(14,)]
+    assert query(settings, "SELECT sum(accepted) FROM life_events.files") == [(14,)]
     assert_history_is_legal(settings)
 
 
@@ -83,8 +84,8 @@ def test_files_with_the_same_records_at_once_bring_each_record_once(installation
     assert [code for code, _ in ended] == [0] * 2, "\n".join(said for _, said in ended)
     assert claimants(settings) == 2
     assert loading.states(settings) == {"pending": len(numbers)}
-    assert driver.query(settings, "SELECT count(*) FROM ledger.outbox") == [(len(numbers),)]
-    assert driver.query(settings, "SELECT sum(accepted), sum(duplicates) FROM life_events.files") == [(len(numbers), len(numbers))]
+    assert query(settings, "SELECT count(*) FROM ledger.outbox") == [(len(numbers),)]
+    assert query(settings, "SELECT sum(accepted), sum(duplicates) FROM life_events.files") == [(len(numbers), len(numbers))]
     assert Counter(row[0] for row in driver.left_behind(settings)["staged"]) == {"RECORD_STAGED": len(numbers)}
 
 
@@ -138,9 +139,9 @@ def asleep(settings: Settings, fault: str) -> Iterator[driver.Process]:
 def let_time_pass(settings: Settings) -> None:
     """What a minute or two do: leases run out, and the database ends sessions that are idle in a transaction."""
     idle = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
-    driver.query(settings, idle)
+    query(settings, idle)
     await_end_of_idle_transactions(settings, 10)
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
 
 
 def wake(sleeper: driver.Process) -> None:
@@ -151,7 +152,7 @@ def wake(sleeper: driver.Process) -> None:
 
 
 def history(settings: Settings) -> list[tuple[Any, ...]]:
-    return driver.query(settings, "SELECT load_id, from_status, to_status, run_id, why FROM ledger.load_events ORDER BY id")
+    return query(settings, "SELECT load_id, from_status, to_status, run_id, why FROM ledger.load_events ORDER BY id")
 
 
 @pytest.mark.parametrize("point", SLEEPING)

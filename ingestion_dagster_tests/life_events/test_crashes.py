@@ -13,9 +13,10 @@ from pydantic import SecretStr
 
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading, stores, test_notify, test_publish, test_requests, test_sftp, test_upkeep
 from ingestion_dagster_tests.life_events.loading import group, numbered, registration
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
+from ingestion_dagster_tests.metrics.driver import copy_of_template
 from ingestion_dagster_tests.residents.test_crashes import fault_points
 
 one, installation = loading.one, loading.installation
@@ -148,7 +149,7 @@ def killed(settings: Settings, fault: str, command: str = "run") -> None:
     """Run a driver until it is killed there."""
     code, complaint = driver.start(settings, command, fault=fault).end()
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -188,7 +189,7 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(installa
     for _ in range(1 + installation.max_attempts):
         killed(installation, "transition.ingesting.ready_for_erroring.before")
     driver.finish(installation)
-    assert driver.query(installation, "SELECT key, status, error_code, attempts FROM ledger.loads ORDER BY key") == [
+    assert query(installation, "SELECT key, status, error_code, attempts FROM ledger.loads ORDER BY key") == [
         ("a.xml", "archived", None, 0),
         ("poison.xml", "errored", "crashed_repeatedly", installation.max_attempts),
         ("z.xml", "archived", None, 0),

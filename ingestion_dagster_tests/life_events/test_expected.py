@@ -4,12 +4,13 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError
-from ingestion_dagster.engine.ledger import Arrival
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Connection, Database
-from ingestion_dagster.life_events.expected import Expected, Overdue, expected_on, expected_today, has_come, overdue
+from ingestion_dagster.life_events.expected import Expected, Overdue, expected_on, has_come, overdue
 from ingestion_dagster.settings import Settings
 
 WINTER = datetime(2031, 2, 5, 5, 59, 59, tzinfo=UTC)
@@ -18,8 +19,8 @@ WINTER = datetime(2031, 2, 5, 5, 59, 59, tzinfo=UTC)
 
 def arrive(connection: Connection, key: str, pipeline: str = "life_events") -> None:
     seen = StoredObject(key, 1, WINTER, "v1")
-    ledger.sync_datasets(connection, pipeline, ["source_file"])
-    ledger.discover(connection, pipeline, f"file:///{pipeline}", [Arrival(seen, "source_file")], WINTER)
+    sync_datasets(connection, pipeline, ["source_file"])
+    entries.discover(connection, pipeline, f"file:///{pipeline}", [Arrival(seen, "source_file")], WINTER)
 
 
 def settings(**changes: object) -> Settings:
@@ -36,15 +37,17 @@ def test_in_summer_it_is_due_an_hour_earlier_by_utc():
     assert found.due_at == datetime(2031, 7, 5, 5, 0, tzinfo=UTC)
 
 
-def test_the_day_is_that_of_london():
-    found = expected_today(settings(), datetime(2031, 7, 4, 23, 30, tzinfo=UTC))
+def test_the_day_is_that_of_london(database: Database):
+    early = settings(life_events_expected_by="00:15")
+    with database.connect() as connection:
+        found = overdue(connection, early, datetime(2031, 7, 4, 23, 30, tzinfo=UTC))
     assert found is not None
     assert found.name == "DI_D_20310705.xml"
 
 
 def test_where_none_is_due_none_is_missed(database: Database):
     off = settings(life_events_expected_file="Off")
-    assert expected_today(off, WINTER) is None
+    assert expected_on(off, WINTER.date()) is None
     with database.connect() as connection:
         assert overdue(connection, off, WINTER) is None
 

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
-from ingestion_dagster.engine.landing import SOURCE_DELETED
 from ingestion_dagster.engine.local_store import LocalStore
+from ingestion_dagster.engine.moving import SOURCE_DELETED
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.life_events import counts, load, record, upkeep
 from ingestion_dagster.life_events.staging import Staging
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading
-from ingestion_dagster_tests.life_events.driver import drop, query, run
+from ingestion_dagster_tests.life_events.driver import drop, run
 from ingestion_dagster_tests.life_events.loading import group, loads, numbered, registration, rows, sample, states
 from ingestion_dagster_tests.life_events.test_spool import on_a_full_disk
 
@@ -291,7 +292,7 @@ def test_a_file_that_vanishes_before_it_is_read_is_told_and_what_to_do(installat
 def test_what_was_staged_of_a_file_that_is_gone_when_it_is_read_again_is_counted(installation: Settings) -> None:
     path = drop(installation, "a.xml", numbered(*range(1, 9)))
     assert driver.start(installation, fault="life_events.stage.before:3").end()[0] == -9
-    driver.let_leases_run_out(installation)
+    let_leases_run_out(installation)
     path.unlink()
     driver.finish(installation)
     assert loads(installation) == [("a.xml", "errored", "object_missing", 6, 6, 0, 0)]
@@ -330,7 +331,7 @@ def test_a_file_that_cannot_be_read_does_not_hold_up_the_others_and_is_given_up_
     # What cannot be read cannot be moved either; it is, as soon as that is over.
     assert [row[1:3] for row in loads(installation)] == [("erroring", "transient_exhausted"), ("archived", None)]
     reading_fails.clear()
-    driver.let_leases_run_out(installation)
+    let_leases_run_out(installation)
     run(installation)
     assert in_quarantine(installation) == ["a.xml", "a.xml.report.json"]
     assert states(installation) == {"pending": 1}
@@ -396,7 +397,7 @@ def test_a_quarantine_that_cannot_be_written_to_keeps_the_file_where_it_is_until
     assert path.exists()
     assert [row[1] for row in loads(installation)] == ["erroring", "archived"]
     blocked.unlink()
-    driver.let_leases_run_out(installation)
+    let_leases_run_out(installation)
     run(installation)
     assert not path.exists()
     assert in_quarantine(installation) == ["a.xml", "a.xml.report.json"]
@@ -499,7 +500,7 @@ def test_a_database_that_goes_away_while_a_file_is_deleted_is_told_as_that(insta
         patch.setattr(LocalStore, "remove", cut)
         with pytest.raises(Transient, match="database_gave_way"):
             run(installation)
-    driver.let_leases_run_out(installation)
+    let_leases_run_out(installation)
     run(installation)
     assert loads(installation) == [("a.xml", "archived", None, 1, 1, 0, 0)]
     assert counted(installation) == [(1, 1, 0, 0, None, True)]

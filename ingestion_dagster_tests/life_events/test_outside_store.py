@@ -13,8 +13,9 @@ from ingestion_dagster.life_events.dynamodb_store import DynamoStore
 from ingestion_dagster.life_events.load import Job
 from ingestion_dagster.life_events.store import Sealed, open_store
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading, stores
-from ingestion_dagster_tests.life_events.driver import drop, query, run
+from ingestion_dagster_tests.life_events.driver import drop, run
 from ingestion_dagster_tests.life_events.loading import loads, numbered, rows, states
 
 one = loading.one
@@ -75,7 +76,7 @@ def test_a_store_that_goes_away_midway_fails_the_run_and_charges_no_file(
 def lose_session(settings: Settings, connection: Connection) -> None:
     """What a database does to a run that has slept in a transaction, and time to its leases."""
     query(settings, f"SELECT pg_terminate_backend({connection.info.backend_pid}, 10000)")
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
 
 
 def test_a_run_that_slept_while_its_events_came_and_went_does_not_bring_them_back(
@@ -110,7 +111,7 @@ def test_what_a_lost_transaction_has_put_is_there_for_the_run_that_goes_on(
         with pytest.raises(Transient):
             run(settings)
     assert len(known(settings)) == 3
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     run(settings)
     assert standing(settings, dynamo) == known(settings)
     assert len(loading.everything_opened(settings)) == 8

@@ -12,8 +12,9 @@ from ingestion_dagster.life_events import records, upkeep
 from ingestion_dagster.life_events.registry import PUBLISH
 from ingestion_dagster.life_events.store import open_store
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading, stores
-from ingestion_dagster_tests.life_events.driver import drop, query, run
+from ingestion_dagster_tests.life_events.driver import drop, run
 from ingestion_dagster_tests.life_events.loading import numbered, rows, states
 
 one = loading.one
@@ -148,7 +149,7 @@ def test_a_record_that_comes_twice_in_a_file_after_a_rotation_is_stored_once_und
 def test_a_run_that_is_killed_and_goes_on_under_a_new_key_stages_no_record_twice(settings: Settings) -> None:
     drop(settings, "a.xml", numbered(*range(1, 9)))
     assert driver.start(settings, fault="life_events.stage.after:2").end()[0] == -9
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     rotated = with_keys(settings, hmac=K2, encryption=E2)
     run(rotated)
     assert loading.loads(rotated) == [("a.xml", "archived", None, 8, 8, 0, 0)]

@@ -15,9 +15,9 @@ from ingestion_dagster.engine.s3_store import S3Store
 from ingestion_dagster.life_events.registry import PIPELINE
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading
 from ingestion_dagster_tests.life_events.loading import group, loads, numbered, registration, states
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal
 from ingestion_dagster_tests.metrics.test_s3 import everything_below
 
 one = loading.one
@@ -142,12 +142,12 @@ def test_a_deletion_that_did_not_happen_is_repeated_before_the_load_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(S3Store, "remove", failing)
         assert driver.run(settings).moves_pending == 1
-    assert driver.query(settings, "SELECT status FROM ledger.loads") == [("archiving",)]
-    assert driver.query(settings, "SELECT count(*) FROM life_events.audit WHERE event_name = 'FILE_DELETED'") == [(0,)]
-    driver.let_leases_run_out(settings)
+    assert query(settings, "SELECT status FROM ledger.loads") == [("archiving",)]
+    assert query(settings, "SELECT count(*) FROM life_events.audit WHERE event_name = 'FILE_DELETED'") == [(0,)]
+    let_leases_run_out(settings)
     driver.run(settings)
-    assert driver.query(settings, "SELECT status FROM ledger.loads") == [("archived",)]
-    assert driver.query(settings, "SELECT count(*) FROM life_events.audit WHERE event_name = 'FILE_DELETED'") == [(1,)]
+    assert query(settings, "SELECT status FROM ledger.loads") == [("archived",)]
+    assert query(settings, "SELECT count(*) FROM life_events.audit WHERE event_name = 'FILE_DELETED'") == [(1,)]
     assert standing(settings) == []
     assert states(settings) == {"pending": 1}
 
@@ -169,7 +169,7 @@ def test_a_bucket_that_stops_answering_midway_fails_the_run_and_charges_nobody(s
         patch.setattr(S3Store, "find", away)
         with pytest.raises(Transient):
             driver.run(settings)
-    assert driver.query(settings, "SELECT status, attempts FROM ledger.loads") == [("ready", 0)]
+    assert query(settings, "SELECT status, attempts FROM ledger.loads") == [("ready", 0)]
     driver.run(settings)
     assert states(settings) == {"pending": 1}
 
@@ -194,7 +194,7 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(settings: Settings, 
     land(settings, "bad.xml", numbered(5, count=2))
     code, complaint = driver.start(settings, fault=fault).end()
     assert code == -signal.SIGKILL, complaint
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     driver.finish(settings)
     assert sorted(row[1] for row in loads(settings)) == ["archived", "errored"]
     assert states(settings) == {"pending": 4}

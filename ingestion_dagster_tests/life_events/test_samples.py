@@ -11,6 +11,7 @@ from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.life_events import samples
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import query
 from ingestion_dagster_tests.life_events import driver
 
 FOLDER = Path(__file__).parents[2] / "source_data" / "life_events"
@@ -34,18 +35,18 @@ def test_files_that_have_not_come_are_told(settings: Settings):
 def test_the_first_delivery_and_any_other_end_as_expected(settings: Settings):
     deliver(settings)
     assert told(settings) == []
-    first = driver.query(settings, "SELECT count(*) FROM life_events.records")
+    first = query(settings, "SELECT count(*) FROM life_events.records")
     deliver(settings)
     assert told(settings) == []
-    assert driver.query(settings, "SELECT count(*) FROM life_events.records") == first
-    assert driver.query(settings, "SELECT sum(accepted) FROM life_events.files JOIN ledger.loads ON id = load_id") == first
+    assert query(settings, "SELECT count(*) FROM life_events.records") == first
+    assert query(settings, "SELECT sum(accepted) FROM life_events.files JOIN ledger.loads ON id = load_id") == first
     assert not list(driver.incoming(settings).rglob("*.xml"))
 
 
 def test_a_second_delivery_that_brings_new_records_is_told(settings: Settings):
     deliver(settings)
     # As if everything had been forgotten.
-    driver.query(settings, "TRUNCATE life_events.records, life_events.events")
+    query(settings, "TRUNCATE life_events.records, life_events.events")
     deliver(settings)
     assert "DI_D_20310205.xml: record count, accepted, duplicates and quarantined are [42, 42, 0, 0], expected [42, 0, 42, 0]" in told(
         settings

@@ -14,6 +14,7 @@ from ingestion_dagster.sandbox import events_consumer
 from ingestion_dagster.sandbox.events_platform_parties import PUBLISHER
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.api.asking import answering as api_answering
+from ingestion_dagster_tests.engine.histories import query
 from ingestion_dagster_tests.life_events import driver
 from ingestion_dagster_tests.life_events.scene import SAMPLES, until
 from ingestion_dagster_tests.metrics.one_database import one_database
@@ -83,7 +84,7 @@ def settings(outside: Outside) -> Iterator[Settings]:
 def loaded(settings: Settings, name: str) -> tuple[Any, ...]:
     driver.drop(settings, name, (SAMPLES / name).read_bytes())
     driver.run(settings)
-    [found] = driver.query(
+    [found] = query(
         settings,
         "SELECT l.status, l.error_code, f.accepted, f.duplicates, f.quarantined, f.record_count "
         "FROM ledger.loads AS l JOIN life_events.files AS f ON f.load_id = l.id WHERE l.id = (SELECT max(id) FROM ledger.loads)",
@@ -97,15 +98,15 @@ def test_every_event_of_a_good_file_reaches_its_consumer_and_is_gone_afterwards(
     outside.as_just_started()
     status, _, *counts = loaded(settings, name)
     assert (status, counts) == ("archived", [events, duplicates, len(codes), events + duplicates + len(codes)])
-    assert [code for (code,) in driver.query(settings, "SELECT code FROM life_events.quarantine")] == codes
+    assert [code for (code,) in query(settings, "SELECT code FROM life_events.quarantine")] == codes
     assert not list(driver.incoming(settings).iterdir())
     assert driver.publish(settings).sent == events
     url = outside.everybody.nobody.url
     pages = list(events_consumer.consume(url))
     assert (sum(page.enriched for page in pages), sum(page.consumed for page in pages)) == (events, events)
     assert events_consumer.await_deletion(url, 20) == events
-    until(lambda: driver.query(settings, "SELECT count(*) FROM life_events.events") == [(0,)])
-    assert driver.query(settings, "SELECT state, count(*) FROM life_events.records GROUP BY state") == [("released", events)]
+    until(lambda: query(settings, "SELECT count(*) FROM life_events.events") == [(0,)])
+    assert query(settings, "SELECT state, count(*) FROM life_events.records GROUP BY state") == [("released", events)]
 
     # The same file again, under another name: known, and nothing of it is told.
     again = loaded(settings, name)
@@ -113,7 +114,7 @@ def test_every_event_of_a_good_file_reaches_its_consumer_and_is_gone_afterwards(
     driver.drop(settings, f"renamed {name}", (SAMPLES / name).read_bytes())
     driver.run(settings)
     assert driver.publish(settings).sent == 0
-    assert driver.query(settings, "SELECT count(*) FROM life_events.events") == [(0,)]
+    assert query(settings, "SELECT count(*) FROM life_events.events") == [(0,)]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -121,7 +122,7 @@ def test_nothing_of_a_refused_file_is_stored_and_it_stands_in_quarantine(setting
     status, code, accepted, duplicates, *_ = loaded(settings, name)
     assert (status, code, accepted, duplicates) == ("errored", REFUSED[name], 0, 0)
     for table in ("life_events.events", "life_events.records", "ledger.outbox"):
-        assert driver.query(settings, f"SELECT count(*) FROM {table}") == [(0,)], table
+        assert query(settings, f"SELECT count(*) FROM {table}") == [(0,)], table
     assert not list(driver.incoming(settings).iterdir())
     kept = [path for path in driver.quarantine(settings).rglob("*") if path.is_file()]
     assert len(kept) == 2

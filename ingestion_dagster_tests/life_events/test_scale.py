@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import query
 from ingestion_dagster_tests.life_events import driver
 
 SCRIPT = Path(__file__).parents[2] / "source_data" / "generate_life_events.py"
@@ -43,8 +44,8 @@ def test_memory_does_not_go_by_the_number_of_records(settings: Settings):
     small = peak_of_a_run(settings)
     count = land(settings, "DI_D_20310205.xml", "20M")
     large = peak_of_a_run(settings)
-    assert driver.query(settings, "SELECT count(*) FROM life_events.events") == [(count,)]
-    assert driver.query(settings, "SELECT count(*) FROM ledger.outbox") == [(count,)]
-    assert driver.query(settings, "SELECT status FROM ledger.loads") == [("archived",), ("archived",)]
+    assert query(settings, "SELECT count(*) FROM life_events.events") == [(count,)]
+    assert query(settings, "SELECT count(*) FROM ledger.outbox") == [(count,)]
+    assert query(settings, "SELECT status FROM ledger.loads") == [("archived",), ("archived",)]
     assert large - small < 24
     assert large < MEGABYTES

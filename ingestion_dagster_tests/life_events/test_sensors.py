@@ -12,14 +12,12 @@ from dagster._core.test_utils import create_run_for_test, instance_for_test
 
 from ingestion_dagster.definitions import defs
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG, QUEUE_TAG
-from ingestion_dagster.life_events import sensors
 from ingestion_dagster.life_events.pipeline import LOAD_JOB, PUBLISH_JOB
 from ingestion_dagster.life_events.sensors import (
     life_events_outbox_sensor,
     life_events_s3_sensor,
-    life_events_sweep_sensor,
-    life_events_watch_sensor,
 )
+from ingestion_dagster.operations.sensors import SWEEPS, WATCH
 from ingestion_dagster_tests.life_events import driver
 from ingestion_dagster_tests.life_events.scene import (
     LifeEvents,
@@ -109,7 +107,7 @@ def test_the_sweep_gives_back_what_dead_runs_held(tick: Tick, life_events: LifeE
     life_events.drop("a.xml", file_of(1))
     tick(life_events_s3_sensor)
     life_events.query("UPDATE ledger.loads SET status = 'ingesting', run_id = 'dead', claim = 1, lease_until = now() - interval '1 second'")
-    assert tick(life_events_sweep_sensor).skip_message.startswith("1 loads returned to ready")
+    assert tick(SWEEPS["life_events"]).skip_message.startswith("1 loads returned to ready")
     assert life_events.statuses() == {"a.xml": "ready"}
 
 
@@ -316,11 +314,6 @@ def test_a_daily_file_that_has_not_come_is_alerted_to_once_by_its_name(
 # The watch
 
 
-def test_every_sensor_that_is_watched_exists(life_events: LifeEvents) -> None:
-    ours = {sensor.name for sensor in defs.sensors or () if sensor.name.startswith("life_events_")}
-    assert {*sensors.watched(life_events.settings), "life_events_watch_sensor"} == ours
-
-
 @pytest.mark.usefixtures("channel")
 def test_a_file_that_nobody_takes_is_alerted_to_beyond_the_limit(
     tick: Tick, life_events: LifeEvents, monkeypatch: pytest.MonkeyPatch
@@ -332,6 +325,6 @@ def test_a_file_that_nobody_takes_is_alerted_to_beyond_the_limit(
     with driver.quick_folder() as folder, instance_for_test(temp_dir=str(folder)) as with_ticks:
         for minutes, alerts in (("180", []), ("60", ["stalled"])):
             monkeypatch.setenv("INGESTION_LIFE_EVENTS_CLAIMABLE_MINUTES", minutes)
-            first = tick(life_events_watch_sensor, on=with_ticks)
-            tick(life_events_watch_sensor, cursor=first.cursor, on=with_ticks)
+            first = tick(WATCH, on=with_ticks)
+            tick(WATCH, cursor=first.cursor, on=with_ticks)
             assert [key.partition(":")[0] for key in life_events.alerts()] == alerts, minutes

@@ -16,9 +16,10 @@ import asyncssh
 import pytest
 from pydantic import SecretStr
 
-from ingestion_dagster.engine import ledger, postgres
+from ingestion_dagster.engine import entries, postgres
+from ingestion_dagster.engine.datasets import sync_datasets
+from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
-from ingestion_dagster.engine.ledger import Arrival
 from ingestion_dagster.engine.object_store import ObjectStore
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events import sftp
@@ -109,7 +110,7 @@ def there(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def connection(settings: Settings) -> Iterator[Connection]:
     with postgres.locate(settings).connect() as opened:
-        ledger.sync_datasets(opened, "life_events", ["source_file"])
+        sync_datasets(opened, "life_events", ["source_file"])
         yield opened
 
 
@@ -141,7 +142,7 @@ def landed(settings: Settings) -> list[tuple[str, bytes, datetime]]:
 
 def discover(connection: Connection, settings: Settings) -> None:
     store = landing(settings)
-    ledger.discover(connection, "life_events", store.url, [Arrival(seen, "source_file") for seen in store.list()], datetime.now(UTC))
+    entries.discover(connection, "life_events", store.url, [Arrival(seen, "source_file") for seen in store.list()], datetime.now(UTC))
 
 
 def test_the_file_of_the_day_lands_with_its_time_and_stays_where_it_was(settings: Settings, there: Server, connection: Connection):

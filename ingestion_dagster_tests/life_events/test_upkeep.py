@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import landing, ledger, outbox
+from ingestion_dagster.engine import landing, ledger, moving, outbox
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.errors import Problem
 from ingestion_dagster.engine.ledger import Scope, Status, Verdict
 from ingestion_dagster.engine.object_store import open_store
@@ -305,7 +306,7 @@ class Files:
         self.settings = settings
         self.zone = places.zone(settings)
         self.quarantine = open_store(places.quarantine_url(settings))
-        ledger.sync_datasets(connection, PIPELINE, [DATASET])
+        sync_datasets(connection, PIPELINE, [DATASET])
 
     def land(self, key: str, to: Status = Status.READY_FOR_ERRORING) -> int:
         """Land a file, and settle it; its load."""
@@ -319,7 +320,7 @@ class Files:
         verdict = Verdict(load, to, problems=problems, dataset=DATASET)
         ledger.settle(self.connection, [verdict])
         (settled,) = ledger.loads(self.connection, [load.id])
-        assert landing.move(self.connection, self.zone, [settled], lease_seconds=60) == []
+        assert moving.move(self.connection, self.zone, [settled], lease_seconds=60) == []
         self.connection.execute(
             "INSERT INTO life_events.files (load_id, file_hmac, code) VALUES (%s, %s, %s) ON CONFLICT (load_id) DO NOTHING",
             [load.id, key_of("file"), "not_well_formed" if problems else None],

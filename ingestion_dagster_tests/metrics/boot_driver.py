@@ -12,8 +12,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.landing import Zone
 from ingestion_dagster.engine.ledger import Again, Scope
 from ingestion_dagster.engine.local_files import distinct
@@ -65,8 +66,8 @@ def _job(settings: Settings, place: Zone, now: datetime = driver.NOW) -> Job:
 
 def _sweep(connection: Connection, settings: Settings, run_id: str) -> None:
     limits = Limits.of(settings)
-    ledger.sync_datasets(connection, PIPELINE, DATASETS)
-    landing.sweep(connection, zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+    sync_datasets(connection, PIPELINE, DATASETS)
+    moving.sweep(connection, zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
 
 
 def start(settings: Settings, *command: str | Path, fault: str | None = None) -> "subprocess.Popen[str]":

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ingestion_dagster.engine import landing, ledger, whereabouts
+from ingestion_dagster.engine import landing, whereabouts
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.object_store import open_store
@@ -86,7 +87,7 @@ class Metrics:
         clock = now or datetime.now(UTC)
         scope = Scope(PIPELINE, datasets)
         with self.database.connect() as connection:
-            ledger.sync_datasets(connection, PIPELINE, DATASETS)
+            sync_datasets(connection, PIPELINE, DATASETS)
             landing.discover(connection, zone(self.settings), datetime.now(UTC), run_id)
             with Claims(self.database, scope, run_id, limits or Limits()) as claims:
                 job = Job(zone(self.settings), datasets or frozenset(FILE_TYPES), clock, max_load_bytes)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,16 +20,18 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.ledger import LEGAL_MOVES, Scope
+from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.outcome import Outcome
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics.load import Job, load_metrics
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine.histories import replayed, retried
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 """The clock by which embargoes are judged: every run of a test must judge them alike."""
@@ -45,8 +46,8 @@ def run(settings: Settings) -> Outcome:
     place = zone(settings)
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
-        landing.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        sync_datasets(connection, PIPELINE, DATASETS)
+        moving.sweep(connection, place, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         landing.discover(connection, place, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
             return load_metrics(claims, Job(place, frozenset(FILE_TYPES), NOW, settings.max_load_bytes), connection)
@@ -62,20 +63,18 @@ def copy_of_template(server: EmbeddedServer, name: str) -> Database:
 def discover(settings: Settings) -> None:
     """Enter what stands in the landing zone, and load nothing."""
     with postgres.locate(settings).connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
         landing.discover(connection, zone(settings), datetime.now(UTC))
 
 
 def retry(settings: Settings) -> None:
     """Put every errored load back to ready."""
-    with postgres.locate(settings).connect() as connection:
-        ledger.retry(connection, Scope(PIPELINE))
+    retried(settings, PIPELINE)
 
 
 def replay(settings: Settings) -> None:
     """Put every archived load that is the newest of its key back to ready."""
-    with postgres.locate(settings).connect() as connection:
-        ledger.replay(connection, Scope(PIPELINE))
+    replayed(settings, PIPELINE)
 
 
 COMMANDS = {"run": run, "retry": retry, "replay": replay}
@@ -129,12 +128,6 @@ def finish(settings: Settings, seconds: float = 60) -> None:
             return
         assert time.monotonic() < deadline, f"still open after {seconds} s: {open_loads}; in the landing zone: {standing}"
         time.sleep(0.2)
-
-
-def let_leases_run_out(settings: Settings) -> None:
-    """Nobody holds a load any longer: what time does to the leases of the dead, at once."""
-    with postgres.locate(settings).connect() as connection:
-        connection.execute("UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
 
 
 _FACTS = """
@@ -204,35 +197,6 @@ def left_behind(settings: Settings) -> dict[str, Mapping[str, Any]]:
     """What runs have left in the tables, the ledger and the stores, so that two histories can be compared."""
     by_load = {f"{load['key']} #{load['number']}": load for load in loads(settings)}
     return {"tables": tables(settings), "loads": by_load, "files": files(settings)}
-
-
-def differences(found: Any, expected: Any, place: str = "") -> list[str]:
-    """Where two histories differ, entry by entry: what is missing, and what should not be there."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        names = sorted({*expected, *found}, key=str)
-        return [line for name in names for line in differences(found.get(name), expected.get(name), f"{place}/{name}")]
-    if isinstance(expected, list) and isinstance(found, list):
-        missing, added = Counter(map(repr, expected)), Counter(map(repr, found))
-        lost, extra = missing - added, added - missing
-        return [f"{place} misses {entry}" for entry in lost.elements()] + [f"{place} has {entry}" for entry in extra.elements()]
-    return [] if found == expected else [f"{place} is {found!r}, not {expected!r}"]
-
-
-def assert_history_is_legal(settings: Settings) -> None:
-    """Every load's events form one chain of legal moves, from its discovery to where it stands."""
-    with postgres.locate(settings).connect() as connection:
-        events = connection.execute("SELECT load_id, from_status, to_status FROM ledger.load_events ORDER BY id").fetchall()
-        standing: dict[int, str] = dict(connection.execute("SELECT id, status FROM ledger.loads").fetchall())
-    chains: dict[int, list[tuple[str | None, str]]] = defaultdict(list)
-    for load, was, became in events:
-        chains[load].append((was, became))
-    assert chains.keys() == standing.keys()
-    for load, chain in chains.items():
-        stations = [None, *(became for _, became in chain)]
-        assert [was for was, _ in chain] == stations[:-1], f"load {load} has a broken history: {chain}"
-        assert chain[0] == (None, "ready"), f"load {load} did not begin as ready: {chain}"
-        assert set(chain[1:]) <= LEGAL_MOVES, f"load {load} has made an illegal move: {chain}"
-        assert standing[load] == stations[-1], f"load {load} moved without an event: {chain}"
 
 
 def _plain(key: str) -> str:

@@ -14,6 +14,7 @@ from ingestion_dagster.metrics.assets import LANDING_ZONE, datasets_selected
 from ingestion_dagster.metrics.checks import CHECK_SPECS
 from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.metrics.registry import FILE_TYPES, TABLES
+from ingestion_dagster_tests.engine.results import evaluations, materialized
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 from ingestion_dagster_tests.metrics.test_load import lose_the_connection_of_the_second_merge
 
@@ -27,8 +28,6 @@ CASES = time_series_payload(metric_group="cases", metric="COVID-19_cases_casesBy
 HEADLINE = headline_payload()
 BAD = time_series_payload(sex="banana", age="5")
 FED_BY_SERIES = {name for name, table in TABLES.items() if not table.is_fact} | {"core_time_series", "api_time_series"}
-
-Materialized = dict[tuple[str, str | None], dict[str, Any]]
 
 
 @pytest.fixture
@@ -58,22 +57,6 @@ def run(metrics: Metrics, instance: dg.DagsterInstance) -> Callable[..., dg.Exec
 
 
 Run = Callable[..., dg.ExecuteInProcessResult]
-
-
-def materialized(result: dg.ExecuteInProcessResult) -> Materialized:
-    """Metadata values by asset and partition."""
-    found: Materialized = {}
-    for event in result.all_events:
-        if event.is_step_materialization:
-            of = event.materialization
-            key = (of.asset_key.path[-1], of.partition)
-            assert key not in found, f"{key} is materialized twice by one run"
-            found[key] = {name: value.value for name, value in of.metadata.items()}
-    return found
-
-
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
-    return {(found.asset_key.path[-1], found.check_name): found for found in result.get_asset_check_evaluations()}
 
 
 def discovered_yesterday(metrics: Metrics, *keys: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import landing
+from ingestion_dagster.engine import landing, moving
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.landing import Zone
@@ -25,6 +25,7 @@ from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.metrics import boot_driver, driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 from ingestion_dagster_tests.metrics.driver import await_stop, settings_for
@@ -175,7 +176,7 @@ def test_the_facts_are_those_of_a_fresh_database_and_a_bad_file_is_reported(
         landed.write(key, driver.as_bytes(content), modified=EARLIEST + timedelta(seconds=number))
     driver.run(fresh.settings)
     outcome = boot_driver.boot(loaded.settings, folder)
-    assert driver.differences(facts(loaded.settings), facts(fresh.settings)) == []
+    assert differences(facts(loaded.settings), facts(fresh.settings)) == []
     assert (outcome.total().loads_archived, outcome.total().loads_errored, outcome.moves_pending) == (4, 1, 0)
     assert loaded.report("bad")["problems"][0]["code"] == "unknown_sex"
     assert loaded.keys("boot") == loaded.keys("in") == []
@@ -249,7 +250,7 @@ def test_a_run_that_comes_during_a_boot_waits_and_loses_nothing(loaded: Metrics,
     assert driver.end(booting)[0] == 0
     assert driver.end(running) == (0, "")
     assert values(loaded) == [7, *NEW_VALUES]
-    driver.assert_history_is_legal(loaded.settings)
+    assert_history_is_legal(loaded.settings)
 
 
 def test_a_boot_that_comes_during_a_run_waits_for_its_merge(loaded: Metrics, folder: Path, start: Start) -> None:
@@ -332,8 +333,8 @@ def test_killed_before_its_commit_a_boot_has_changed_nothing(
     assert (values(loaded), driver.loads(loaded.settings)) == (OLD_VALUES, before), "an ordinary run loads nothing of it"
     boot_driver.boot(loaded.settings, folder)
     assert loaded.keys("boot") == []
-    assert driver.differences(driver.left_behind(loaded.settings), undisturbed) == []
-    driver.assert_history_is_legal(loaded.settings)
+    assert differences(driver.left_behind(loaded.settings), undisturbed) == []
+    assert_history_is_legal(loaded.settings)
 
 
 @pytest.mark.parametrize("point", AFTER_COMMIT)
@@ -342,11 +343,11 @@ def test_killed_after_its_commit_a_boot_is_finished_by_the_next_run(
 ) -> None:
     killed(loaded.settings, folder, point)
     assert values(loaded) == NEW_VALUES
-    driver.let_leases_run_out(loaded.settings)
+    let_leases_run_out(loaded.settings)
     driver.finish(loaded.settings)
     assert loaded.keys("boot") == []
-    assert driver.differences(driver.left_behind(loaded.settings), undisturbed) == []
-    driver.assert_history_is_legal(loaded.settings)
+    assert differences(driver.left_behind(loaded.settings), undisturbed) == []
+    assert_history_is_legal(loaded.settings)
 
 
 def test_a_store_that_answers_nobody_leaves_the_old_facts(loaded: Metrics, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,11 +382,11 @@ def test_on_s3_a_boot_and_the_one_after_a_death_do_the_same(
     metrics = load_old(Metrics(settings, database))
     killed(settings, folder, point)
     assert values(metrics) == (NEW_VALUES if point == "metrics.boot.committed" else OLD_VALUES)
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     boot_driver.boot(settings, folder)
     assert (values(metrics), metrics.keys("boot")) == (NEW_VALUES, [])
     assert {load["status"] for load in driver.loads(settings)} == {"archived", "errored"}
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 def killed(settings: Settings, folder: Path, fault: str) -> None:
@@ -423,7 +424,7 @@ def test_a_step_that_is_tried_again_after_the_commit_boots_no_second_time(
         raise psycopg.OperationalError
 
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "move", lost)
+        patch.setattr(moving, "move", lost)
         pending = boot_driver.boot(loaded.settings, folder, "the-same-run").moves_pending
     assert pending == len([state for state in loaded.states() if state["status"].startswith("ready_for")]) > 0
     assert values(loaded) == NEW_VALUES
@@ -449,7 +450,7 @@ def test_a_boot_that_outlasts_its_leases_holds_them_when_it_commits(loaded: Metr
         return []
 
     monkeypatch.setattr(MetricsAPIInterface, "merge", slow)
-    monkeypatch.setattr(landing, "move", look)
+    monkeypatch.setattr(moving, "move", look)
     boot_driver.boot(settings, folder)
     assert set(held) == {(True,)}
 

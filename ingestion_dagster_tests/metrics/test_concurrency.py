@@ -13,10 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine import entries, ledger
 from ingestion_dagster.engine.claims import Limits
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
-from ingestion_dagster.engine.ledger import Arrival, Scope, Status, Step, Verdict
+from ingestion_dagster.engine.entries import Arrival
+from ingestion_dagster.engine.ledger import Scope, Status, Step, Verdict
 from ingestion_dagster.engine.object_store import StoredObject
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.metrics import files
@@ -24,6 +25,7 @@ from ingestion_dagster.metrics.files import MetricFile
 from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.metrics import driver
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
 
@@ -189,9 +191,9 @@ def test_processes_over_one_backlog_lose_nothing_and_double_nothing(
         assert "by the database" not in said
     assert_worked_side_by_side(database, processes)
     driver.finish(settings)
-    assert driver.differences(outcome(settings), alone) == []
+    assert differences(outcome(settings), alone) == []
     assert deadlocks(database) == 0
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 class Reader(threading.Thread):
@@ -256,7 +258,7 @@ def test_readers_never_see_half_a_file(settings: Settings, database: Database, a
     assert len({*core}) >= 5, "the reader has seen too little"
     assert [seen for seen in reader.seen if seen[0] != seen[1] or any(seen[2:])] == []
     driver.finish(settings)
-    assert driver.differences(outcome(settings), alone) == []
+    assert differences(outcome(settings), alone) == []
 
 
 def test_files_that_arrive_while_two_processes_load_are_all_loaded(settings: Settings, database: Database, alone: dict[str, Any]) -> None:
@@ -273,9 +275,9 @@ def test_files_that_arrive_while_two_processes_load_are_all_loaded(settings: Set
         code, said = driver.end(process)
         assert code == 0, said
     driver.finish(settings)
-    assert driver.differences(outcome(settings), alone) == []
+    assert differences(outcome(settings), alone) == []
     assert deadlocks(database) == 0
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 def test_a_database_that_drops_every_connection_loses_and_doubles_nothing(
@@ -301,11 +303,11 @@ def test_a_database_that_drops_every_connection_loses_and_doubles_nothing(
             assert gone is not None
             dropped += gone[0]
             assert {driver.end(process)[0] for process in started} <= {0, 1}
-            driver.let_leases_run_out(settings)
+            let_leases_run_out(settings)
     assert dropped >= 4
     driver.finish(settings)
-    assert driver.differences(outcome(settings), alone) == []
-    driver.assert_history_is_legal(settings)
+    assert differences(outcome(settings), alone) == []
+    assert_history_is_legal(settings)
 
 
 def test_renewing_leases_never_gets_in_the_way_of_moving_loads_on(database: Database) -> None:
@@ -327,7 +329,7 @@ def test_renewing_leases_never_gets_in_the_way_of_moving_loads_on(database: Data
             failures.append(error)
 
     with database.connect() as connection:
-        ledger.discover(connection, PIPELINE, "file:///nowhere", list(map(Arrival, objects)), EARLIEST)
+        entries.discover(connection, PIPELINE, "file:///nowhere", list(map(Arrival, objects)), EARLIEST)
         batch = ledger.claim(connection, Scope(PIPELINE), "run", count=count, size=10**9, lease_seconds=60)
         assert len(batch) == count
         renewers = [threading.Thread(target=renew, args=(batch[0].claim,)) for _ in range(2)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import ingestion_dagster
-from ingestion_dagster.engine import ledger
+from ingestion_dagster.engine.datasets import pause_dataset, resume_dataset
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.ledger import LEGAL_MOVES
 from ingestion_dagster.engine.postgres import Database
@@ -24,6 +24,7 @@ from ingestion_dagster_tests.cubic import test_adoption as test_cubic_adoption
 from ingestion_dagster_tests.cubic import test_catalogue, test_consume, test_current, test_fetch, test_reconciliation
 from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
 from ingestion_dagster_tests.engine import processes, test_notifications
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.life_events import test_crashes as test_life_events_crashes
 from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
@@ -76,13 +77,13 @@ class Story:
 def land_with_cases_paused(settings: Settings) -> None:
     land_backlog(settings)
     with Database.at(settings.database_url or "").connect() as connection:
-        assert ledger.pause(connection, PIPELINE, "cases", "for a test")
+        assert pause_dataset(connection, PIPELINE, "cases", "for a test")
 
 
 def resume_cases(settings: Settings) -> None:
     driver.run(settings)
     with Database.at(settings.database_url or "").connect() as connection:
-        assert ledger.resume(connection, PIPELINE, "cases")
+        assert resume_dataset(connection, PIPELINE, "cases")
 
 
 def finish_backlog(settings: Settings) -> None:
@@ -283,13 +284,13 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(
     story.begin(settings)
     for fault in case.killed_at:
         killed(settings, story.command, fault)
-        driver.let_leases_run_out(settings)
+        let_leases_run_out(settings)
     if story.command != "run":  # whoever typed it types it again
         driver.COMMANDS[story.command](settings)
     story.then(settings)
     driver.finish(settings)
-    assert driver.differences(driver.left_behind(settings), expected) == []
-    driver.assert_history_is_legal(settings)
+    assert differences(driver.left_behind(settings), expected) == []
+    assert_history_is_legal(settings)
 
 
 def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(settings: Settings) -> None:
@@ -318,7 +319,7 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(settings
         charged: dict[str, int] = dict(connection.execute("SELECT key, attempts FROM ledger.loads").fetchall())
     assert charged == {"a.json": 0, "poison.json": settings.max_attempts, "z.json": 0, "zz.json": 0}
     assert [key for key, _ in driver.files(settings)["failed"]] == ["poison.VERSION.json", "poison.VERSION.json.report.json"]
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 SLEEPING = [
@@ -352,16 +353,16 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_nothing(
         driver.finish(settings, 20)
         left = driver.left_behind(settings)
         history = events(settings)
-        assert driver.differences(left, expected) == []
+        assert differences(left, expected) == []
         sleeper.send_signal(signal.SIGCONT)
         code, complaint = driver.end(sleeper, 30)
         assert code in {0, 1}, complaint
     finally:
         sleeper.kill()
         sleeper.communicate()
-    assert driver.differences(driver.left_behind(settings), left) == []
+    assert differences(driver.left_behind(settings), left) == []
     assert events(settings) == history
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 def events(settings: Settings) -> list[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ingestion_dagster.engine.errors import Refused
 from ingestion_dagster.metrics.files import HeadlinePoint, MetricFile, content_hash, decode, judge, parse
-from ingestion_dagster.metrics.problems import CODES
+from ingestion_dagster.metrics.problems import Code
 from ingestion_dagster.metrics.values import VALUE_LIMIT, scaled, scaled_exactly
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "behaviour_vectors.json").read_text(encoding="utf-8"))["vectors"]
@@ -82,7 +82,7 @@ def refused_or_sound(payload: Any, name: str) -> bool:
         return is_sound(judge(payload, name))
     except Refused as refused:
         problems = refused.problems
-    return bool(problems) and all(problem.code in CODES and problem.place and problem.message for problem in problems)
+    return bool(problems) and all(problem.code in set(Code) and problem.place and problem.message for problem in problems)
 
 
 @settings(max_examples=300, deadline=None)

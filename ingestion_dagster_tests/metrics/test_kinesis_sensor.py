@@ -10,8 +10,8 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG
+from ingestion_dagster.engine.datasets import pause_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.sensors import LoadingJob, stream_sensor
 from ingestion_dagster.metrics.places import PIPELINE, zone
@@ -144,7 +144,7 @@ def test_run_in_flight_keeps_the_next_one_back_and_records_are_read_all_the_same
 def test_shard_that_waits_for_a_paused_file_says_so_and_why(send: Send, tick: Tick, metrics: Metrics) -> None:
     metrics.load("first.json", CASES)
     with metrics.database.connect() as connection:
-        ledger.pause(connection, PIPELINE, "cases", "under review")
+        pause_dataset(connection, PIPELINE, "cases", "under review")
     send("in/b.json", CASES | {"age": "01+"})
     tick()
     metrics.run()

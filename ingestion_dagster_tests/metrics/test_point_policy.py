@@ -20,6 +20,7 @@ from ingestion_dagster.metrics.interface import MetricsAPIInterface
 from ingestion_dagster.metrics.policy import full_topics
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests import test_cli
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, let_leases_run_out
 from ingestion_dagster_tests.metrics import boot_driver, driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 from ingestion_dagster_tests.metrics.one_database import empty
@@ -281,10 +282,10 @@ def test_killed_in_the_midst_of_a_withdrawal_nothing_is_withdrawn_until_the_next
     code, complaint = driver.end(boot_driver.start(full, "load", fault=point))
     assert code == -signal.SIGKILL, complaint
     assert held(metrics) == [1, 2]
-    driver.let_leases_run_out(full)
+    let_leases_run_out(full)
     assert boot_driver.load(full).rows_withdrawn == 1
     assert held(metrics) == [2]
-    driver.assert_history_is_legal(full)
+    assert_history_is_legal(full)
 
 
 @pytest.mark.parametrize("policy", ['{"Covid": "full"}', '{"COVID-19": "ful"}', '{"COVID-19": ', '["COVID-19"]'])

@@ -18,6 +18,7 @@ from ingestion_dagster.metrics import files as metric_files
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.metrics import boot_driver, driver, test_assets
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
 from ingestion_dagster_tests.metrics.driver import settings_for
@@ -92,11 +93,11 @@ def test_a_replay_changes_nothing_but_the_history_and_may_be_repeated(ingestion:
         assert result.code == 0, result.err
         assert "4 loads: 4 loaded (0 duplicates, 1 late), 0 refused" in result.out
         assert result.err.count("superseded: a newer version of") == 3
-        assert driver.differences(standing(archive), before) == []
+        assert differences(standing(archive), before) == []
     stations = ["archived", "ready", "ingesting", "ready_for_archiving", "archiving", "archived"]
     chain = list(pairwise(stations))
     assert archive.query(HISTORY, ["late.json"]) == [(None, "ready"), *chain[1:], *chain, *chain]
-    driver.assert_history_is_legal(archive.settings)
+    assert_history_is_legal(archive.settings)
 
 
 def test_rows_deleted_by_hand_come_back(ingestion: test_cli.Command, archive: Metrics) -> None:
@@ -104,7 +105,7 @@ def test_rows_deleted_by_hand_come_back(ingestion: test_cli.Command, archive: Me
     with archive.database.connect() as connection:
         connection.execute(WIPE)
     assert ingestion("replay", "metrics", "-p", TODAY).code == 0
-    assert driver.differences(facts(archive), before) == []
+    assert differences(facts(archive), before) == []
 
 
 def test_a_replay_is_narrowed_to_a_dataset_and_a_day(ingestion: test_cli.Command, metrics: Metrics) -> None:
@@ -131,7 +132,7 @@ def test_a_load_whose_object_is_gone_is_refused_and_its_rows_stay(ingestion: tes
     assert result.code == 2
     assert ("headline.json", 1, "errored", "object_missing") in statuses(archive)
     assert archive.report("headline")["problems"][0]["code"] == "object_missing"
-    assert driver.differences(facts(archive), before) == []
+    assert differences(facts(archive), before) == []
 
 
 def test_a_load_that_the_rules_refuse_by_now_is_reported_and_its_rows_stay(
@@ -148,10 +149,10 @@ def test_a_load_that_the_rules_refuse_by_now_is_reported_and_its_rows_stay(
         assert ingestion("replay", "metrics", "--partition", TODAY, "--dataset", "cases").code == 2
     assert ("twice.json", 3, "errored", "unknown_sex") in statuses(archive)
     assert archive.report("twice")["problems"][0]["code"] == "unknown_sex"
-    assert driver.differences(facts(archive), before) == []
+    assert differences(facts(archive), before) == []
     assert ingestion("retry", "metrics", "--key", "twice.json").code == 0
     assert ("twice.json", 3, "archived", None) in statuses(archive)
-    assert driver.differences(facts(archive), before) == []
+    assert differences(facts(archive), before) == []
 
 
 # The launchpad
@@ -165,7 +166,7 @@ def test_a_backfill_replays_its_days_and_no_other(run: test_assets.Run, metrics:
     run(tags={ASSET_PARTITION_RANGE_START_TAG: BEFORE_YESTERDAY, ASSET_PARTITION_RANGE_END_TAG: YESTERDAY}, replay=True)
     assert archive.query(ROWS) == [("all", "2023-06-19", 9), ("all", "2023-06-20", 3), ("all", "2023-06-21", 0)]
     run(partition_key=TODAY, replay=True)
-    assert driver.differences(standing(archive), before) == []
+    assert differences(standing(archive), before) == []
 
 
 @pytest.mark.parametrize(
@@ -218,11 +219,11 @@ def undisturbed(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 def test_a_replay_that_is_killed_ends_like_one_that_is_not(point: str, archive: Metrics, undisturbed: dict[str, Any]) -> None:
     code, complaint = driver.end(boot_driver.start(archive.settings, "replay", TODAY, fault=point))
     assert code == -signal.SIGKILL, complaint
-    driver.let_leases_run_out(archive.settings)
+    let_leases_run_out(archive.settings)
     driver.finish(archive.settings)
     boot_driver.replay(archive.settings, TODAY)
-    assert driver.differences(driver.left_behind(archive.settings), undisturbed) == []
-    driver.assert_history_is_legal(archive.settings)
+    assert differences(driver.left_behind(archive.settings), undisturbed) == []
+    assert_history_is_legal(archive.settings)
 
 
 @pytest.mark.parametrize("versioned", [False, True], ids=["unversioned", "versioned"])
@@ -237,7 +238,7 @@ def test_a_replay_reads_from_an_archive_on_s3(
     with database.connect() as connection:
         connection.execute(WIPE)
     boot_driver.replay(settings, TODAY)
-    assert driver.differences(standing(metrics), before) == []
+    assert differences(standing(metrics), before) == []
 
 
 @pytest.mark.parametrize("point", ["transition.archived.ready.after", "metrics.merged"])
@@ -246,9 +247,9 @@ def test_the_command_given_again_after_a_death_does_what_was_left(ingestion: tes
     with archive.database.connect() as connection:
         connection.execute(WIPE)
     assert driver.end(boot_driver.start(archive.settings, "replay", TODAY, fault=point))[0] == -signal.SIGKILL
-    driver.let_leases_run_out(archive.settings)
+    let_leases_run_out(archive.settings)
     assert ingestion("replay", "metrics", "--partition", TODAY).code == 0
-    assert driver.differences(facts(archive), before) == []
+    assert differences(facts(archive), before) == []
 
 
 def test_a_run_with_replay_does_what_an_attempt_that_died_has_left(run: test_assets.Run, archive: Metrics) -> None:
@@ -258,7 +259,7 @@ def test_a_run_with_replay_does_what_an_attempt_that_died_has_left(run: test_ass
     killed = boot_driver.start(archive.settings, "replay", TODAY, fault="transition.archived.ready.after")
     assert driver.end(killed)[0] == -signal.SIGKILL
     run(partition_key=TODAY, replay=True)
-    assert driver.differences(facts(archive), before) == []
+    assert differences(facts(archive), before) == []
 
 
 def test_what_was_landed_again_after_a_boot_is_not_undone_by_replaying_the_boot(metrics: Metrics, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import ledger, moving
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.ledger import Scope
@@ -24,6 +24,7 @@ from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.metrics import driver
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
 
@@ -112,7 +113,7 @@ def test_no_name_keeps_a_file_from_its_tables_and_its_place(
         moved = f"{folder}{slash}{stem}.VERSION.{suffix}" if dot else f"{key}.VERSION"
         assert refused[moved] == raw.decode()
         assert "unknown_sex" in refused[f"{moved}.report.json"]
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)
 
 
 def test_an_object_overwritten_between_discovery_and_reading_is_loaded_as_what_it_is_now(settings: Settings) -> None:
@@ -201,10 +202,8 @@ def test_an_object_that_was_moved_and_stands_there_again_is_moved_again_and_not_
     driver.run(settings)
     after = driver.left_behind(settings)
     assert after["files"]["in"] == []
-    assert (
-        driver.differences({**after, "files": {**after["files"], "in": None}}, {**before, "files": {**before["files"], "in": None}}) == []
-    )
-    driver.assert_history_is_legal(settings)
+    assert differences({**after, "files": {**after["files"], "in": None}}, {**before, "files": {**before["files"], "in": None}}) == []
+    assert_history_is_legal(settings)
 
 
 def test_a_file_that_is_landed_twice_is_a_duplicate_and_writes_nothing(settings: Settings) -> None:
@@ -257,7 +256,7 @@ def test_an_archive_that_is_missing_keeps_the_sources_where_they_are(
     assert outcome.moves_pending == 1
     assert [seen.key for seen in zone(settings).landing.list()] == ["good.json"]
     boto3.client("s3", region_name="eu-west-2").create_bucket(Bucket=missing, CreateBucketConfiguration={"LocationConstraint": "eu-west-2"})
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     driver.finish(settings)
     assert statuses(settings) == [("bad.json", "errored", "unknown_sex"), ("good.json", "archived", None)]
     assert values(settings) == [1]
@@ -322,7 +321,7 @@ def test_an_outage_while_a_run_reads_ends_the_run_and_charges_no_load(outage: Ou
     with database.connect() as connection:
         assert connection.execute("SELECT attempts FROM ledger.loads").fetchall() == [(0,), (0,)]
     outage.end()
-    driver.let_leases_run_out(away)
+    let_leases_run_out(away)
     driver.finish(away)
     assert statuses(away) == ALL_WELL
     assert values(away) == [1]
@@ -331,18 +330,18 @@ def test_an_outage_while_a_run_reads_ends_the_run_and_charges_no_load(outage: Ou
 def test_an_outage_between_commit_and_move_leaves_the_move_to_the_next_run(
     outage: Outage, away: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    move = landing.move
+    move = moving.move
 
     def cut_off(*arguments: Any, **options: Any) -> list[ledger.Load]:
         outage.begin()
         return move(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "move", cut_off)
+        patch.setattr(moving, "move", cut_off)
         assert driver.run(away).moves_pending == 2
     outage.end()
     assert len(list(zone(away).landing.list())) == 2
-    driver.let_leases_run_out(away)
+    let_leases_run_out(away)
     driver.finish(away)
     assert statuses(away) == ALL_WELL
     assert values(away) == [1]
@@ -374,7 +373,7 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(point: str, settings
     land_mixed(settings, 6)
     code, complaint = driver.end(driver.start(settings, fault=point))
     assert code == -signal.SIGKILL, complaint
-    driver.let_leases_run_out(settings)
+    let_leases_run_out(settings)
     driver.finish(settings)
     assert_mixed(settings, 6)
 
@@ -401,4 +400,4 @@ def assert_mixed(settings: Settings, count: int) -> None:
     assert {place: len(found) for place, found in files.items()} == {"in": 0, "processed": good, "archive": good, "failed": 2 * bad}
     assert sorted(status for _, status, _ in statuses(settings)) == ["archived"] * good + ["errored"] * bad
     assert everything_below(zone(settings).landing.url) == []
-    driver.assert_history_is_legal(settings)
+    assert_history_is_legal(settings)

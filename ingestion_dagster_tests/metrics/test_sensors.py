@@ -12,12 +12,14 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import landing, ledger
+from ingestion_dagster.engine import landing, ledger, moving
 from ingestion_dagster.engine.dagster import ENVIRONMENT_TAG, INGESTION, PIPELINE_TAG
+from ingestion_dagster.engine.datasets import pause_dataset, sync_datasets
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.sensors import not_now
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
-from ingestion_dagster.metrics.sensors import metrics_s3_sensor, metrics_sweep_sensor
+from ingestion_dagster.metrics.sensors import metrics_s3_sensor
+from ingestion_dagster.operations.sensors import SWEEPS
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
 
 GOOD = time_series_payload()
@@ -83,7 +85,7 @@ def test_skipped_tick_says_what_it_saw(tick: Tick, metrics: Metrics) -> None:
 def test_paused_loads_are_seen_named_and_not_asked_for(tick: Tick, metrics: Metrics) -> None:
     metrics.load("first.json", CASES)
     with metrics.database.connect() as connection:
-        ledger.pause(connection, PIPELINE, "cases", "under review")
+        pause_dataset(connection, PIPELINE, "cases", "under review")
     metrics.load("second.json", CASES | {"age": "01+"})
     result = tick()
     assert result.run_requests == []
@@ -201,7 +203,7 @@ def test_long_listing_goes_on_at_the_next_tick_and_its_cursor_stays_small(
     tick: Tick, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics.land(**{f"f{number}": GOOD | {"age": f"{number:02}+"} for number in range(5)})
-    monkeypatch.setattr(landing, "_PAGE", 2)
+    monkeypatch.setattr(landing, "PAGE", 2)
     monkeypatch.setattr(landing, "LISTING_SECONDS", -1.0)
     cursor, skips = None, []
     for _ in range(4):
@@ -220,7 +222,7 @@ def test_long_listing_goes_on_at_the_next_tick_and_its_cursor_stays_small(
 def claimed_by(metrics: Metrics, run: dg.DagsterRun, *, lease_seconds: float) -> None:
     """Let a run hold everything that is claimable, as if it were at work or dead."""
     with metrics.database.connect() as connection:
-        ledger.sync_datasets(connection, PIPELINE, DATASETS)
+        sync_datasets(connection, PIPELINE, DATASETS)
         landing.discover(connection, zone(metrics.settings), datetime.now(UTC))
         assert ledger.claim(connection, Scope(PIPELINE), run.run_id, count=10, size=10**9, lease_seconds=lease_seconds)
 
@@ -235,23 +237,23 @@ def test_started_run_whose_leases_have_all_expired_is_reported_failed(tick: Tick
     metrics.land(a=GOOD, b=CASES)
     dead = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     claimed_by(metrics, dead, lease_seconds=-1)
-    result = tick(metrics_sweep_sensor)
+    result = tick(SWEEPS[PIPELINE])
     assert result.run_requests == []
     assert result.skip_message == "2 loads returned to ready, 0 moves finished, 1 dead runs reported failed"
     assert status_of(instance, dead) == dg.DagsterRunStatus.FAILURE
     assert metrics.statuses() == {"a.json": "ready", "b.json": "ready"}
-    assert "1 dead" not in tick(metrics_sweep_sensor).skip_message
+    assert "1 dead" not in tick(SWEEPS[PIPELINE]).skip_message
 
 
 def test_run_that_still_holds_a_lease_is_left_alone(tick: Tick, metrics: Metrics, instance: dg.DagsterInstance) -> None:
     metrics.land(a=GOOD)
     alive = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     claimed_by(metrics, alive, lease_seconds=-1)
-    tick(metrics_sweep_sensor)
+    tick(SWEEPS[PIPELINE])
     idle = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     metrics.land(b=CASES)
     claimed_by(metrics, idle, lease_seconds=60)
-    result = tick(metrics_sweep_sensor)
+    result = tick(SWEEPS[PIPELINE])
     assert result.skip_message == "0 loads returned to ready, 0 moves finished, 0 dead runs reported failed"
     assert status_of(instance, idle) == dg.DagsterRunStatus.STARTED
 
@@ -263,13 +265,13 @@ def test_run_that_lost_one_lease_and_took_another_is_alive(tick: Tick, metrics: 
     with metrics.database.connect() as connection:
         ledger.expire(connection, PIPELINE, 3)
     claimed_by(metrics, run, lease_seconds=60)
-    tick(metrics_sweep_sensor)
+    tick(SWEEPS[PIPELINE])
     assert status_of(instance, run) == dg.DagsterRunStatus.STARTED
 
 
 def test_run_that_has_not_claimed_anything_yet_is_left_alone(tick: Tick, instance: dg.DagsterInstance) -> None:
     young = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
-    tick(metrics_sweep_sensor)
+    tick(SWEEPS[PIPELINE])
     assert status_of(instance, young) == dg.DagsterRunStatus.STARTED
 
 
@@ -279,13 +281,13 @@ def test_moves_of_a_run_that_died_after_its_commit_are_finished_and_its_slot_is_
     dead = run_of_ours(instance, dg.DagsterRunStatus.STARTED)
     metrics.land(a=GOOD, bad=GOOD | {"sex": "banana"})
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "move", lambda *_arguments, **_named: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(moving, "move", lambda *_arguments, **_named: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             metrics.run(run_id=dead.run_id)
     assert metrics.statuses() == {"a.json": "ready_for_archiving", "bad.json": "ready_for_erroring"}
-    assert tick(metrics_sweep_sensor).skip_message.startswith("0 loads returned to ready, 0 moves finished")
+    assert tick(SWEEPS[PIPELINE]).skip_message.startswith("0 loads returned to ready, 0 moves finished")
     metrics.query("UPDATE ledger.loads SET lease_until = now() - interval '1 second' RETURNING id")
-    result = tick(metrics_sweep_sensor)
+    result = tick(SWEEPS[PIPELINE])
     assert result.skip_message == "0 loads returned to ready, 2 moves finished, 1 dead runs reported failed"
     assert metrics.statuses() == {"a.json": "archived", "bad.json": "errored"}
     assert metrics.keys("in") == []

@@ -23,17 +23,19 @@ from typing import Any
 import psycopg
 from pydantic import SecretStr
 
-from ingestion_dagster.engine import landing, ledger, postgres
+from ingestion_dagster.engine import landing, ledger, moving, postgres
 from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents import places, row_ledger, upkeep
-from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.job import Job, ResidentsOutcome
+from ingestion_dagster.residents.load import load_residents
 from ingestion_dagster.residents.model import RowReport
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine import processes
+from ingestion_dagster_tests.engine.histories import finished, query
 
 AS_OF = date(2026, 11, 20)
 HASH_KEY = "0123456789abcdef" * 4  # pragma: allowlist secret
@@ -52,7 +54,7 @@ def run(settings: Settings) -> ResidentsOutcome:
     run_id = f"driver-{uuid.uuid4().hex[:8]}"
     with database.connect() as connection:
         upkeep.sync(connection, settings)
-        landing.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
+        moving.sweep(connection, job.zone, lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
         upkeep.write_missing_reports(connection, settings)
         landing.discover(connection, job.zone, datetime.now(UTC), run_id)
         with Claims(database, Scope(PIPELINE), run_id, limits) as claims:
@@ -207,28 +209,9 @@ def drop(settings: Settings, dataset: str, name: str, content: bytes, minute: in
     return path
 
 
-def query(settings: Settings, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-    """Rows of a statement in the ledger's database."""
-    with postgres.locate(settings).connect() as connection:
-        found = connection.execute(statement, parameters)
-        return found.fetchall() if found.description else []
-
-
-def let_leases_run_out(settings: Settings) -> None:
-    """Nobody holds a load any longer: what time does to the leases of the dead, at once."""
-    query(settings, "UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
-
-
 def finish(settings: Settings, seconds: float = 60) -> None:
     """Runs in this process, one after the other, until every load is finished."""
-    deadline = time.monotonic() + seconds
-    while True:
-        run(settings)
-        still_open = query(settings, "SELECT key, status FROM ledger.loads WHERE status NOT IN ('archived', 'errored')")
-        if not still_open:
-            return
-        assert time.monotonic() < deadline, f"still open after {seconds} s: {still_open}"
-        time.sleep(0.2)
+    finished(settings, run, seconds)
 
 
 _LOADS = """

@@ -18,12 +18,12 @@ from ingestion_dagster.engine.claims import Claims, Limits
 from ingestion_dagster.engine.ledger import Scope
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents import row_ledger, upkeep
-from ingestion_dagster.residents.load import Job, ResidentsOutcome, load_residents
+from ingestion_dagster.residents.job import Job, ResidentsOutcome
+from ingestion_dagster.residents.load import load_residents
 from ingestion_dagster.residents.registry import PIPELINE
 from ingestion_dagster.sandbox.here_to_help import KEY, HereToHelp
 from ingestion_dagster.sandbox.here_to_help_schema import Malformed
-from ingestion_dagster.sandbox.here_to_help_switches import Fault
-from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
+from ingestion_dagster.sandbox.usage import Settings as Switches
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.sandbox.asking import answering
 
@@ -308,7 +308,7 @@ class Residents:
 
     def go_wrong(self, operation: str, kind: str, **how: Any) -> None:
         """Make the API misbehave."""
-        self.api.faults.append(Fault(kind, operation, **how))
+        self.api.faults.add(kind, operation, **how)
 
     def be_well(self) -> None:
         """Let it answer again."""

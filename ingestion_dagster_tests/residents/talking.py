@@ -14,7 +14,6 @@ from ingestion_dagster.residents.api_client import HereToHelp
 from ingestion_dagster.residents.model import Note, Person, Prepared
 from ingestion_dagster.sandbox.here_to_help import KEY
 from ingestion_dagster.sandbox.here_to_help import HereToHelp as Sandbox
-from ingestion_dagster.sandbox.here_to_help_switches import Fault
 
 T = TypeVar("T")
 
@@ -61,7 +60,7 @@ class Talk:
 
     def go_wrong(self, operation: str, kind: str, **how: Any) -> None:
         """Make the server misbehave."""
-        self.sandbox.faults.append(Fault(kind, operation, **how))
+        self.sandbox.faults.add(kind, operation, **how)
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -91,7 +90,7 @@ async def talking(http: Http = HASTY, **settings: float) -> AsyncIterator[Talk]:
     """Both, for as long as the block lasts; the server lets everything through unless told otherwise."""
     sandbox = Sandbox()
     sandbox.settings.change(**{"rate": 0, **settings})
-    sandbox.bucket.fill()
+    sandbox.switchboard.bucket.fill()
     async with serving(sandbox.app()) as url, http.open() as client:
         yield Talk(sandbox, HereToHelp(client, f"{url}api", KEY), f"{url}api/")
     sandbox.store.close()

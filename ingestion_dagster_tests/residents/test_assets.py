@@ -13,6 +13,7 @@ from ingestion_dagster.residents import upkeep
 from ingestion_dagster.residents.checks import CHECK_SPECS
 from ingestion_dagster.residents.datasets import DATASETS
 from ingestion_dagster.residents.sensors import RESIDENTS_LOAD_JOB
+from ingestion_dagster_tests.engine.results import evaluations, failed, materialized
 from ingestion_dagster_tests.engine.test_notifications import Slack
 from ingestion_dagster_tests.residents.scene import AS_OF, Residents, api, contact_tracing, generic, nhs_number, nsss, residents
 
@@ -26,7 +27,6 @@ VOCABULARY = {
 }  # fmt: skip
 WORD = "Zyxwquark"
 
-Materialized = dict[tuple[str, str | None], dict[str, Any]]
 Run = Callable[..., dg.ExecuteInProcessResult]
 
 
@@ -60,26 +60,6 @@ def run(residents: Residents, instance: dg.DagsterInstance) -> Run:
         )
 
     return execute
-
-
-def materialized(result: dg.ExecuteInProcessResult) -> Materialized:
-    """Metadata values by asset and partition."""
-    found: Materialized = {}
-    for event in result.all_events:
-        if event.is_step_materialization:
-            of = event.materialization
-            key = (of.asset_key.path[-1], of.partition)
-            assert key not in found, f"{key} is materialized twice by one run"
-            found[key] = {name: value.value for name, value in of.metadata.items()}
-    return found
-
-
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
-    return {(found.asset_key.path[-1], found.check_name): found for found in result.get_asset_check_evaluations()}
-
-
-def failed(result: dg.ExecuteInProcessResult) -> set[tuple[str, str]]:
-    return {key for key, evaluation in evaluations(result).items() if not evaluation.passed}
 
 
 def discovered_yesterday(residents: Residents, *names: str) -> None:

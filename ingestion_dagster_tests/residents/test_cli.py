@@ -142,7 +142,7 @@ def test_retry_takes_the_name_of_a_file_as_people_know_it(ingestion: Command, re
     assert ingestion("run", "residents", "--as-of", DAY).code == 2
     residents.be_well()
     missed = ingestion("retry", "residents", "--key", "another.csv")
-    assert (missed.code, missed.err) == (0, "no file that stands refused has the key another.csv\n")
+    assert (missed.code, missed.err) == (2, "no file that stands refused has the key another.csv\n")
     result = ingestion("retry", "residents", "--key", "a b.csv")
     assert result.code == 0, result
     assert result.out == "1 loads: 1 loaded (0 duplicates), 0 refused; 2 rows in, 1 written, 1 unchanged, 0 rejected\n"

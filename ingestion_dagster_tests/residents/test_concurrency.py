@@ -14,7 +14,8 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.cubic.test_concurrency import await_end_of_idle_transactions, held_at_the_start
 from ingestion_dagster_tests.engine import processes
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, query
+from ingestion_dagster_tests.metrics.driver import copy_of_template
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import LETTER, SUPERMARKET, Somebody, as_csv
 from ingestion_dagster_tests.residents.driver import Api
@@ -62,7 +63,7 @@ def race(settings: Settings, database: Database, processes: int) -> list[tuple[i
     with held_at_the_start(database, processes):
         started = [driver.start(settings) for _ in range(processes)]
     ended = [process.end() for process in started]
-    claimants = driver.query(settings, "SELECT count(DISTINCT run_id) FROM ledger.load_events WHERE to_status = 'ingesting'")
+    claimants = query(settings, "SELECT count(DISTINCT run_id) FROM ledger.load_events WHERE to_status = 'ingesting'")
     assert claimants[0][0] == processes
     return ended
 

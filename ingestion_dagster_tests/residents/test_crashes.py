@@ -17,7 +17,8 @@ import ingestion_dagster
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests.engine.drive_scene import on_drive
-from ingestion_dagster_tests.metrics.driver import assert_history_is_legal, copy_of_template, differences
+from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
+from ingestion_dagster_tests.metrics.driver import copy_of_template
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import LETTER, SUPERMARKET, Somebody, as_csv
 from ingestion_dagster_tests.residents.driver import Api
@@ -178,7 +179,7 @@ def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(
     land_backlog(installation)
     for fault in case.faults:
         killed(installation, fault)
-        driver.let_leases_run_out(installation)
+        let_leases_run_out(installation)
     driver.finish(installation)
     assert differences(driver.left_behind(installation, api), undisturbed) == []
     assert_history_is_legal(installation)

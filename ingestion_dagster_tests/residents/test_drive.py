@@ -7,22 +7,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from ingestion_dagster import arrivals
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import drive_calls, landing, ledger
+from ingestion_dagster.engine import drive_calls, landing, moving
 from ingestion_dagster.engine.claims import Claims
 from ingestion_dagster.engine.dagster import INGESTION
+from ingestion_dagster.engine.datasets import resume_dataset
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents import outbound, places, upkeep
 from ingestion_dagster.residents.pipeline import RESIDENTS
 from ingestion_dagster.residents.sensors import RESIDENTS_LOAD_JOB, residents_drive_sensor
-from ingestion_dagster.sandbox.drive_faults import Fault, refused
+from ingestion_dagster.sandbox.drive_faults import refused
 from ingestion_dagster.sandbox.drive_files import NATIVE, SHEET, SHORTCUT, DriveFile, Refusal
 from ingestion_dagster.sandbox.google_drive import GoogleDrive
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
@@ -90,7 +91,7 @@ class OnDrive(Residents):
         return Workbook.read(path)
 
     def fault(self, at: str, kind: str, **more: Any) -> None:
-        self.server.faults.append(Fault(at, kind, **more))
+        self.server.faults.add(kind, at, **more)
 
     def well(self) -> None:
         self.server.faults.clear()
@@ -110,7 +111,7 @@ class OnDrive(Residents):
         """What a sweep does once the leases of the dead have run out."""
         self.query("UPDATE ledger.loads SET lease_until = now() - interval '1 second' WHERE lease_until > now()")
         with self.database.connect() as connection:
-            landing.sweep(connection, places.zone(self.settings), lease_seconds=60, max_attempts=3)
+            moving.sweep(connection, places.zone(self.settings), lease_seconds=60, max_attempts=3)
 
     def paused(self) -> list[str]:
         return [name for (name,) in self.query("SELECT name FROM ledger.datasets WHERE paused_at IS NOT NULL ORDER BY 1")]
@@ -129,7 +130,7 @@ def on(database: Database, settings: Settings, api: HereToHelp, monkeypatch: pyt
     ids = {name: {side: drive.folder(f"{name} {side}", drive_id="0AShared") for side in SIDES} for name in DATASET_NAMES}
     pauses: list[float] = []
     monkeypatch.setattr(drive_calls, "Patience", partial(patient, pauses))
-    with running(cast("Any", drive)) as url:
+    with running(drive) as url:
         monkeypatch.setenv("INGESTION_DRIVE_URL", "gdrive:")
         monkeypatch.setenv("INGESTION_DRIVE_API_URL", url)
         monkeypatch.setenv("INGESTION_DRIVE_CREDENTIALS", str(key_file(drive, url, tmp_path / "key.json")))
@@ -199,10 +200,10 @@ def before_answering(monkeypatch: pytest.MonkeyPatch, on: OnDrive, at: str, do: 
     as_ever = on.server.damages
     left = [do]
 
-    async def then(request: Any, where: str, own: frozenset[str]) -> Any:
+    async def then(request: Any, where: str) -> Any:
         if where == at and left:
             left.pop()()
-        return await as_ever(request, where, own)
+        return await as_ever(request, where)
 
     monkeypatch.setattr(on.server, "damages", then)
 
@@ -468,10 +469,10 @@ def test_one_file_that_may_not_be_read_does_not_hold_up_its_neighbours(on: OnDri
     on.put("nsss/b.csv", [nsss(2)])
     as_ever = on.server.damages
 
-    async def refuses_one(request: Any, at: str, own: frozenset[str]) -> Any:
+    async def refuses_one(request: Any, at: str) -> Any:
         if at == "media" and request.match_info["id"] == bad.id:
             return refused(too_often), ""
-        return await as_ever(request, at, own)
+        return await as_ever(request, at)
 
     monkeypatch.setattr(on.server, "damages", refuses_one)
     with suppress(Transient, ConfigurationError):
@@ -667,7 +668,7 @@ def test_the_first_look_is_one_of_each_folder(on: OnDrive, monkeypatch: pytest.M
     assert on.paused() == ["nsss"]
     assert on.calls() == 0
     with on.database.connect() as connection:
-        ledger.resume(connection, "residents", "nsss")
+        resume_dataset(connection, "residents", "nsss")
     on.run()
     assert (on.paused(), on.counts[0]) == ([], 3)
     another = on.server.folder("another", drive_id="0AShared")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ingestion_dagster import arrivals
-from ingestion_dagster.engine import ledger, whereabouts
+from ingestion_dagster.engine import whereabouts
+from ingestion_dagster.engine.datasets import resume_dataset, sync_datasets
 from ingestion_dagster.residents import first_day
 from ingestion_dagster.residents.pipeline import RESIDENTS
 from ingestion_dagster_tests.residents.scene import Residents, api, as_csv, nsss, residents
@@ -42,7 +43,7 @@ def paused(residents: Residents) -> list[str]:
 
 def resume(residents: Residents, dataset: str = "nsss") -> None:
     with residents.database.connect() as connection:
-        ledger.resume(connection, "residents", dataset)
+        resume_dataset(connection, "residents", dataset)
 
 
 def test_a_folder_with_many_old_files_pauses_its_dataset_and_no_other(residents: Residents) -> None:
@@ -92,10 +93,10 @@ def test_files_that_are_landed_by_command_never_pause(residents: Residents, tmp_
 def test_the_first_look_is_one_look(residents: Residents) -> None:
     living(residents, "a.csv", "b.csv", "c.csv")
     with residents.database.connect() as connection:
-        ledger.sync_datasets(connection, "residents", ("nsss",))
+        sync_datasets(connection, "residents", ("nsss",))
         now = datetime.now(UTC)
         assert first_day.look(connection, residents.settings, now) == ["nsss"]
-        ledger.resume(connection, "residents", "nsss")
+        resume_dataset(connection, "residents", "nsss")
         assert first_day.look(connection, residents.settings, now) == []
     assert paused(residents) == []
 

@@ -21,9 +21,9 @@ from ingestion_dagster.residents import dispatch
 from ingestion_dagster.residents.api_client import HereToHelp as Client
 from ingestion_dagster.residents.places import NAMES
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
-from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
+from ingestion_dagster.sandbox.usage import Settings as Switches
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.metrics.driver import differences
+from ingestion_dagster_tests.engine.histories import differences, query
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import SUPERMARKET, Somebody, as_csv, as_xlsx
 from ingestion_dagster_tests.residents.driver import Api
@@ -59,11 +59,11 @@ def undisturbed(api_process: Api, one: Any) -> dict[str, list[Any]]:
 
 def loads(settings: Settings) -> set[tuple[str, int]]:
     """Where loads stand, and what they are charged with."""
-    return {(row[0], row[1]) for row in driver.query(settings, "SELECT status, attempts FROM ledger.loads")}
+    return {(row[0], row[1]) for row in query(settings, "SELECT status, attempts FROM ledger.loads")}
 
 
 def steps(settings: Settings) -> set[str]:
-    return {row[0] for row in driver.query(settings, "SELECT step FROM residents.rows")}
+    return {row[0] for row in query(settings, "SELECT step FROM residents.rows")}
 
 
 def reports(settings: Settings) -> list[Path]:
@@ -241,7 +241,7 @@ def test_one_persons_rows_that_do_not_get_through_keep_nobody_else_back(
         assert server.store.counts()["help_requests"] == 19
         [told] = driver.states(settings).values()
         assert {row.number: row.reason_code for row in told if row.status == "failed"} == {8: code, 21: code}
-        assert driver.query(settings, "SELECT status FROM residents.files") == [("partial",)]
+        assert query(settings, "SELECT status FROM residents.files") == [("partial",)]
         [report] = reports(settings)
         server.asked, server.status = 0, 400
         assert driver.retry(settings, "a.csv").ready
@@ -252,7 +252,7 @@ def test_one_persons_rows_that_do_not_get_through_keep_nobody_else_back(
         driver.run(settings)
         assert server.asked == 2
         assert server.store.counts() == {"residents": 20, "help_requests": 21, "case_notes": 21}
-        assert driver.query(settings, "SELECT status FROM residents.files") == [("complete",)]
+        assert query(settings, "SELECT status FROM residents.files") == [("complete",)]
         assert reports(settings) == [report]
 
 

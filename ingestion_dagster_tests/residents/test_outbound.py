@@ -148,7 +148,7 @@ def test_what_a_killed_run_left_of_a_report_is_removed_after_a_day(residents: Re
         (folder / "0.xlsx").write_bytes(b"PK")
     moment = (datetime.now(UTC) - timedelta(days=2)).timestamp()
     os.utime(old, (moment, moment))
-    outbound.clear_leftovers(residents.settings, datetime.now(UTC))
+    outbound.clear_leftovers(residents.settings, datetime.now(UTC) - timedelta(days=1))
     assert [path.name for path in scratch.iterdir()] == ["young"]
 
 

@@ -25,8 +25,9 @@ from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.residents.places import NAMES
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
-from ingestion_dagster.sandbox.here_to_help_switches import Settings as Switches
+from ingestion_dagster.sandbox.usage import Settings as Switches
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import query
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import LETTER, Somebody, as_csv, columns_of
 from ingestion_dagster_tests.residents.test_outage import run_command
@@ -213,12 +214,12 @@ def test_nothing_of_a_person_leaves_the_drop_folder_but_to_the_api(
                 driver.retry(settings)
                 driver.run(settings)
         assert server.asked > 40
-    statuses = dict(driver.query(settings, "SELECT key, status FROM ledger.loads"))
+    statuses = dict(query(settings, "SELECT key, status FROM ledger.loads"))
     assert set(statuses.values()) == {"archived", "errored"}
     of_rows = "SELECT coalesce(f.code, r.code) FROM residents.file_rows AS f LEFT JOIN residents.rows AS r ON r.id = f.row_id"
-    codes = {code for (code,) in driver.query(settings, of_rows)}
+    codes = {code for (code,) in query(settings, of_rows)}
     assert codes >= {"bad_date", "blank_dedupe_id", "unsafe_dedupe_id", "resident_mismatch"}, codes
-    errors = {code for (code,) in driver.query(settings, "SELECT error_code FROM ledger.loads")}
+    errors = {code for (code,) in query(settings, "SELECT error_code FROM ledger.loads")}
     assert errors >= {"missing_header", "header_not_found"}, errors
     assert "internal_error" not in errors
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from ingestion_dagster.settings import Settings
+from ingestion_dagster_tests.engine.histories import let_leases_run_out, query
 from ingestion_dagster_tests.residents import driver
 from ingestion_dagster_tests.residents.conftest import Somebody, as_csv, as_xlsx
 from ingestion_dagster_tests.residents.driver import Api
@@ -54,7 +55,7 @@ def entered(installation: Settings, count: int) -> driver.Process:
     """A run that has fallen asleep soon after all rows were entered and the first were sent."""
     begins = driver.start(installation, fault=f"residents.note.after:{LEFT // 2}:SIGSTOP")
     begins.await_sleep(50)
-    assert driver.query(installation, "SELECT count(*) FROM residents.file_rows") == [(count,)]
+    assert query(installation, "SELECT count(*) FROM residents.file_rows") == [(count,)]
     return begins
 
 
@@ -64,13 +65,13 @@ def test_many_rows_are_resumed_in_bounded_memory(installation: Settings, api: Ap
     assert peak(begins) < MEGABYTES
     begins.send(signal.SIGKILL)
     begins.end()
-    driver.let_leases_run_out(installation)
+    let_leases_run_out(installation)
     # As if all but the first had been sent: sending them takes a minute.
-    driver.query(installation, _DONE, {"left": LEFT})
+    query(installation, _DONE, {"left": LEFT})
     code, most = ended(driver.start(installation))
     assert code == 0
     assert most < MEGABYTES
-    assert driver.query(installation, "SELECT status, rows_in, rows_written FROM ledger.loads") == [("archived", ROWS, ROWS)]
+    assert query(installation, "SELECT status, rows_in, rows_written FROM ledger.loads") == [("archived", ROWS, ROWS)]
     residents, requests, notes = api.counts()
     assert residents == requests
     assert LEFT <= notes <= requests < LEFT + 300, "the first, and what was under way beside them"

@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 
 from ingestion_dagster.definitions import defs
-from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.dagster import INGESTION, PIPELINE_TAG
-from ingestion_dagster.residents import sensors
-from ingestion_dagster.residents.sensors import RESIDENTS_LOAD_JOB, residents_drive_sensor, residents_sweep_sensor
+from ingestion_dagster.engine.datasets import pause_dataset
+from ingestion_dagster.operations.sensors import SWEEPS
+from ingestion_dagster.residents.sensors import RESIDENTS_LOAD_JOB, residents_drive_sensor
 from ingestion_dagster_tests.residents.scene import Residents, api, nsss, residents
 
 __all__ = ["api", "residents"]
@@ -74,7 +74,7 @@ def test_a_file_that_is_still_being_written_is_left_alone(tick: Tick, residents:
 def test_a_paused_dataset_is_seen_named_and_not_asked_for(tick: Tick, residents: Residents) -> None:
     tick()
     with residents.database.connect() as connection:
-        ledger.pause(connection, "residents", "nsss", "under review")
+        pause_dataset(connection, "residents", "nsss", "under review")
     residents.drop("nsss/a.csv", [nsss(1)])
     result = tick()
     assert result.run_requests == []
@@ -116,11 +116,5 @@ def test_a_report_that_was_deleted_comes_back_with_the_next_tick(tick: Tick, res
 def test_a_tick_makes_no_call_to_the_api(tick: Tick, residents: Residents) -> None:
     residents.drop("nsss/a.csv", [nsss(1)])
     tick()
-    tick(residents_sweep_sensor)
+    tick(SWEEPS["residents"])
     assert residents.calls() == 0
-
-
-def test_every_sensor_that_is_watched_exists(residents: Residents) -> None:
-    known = {sensor.name for sensor in defs.sensors or ()}
-    assert set(sensors.watched(residents.settings)) <= known
-    assert "residents_watch_sensor" in known

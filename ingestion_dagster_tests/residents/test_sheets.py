@@ -147,7 +147,7 @@ def test_only_the_first_worksheet_counts():
 def test_table_may_stand_anywhere_in_the_first_rows_of_contact_tracing():
     for at in ((0, 0), (3, 2), (9, 27)):
         sheet = read(workbook(table("contact_tracing"), at=at), "contact_tracing")
-        assert (sheet.header_row, sheet.sheet_row(1), sheet.header) == (at[0] + 1, at[0] + 2, tuple(header("contact_tracing")))
+        assert (sheet.header_row, sheet.frame.index[0], sheet.header) == (at[0] + 1, at[0] + 2, tuple(header("contact_tracing")))
         assert cells(sheet)[0] == {**dict.fromkeys(header("contact_tracing"), ""), **GOOD["contact_tracing"]}
 
 
@@ -156,7 +156,7 @@ def test_blank_rows_have_no_number_and_rows_are_found_where_people_see_them():
     rows = [header("generic"), blank, row("generic", City="A"), blank, [], row("generic", City="B")]
     for raw in (text(rows), workbook(rows)):
         sheet = read(raw)
-        assert [(number, found["City"], sheet.sheet_row(number)) for number, found in sheet.rows()] == [(1, "A", 3), (2, "B", 6)]
+        assert [(number, found["City"], sheet.frame.index[number - 1]) for number, found in sheet.rows()] == [(1, "A", 3), (2, "B", 6)]
         assert len(sheet) == 2
 
 

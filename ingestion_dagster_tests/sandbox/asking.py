@@ -1,17 +1,15 @@
 """The sandbox's Here to Help API in a thread of the test, and a plain client that asks it."""
 
-import asyncio
 import http.client
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from ingestion_dagster.sandbox.here_to_help import KEY, HereToHelp, serve
+from ingestion_dagster.sandbox.here_to_help import BASE, KEY, HereToHelp
+from ingestion_dagster_tests.sandbox.running import running
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,8 @@ class Client:
 @contextmanager
 def answering(api: HereToHelp) -> Iterator[Client]:
     """A client of it, while it runs."""
-    urls: SimpleQueue[str] = SimpleQueue()
-    ends: SimpleQueue[Callable[[], object]] = SimpleQueue()
-
-    async def answer() -> None:
-        until = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        ends.put(lambda: loop.call_soon_threadsafe(until.set))
-        await serve(api, 0, urls.put, until)
-
-    thread = threading.Thread(target=lambda: asyncio.run(answer()))
-    thread.start()
-    end = ends.get(timeout=10)
     try:
-        yield Client(urls.get(timeout=10))
+        with running(api) as url:
+            yield Client(f"{url}{BASE}")
     finally:
-        end()
-        thread.join(timeout=10)
-        assert not thread.is_alive()
         api.store.close()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
-from ingestion_dagster.sandbox.here_to_help_switches import Settings
+from ingestion_dagster.sandbox.usage import Settings
 from ingestion_dagster_tests.sandbox.asking import Client, answering
 
 

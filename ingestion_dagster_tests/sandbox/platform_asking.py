@@ -1,23 +1,22 @@
 """The sandbox's events platform in a thread of the test, plain clients that ask it, and a supplier that it calls back."""
 
-import asyncio
 import http.client
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from ingestion_dagster.sandbox.events_platform import EventsPlatform, serve
+from ingestion_dagster.sandbox.events_platform import EventsPlatform
 from ingestion_dagster.sandbox.events_platform_parties import ACQUIRER, ADMINISTRATOR, PUBLISHER
 from ingestion_dagster.sandbox.events_platform_schema import GRO
 from ingestion_dagster.sandbox.events_platform_switches import Settings
 from ingestion_dagster.sandbox.events_platform_tokens import new_key
 from ingestion_dagster_tests.sandbox.asking import Answer
+from ingestion_dagster_tests.sandbox.running import running
 
 KEY = new_key()
 TIME = "2031-02-04T09:30:00"
@@ -192,23 +191,9 @@ def platform(**more: Any) -> EventsPlatform:
 @contextmanager
 def answering(server: EventsPlatform) -> Iterator[Everybody]:
     """Clients of it, while it runs."""
-    urls: SimpleQueue[str] = SimpleQueue()
-    ends: SimpleQueue[Callable[[], object]] = SimpleQueue()
-
-    async def answer() -> None:
-        until = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        ends.put(lambda: loop.call_soon_threadsafe(until.set))
-        await serve(server, 0, urls.put, until)
-
-    thread = threading.Thread(target=lambda: asyncio.run(answer()))
-    thread.start()
-    end = ends.get(timeout=10)
     try:
-        nobody = Client(urls.get(timeout=10))
-        yield Everybody(server, nobody.as_(PUBLISHER), nobody.as_(ACQUIRER), nobody.as_(ADMINISTRATOR), nobody)
+        with running(server) as url:
+            nobody = Client(url)
+            yield Everybody(server, nobody.as_(PUBLISHER), nobody.as_(ACQUIRER), nobody.as_(ADMINISTRATOR), nobody)
     finally:
-        end()
-        thread.join(timeout=10)
-        assert not thread.is_alive()
         server.close()

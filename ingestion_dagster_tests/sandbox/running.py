@@ -5,12 +5,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from typing import Protocol
 
-from ingestion_dagster.sandbox.dmap_feed import DmapFeed, serve
+from aiohttp import web
+
+from ingestion_dagster.sandbox import serving
+
+
+class Server(Protocol):
+    def app(self) -> web.Application: ...
 
 
 @contextmanager
-def running(feed: DmapFeed) -> Iterator[str]:
+def running(server: Server) -> Iterator[str]:
     """The server's URL, while it runs."""
     urls: SimpleQueue[str] = SimpleQueue()
     ends: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -19,7 +26,7 @@ def running(feed: DmapFeed) -> Iterator[str]:
         until = asyncio.Event()
         loop = asyncio.get_running_loop()
         ends.put(lambda: loop.call_soon_threadsafe(until.set))
-        await serve(feed, 0, urls.put, until)
+        await serving.serve(server.app(), 0, urls.put, until)
 
     thread = threading.Thread(target=lambda: asyncio.run(answer()))
     thread.start()

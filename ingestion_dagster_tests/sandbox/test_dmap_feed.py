@@ -15,7 +15,7 @@ import pytest
 
 from ingestion_dagster import sandbox
 from ingestion_dagster.sandbox.dmap_data import COLUMNS, CONTROLLED, daily
-from ingestion_dagster.sandbox.dmap_feed import AT_FILE, AT_LIST, DmapFeed
+from ingestion_dagster.sandbox.dmap_feed import KINDS, DmapFeed
 from ingestion_dagster_tests.sandbox.running import running
 
 DEMO = "/datasetpublicusersapi/aggregations/agg_demo"
@@ -170,9 +170,9 @@ def test_a_record_of_any_shape_can_be_listed(api: Api):
     assert api.listed()[-1] == {"dataset_id": "../x"}
 
 
-@pytest.mark.parametrize("kind", sorted(AT_LIST - {"hang", "reset", "repeat", "success_false"}))
+@pytest.mark.parametrize("kind", sorted(KINDS["list"] - {"hang", "reset", "repeat", "success_false"}))
 def test_a_listing_fails_as_often_as_it_is_told_to(api: Api, kind: str):
-    api.admin("faults", {"at": "list", "kind": kind, "times": 2, "type": "agg_demo", "skip": 1})
+    api.admin("faults", {"op": "list", "kind": kind, "times": 2, "of": "agg_demo", "skip": 1})
     good = [_is_listing(*api.ask(DEMO)) for _ in range(4)]
     assert good == [True, False, False, True]
     assert _is_listing(*api.ask(CITATION, "sandbox-controlled"))
@@ -186,18 +186,18 @@ def _is_listing(status: int, body: bytes) -> bool:
 
 
 def test_a_listing_can_say_that_it_failed_or_pay_no_heed_to_the_offset(api: Api):
-    api.admin("faults", {"at": "list", "kind": "success_false"})
+    api.admin("faults", {"op": "list", "kind": "success_false"})
     assert json.loads(api.ask(DEMO)[1])["success"] is False
-    api.admin("faults", {"at": "list", "kind": "repeat"})
+    api.admin("faults", {"op": "list", "kind": "repeat"})
     assert len(api.listed("?offset=2")) == 2
     assert api.listed("?offset=2") == []
 
 
-@pytest.mark.parametrize("kind", sorted(AT_FILE - {"hang"}))
+@pytest.mark.parametrize("kind", sorted(KINDS["file"] - {"hang"}))
 def test_a_file_comes_in_every_way_but_the_right_one(api: Api, kind: str):
     url = api.listed()[0]["url"]
     good = api.ask(url, None)
-    api.admin("faults", {"at": "file", "kind": kind, "dataset_id": "agg_demo_20260101", "times": 5})
+    api.admin("faults", {"op": "file", "kind": kind, "of": "agg_demo_20260101", "times": 5})
     if kind in ("reset", "truncated"):
         with pytest.raises((OSError, http.client.IncompleteRead)):
             api.ask(url, None)
@@ -208,8 +208,8 @@ def test_a_file_comes_in_every_way_but_the_right_one(api: Api, kind: str):
 
 
 def test_a_fault_that_does_not_exist_is_refused(api: Api):
-    assert api.ask("/admin/faults", None, method="POST", body={"at": "list", "kind": "earthquake"})[0] == 400
-    assert api.ask("/admin/faults", None, method="POST", body={"at": "nowhere", "kind": "500", "x": 1})[0] == 400
+    assert api.ask("/admin/faults", None, method="POST", body={"op": "list", "kind": "earthquake"})[0] == 400
+    assert api.ask("/admin/faults", None, method="POST", body={"op": "nowhere", "kind": "500", "x": 1})[0] == 400
 
 
 def test_it_shows_what_it_was_asked_but_no_key(api: Api):

@@ -10,7 +10,7 @@ import pytest
 from ingestion_dagster.sandbox.here_to_help import HereToHelp
 from ingestion_dagster.sandbox.here_to_help_schema import REQUEST, RESIDENT
 from ingestion_dagster.sandbox.here_to_help_store import Store
-from ingestion_dagster.sandbox.here_to_help_switches import Settings
+from ingestion_dagster.sandbox.usage import Settings
 from ingestion_dagster_tests.sandbox.asking import Client, answering
 
 PERSON = {"FirstName": "Testy", "LastName": "McFictional", "NhsNumber": "9990000115"}
