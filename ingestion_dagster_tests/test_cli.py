@@ -343,7 +343,7 @@ def test_check_names_every_problem_without_database_or_storage(
     }  # fmt: skip
     assert good == {"path": str(folder / "good.json"), "ok": True, "problems": []}
     for_people = ingestion("check", "metrics", folder)
-    assert (for_people.code, for_people.err) == (2, "")
+    assert (for_people.code, for_people.err) == (2, "what a code in brackets means: ingestion explain CODE --pipeline metrics\n")
     assert [line.rpartition("[")[2] for line in for_people.out.splitlines()[:-1]] == [f"{problem['code']}]" for problem in bad["problems"]]
     assert for_people.out.splitlines()[-1] == "2 files checked, 1 have errors"
 

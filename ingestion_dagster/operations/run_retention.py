@@ -37,7 +37,7 @@ class _Latest:
     """What is shown as the latest, looked up once by asset: if it is another by the end, more has stayed than need be."""
 
     instance: dg.DagsterInstance
-    of_assets: dict[tuple[dg.AssetKey, DagsterEventType], frozenset[int]] = field(default_factory=dict)
+    of_assets: dict[tuple[dg.AssetKey, DagsterEventType], frozenset[str]] = field(default_factory=dict)
     jobs: dict[str, str] = field(default_factory=dict)
 
     def is_in(self, run: dg.DagsterRun) -> bool:
@@ -45,7 +45,7 @@ class _Latest:
         for kind in (DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_OBSERVATION):
             for record in self.instance.get_records_for_run(run.run_id, of_type=kind).records:
                 event = record.event_log_entry.dagster_event
-                if event and event.asset_key and record.storage_id in self._of_asset(event.asset_key, kind):
+                if event and event.asset_key and run.run_id in self._of_asset(event.asset_key, kind):
                     return True
         checked = self.instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION).records
         keys = {
@@ -58,14 +58,18 @@ class _Latest:
         executions = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(keys))
         return any(execution.run_id == run.run_id for execution in executions.values())
 
-    def _of_asset(self, key: dg.AssetKey, kind: DagsterEventType) -> frozenset[int]:
+    def _of_asset(self, key: dg.AssetKey, kind: DagsterEventType) -> frozenset[str]:
+        """The runs that hold the latest of an asset and of each of its partitions: where storage is SQLite, an event has one id by run and
+        another by asset.
+        """
         if (key, kind) not in self.of_assets:
-            storage = self.instance.event_log_storage
-            newest = storage.get_latest_storage_id_by_partition(key, kind)
             is_made = kind is DagsterEventType.ASSET_MATERIALIZATION
             fetch = self.instance.fetch_materializations if is_made else self.instance.fetch_observations
-            records = fetch(key, limit=1).records
-            self.of_assets[key, kind] = frozenset({*newest.values(), *(record.storage_id for record in records)})
+            newest = [*self.instance.event_log_storage.get_latest_storage_id_by_partition(key, kind).values()]
+            records = [*fetch(key, limit=1).records]
+            for chunk in (newest[begin : begin + _PAGE] for begin in range(0, len(newest), _PAGE)):
+                records += fetch(dg.AssetRecordsFilter(asset_key=key, storage_ids=chunk), limit=len(chunk)).records
+            self.of_assets[key, kind] = frozenset(record.run_id for record in records)
         return self.of_assets[key, kind]
 
     def is_last_of_its_job(self, run: dg.DagsterRun) -> bool:

@@ -121,7 +121,10 @@ def test_a_queue_without_a_redrive_policy_has_no_dead_letters(post: Post) -> Non
         assert queue.dead() is None
 
 
-@pytest.mark.parametrize("point", ["notices.enter.before", "notices.enter.after", "notices.delete.after"])
+KILLED_AT = ["notices.enter.before", "notices.enter.after", "notices.delete.after"]
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
 def test_killed_anywhere_nothing_is_lost_and_nothing_doubled(point: str, scene: Scene, post: Post) -> None:
     names = [f"{number}.json" for number in range(12)]
     post.put(*names)

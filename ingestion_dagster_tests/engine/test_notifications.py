@@ -475,7 +475,7 @@ def test_sns_that_does_not_answer_leaves_the_alert_in_doubt(
 # Death and company
 
 DELIVER = """
-from ingestion_dagster.engine import notifications, postgres
+from ingestion_dagster.engine import channels, notifications, postgres
 from ingestion_dagster.settings import current
 
 through = channels.channels(current(), slack_api_url={slack_api_url!r})

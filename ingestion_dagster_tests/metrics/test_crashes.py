@@ -23,11 +23,12 @@ from ingestion_dagster_tests.catalog import test_crashes as test_catalog_crashes
 from ingestion_dagster_tests.cubic import test_adoption as test_cubic_adoption
 from ingestion_dagster_tests.cubic import test_catalogue, test_consume, test_current, test_fetch, test_reconciliation
 from ingestion_dagster_tests.cubic import test_crashes as test_cubic_crashes
-from ingestion_dagster_tests.engine import processes, test_notifications
+from ingestion_dagster_tests.engine import processes, test_discovery, test_notifications
 from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.life_events import test_crashes as test_life_events_crashes
 from ingestion_dagster_tests.metrics import driver, test_adoption, test_boot, test_stream
 from ingestion_dagster_tests.metrics.conftest import headline_payload, time_series_payload
+from ingestion_dagster_tests.operations import test_ledger_retention, test_run_retention
 from ingestion_dagster_tests.residents import test_crashes as test_residents_crashes
 
 CASES: dict[str, Any] = {"metric_group": "cases", "metric": "COVID-19_cases_casesByDay"}
@@ -186,6 +187,9 @@ def fault_points_of_the_package() -> set[str]:
 def test_no_fault_point_is_without_a_crash() -> None:
     elsewhere = [
         *test_notifications.KILLED_AT,
+        *test_discovery.KILLED_AT,
+        test_ledger_retention.KILLED_AT,
+        test_run_retention.KILLED_AT,
         *test_adoption.FAULTS,
         *test_boot.BEFORE_COMMIT,
         *test_boot.AFTER_COMMIT,

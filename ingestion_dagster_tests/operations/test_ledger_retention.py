@@ -1,5 +1,8 @@
 """What the ledger lets go of, and above all what it may not: each test tries to have something deleted that must stay."""
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +20,7 @@ from ingestion_dagster.metrics.pipeline import METRICS
 from ingestion_dagster.operations import ledger_retention
 from ingestion_dagster.operations.ledger_retention import Forgotten
 from ingestion_dagster.pipelines import PIPELINES
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
 
 GOOD = time_series_payload()
@@ -176,14 +180,24 @@ def test_the_history_can_be_shortened_by_retention_alone(bygone: Metrics, forget
             connection.execute("UPDATE ledger.load_events SET why = 'x'")
 
 
-def test_a_night_that_is_killed_within_is_as_if_it_had_not_begun(bygone: Metrics, forget: Forget, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(_name: str) -> None:
-        raise KeyboardInterrupt
+NIGHT = """
+from datetime import UTC, datetime, timedelta
+from ingestion_dagster.engine import postgres
+from ingestion_dagster.metrics.pipeline import METRICS
+from ingestion_dagster.operations import ledger_retention
+from ingestion_dagster.settings import current
 
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger_retention, "fault_point", killed)
-        with pytest.raises(KeyboardInterrupt):
-            forget()
+with postgres.locate(current()).connect() as connection:
+    ledger_retention.forget(connection, METRICS, current(), datetime.now(UTC) + timedelta(days=4000))
+"""
+
+KILLED_AT = "operations.forget.within"
+
+
+def test_a_night_that_is_killed_within_is_as_if_it_had_not_begun(bygone: Metrics, forget: Forget) -> None:
+    environment = processes.environment_of(bygone.settings) | {"INGESTION_TEST_FAULT": KILLED_AT}
+    killed = subprocess.run([sys.executable, "-c", NIGHT], env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (bygone.rows("ledger.loads"), bygone.rows("ledger.load_events")) == (1, 5)
     assert forget() == Forgotten(loads=1)
 

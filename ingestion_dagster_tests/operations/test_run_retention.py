@@ -1,7 +1,12 @@
 """Which runs leave Dagster: never what an asset, a partition or a check shows as its latest, nor what is another project's."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -30,9 +35,11 @@ def whole(context: dg.AssetExecutionContext) -> Iterator[Any]:
     yield dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=True, check_name="holds")])
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
+@pytest.fixture(params=["memory", "SQLite"])
+def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance as a test has it, and as a machine of one's own has it: SQLite has a file for each run, with ids of its own."""
+    in_memory = request.param == "memory"
+    with dg.DagsterInstance.ephemeral() if in_memory else dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield instance
 
 
@@ -130,23 +137,31 @@ def test_more_runs_than_a_page_are_all_looked_at(instance: dg.DagsterInstance, p
     assert standing(instance) == set(kept)
 
 
-def test_a_night_that_is_killed_between_events_and_run_is_gone_on_with(
-    instance: dg.DagsterInstance, prune: Prune, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = run(instance, whole)
-    run(instance, whole)
+NIGHT = f"""
+import sys
+from datetime import UTC, datetime, timedelta
+import dagster as dg
+from ingestion_dagster.operations import run_retention
+from ingestion_dagster.settings import Settings
 
-    def killed(_name: str) -> None:
-        raise KeyboardInterrupt
+with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
+    run_retention.prune(instance, Settings(), {NAMES}, datetime.now(UTC) + timedelta(days=1000))
+"""
 
-    with monkeypatch.context() as patched:
-        patched.setattr(run_retention, "fault_point", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prune()
-    assert old in standing(instance)
-    assert not instance.all_logs(old)
-    assert prune().runs == 1
-    assert old not in standing(instance)
+KILLED_AT = "operations.prune.within"
+
+
+def test_a_night_that_is_killed_between_events_and_run_is_gone_on_with(tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        old = run(instance, whole)
+        run(instance, whole)
+        environment = os.environ | {"INGESTION_TEST_FAULT": KILLED_AT}
+        killed = subprocess.run([sys.executable, "-c", NIGHT, tmp_path], env=environment, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert old in standing(instance)
+        assert not instance.all_logs(old)
+        assert run_retention.prune(instance, Settings(), NAMES, datetime.now(UTC) + timedelta(days=1000)).runs == 1
+        assert old not in standing(instance)
 
 
 def test_a_run_that_another_night_deletes_at_this_moment_is_no_trouble(
