@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
 import psycopg
 import pytest
@@ -71,6 +72,8 @@ def daemon(stack: Stack, server: EmbeddedServer, aws_environment: pytest.MonkeyP
         "DAGSTER_POSTGRES_PASSWORD": str(login.get("password", "unused")),
         "DAGSTER_POSTGRES_DB": "dagster_in_ecs",
     }
+    # The launcher's clients are of boto3's own session, which keeps the credentials that it has seen first.
+    aws_environment.setattr(boto3, "DEFAULT_SESSION", None)
     with metadata_of(task) as url:
         for name, value in (stack.settings() | stack.credentials("DaemonRole") | environment).items():
             aws_environment.setenv(name, value)

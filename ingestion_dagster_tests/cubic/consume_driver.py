@@ -1,17 +1,11 @@
-"""A consumer in a process of its own, to be killed, stopped and told to end; and what consumers leave behind.
-
-`python -m ingestion_dagster_tests.cubic.consume_driver` reads the stream until a signal comes, and prints what it has done.
-"""
+"""A consumer in a process of its own, to be killed, stopped and told to end; and what consumers leave behind."""
 
 import base64
 import gzip
-import os
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,6 +15,7 @@ from ingestion_dagster.cubic.registry import Registry, parse_registry
 from ingestion_dagster.engine import postgres
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine import processes
 
 REGISTRY = """
 tables:
@@ -28,34 +23,21 @@ tables:
   - {name: visits, prefix: cubic/kafka/visits/, kind: kafka}
 """
 
-_ROOT = Path(__file__).parents[2]
-
 
 def registry() -> Registry:
     """Two topics with a table; others have none."""
     return parse_registry(REGISTRY)
 
 
-def start(settings: Settings, *, fault: str | None = None) -> "subprocess.Popen[str]":
+def command(_name: str) -> None:
+    """Read the stream until a signal comes, and say what was done, where a process of these complains."""
+    with consume.stopping_on_signals() as stop:
+        sys.stderr.write(f"{consume.summary(consume.run(current(), registry(), stop=stop))}\n")
+
+
+def start(settings: Settings, *, fault: str | None = None) -> processes.Process:
     """A consumer under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
-    for name, value in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{name.upper()}"] = str(value)
-    if fault is not None:
-        environment["INGESTION_TEST_FAULT"] = fault
-    environment["PYTHONPATH"] = str(_ROOT)
-    command = [sys.executable, "-m", "ingestion_dagster_tests.cubic.consume_driver"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def end(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, str]:
-    """Wait for a process: its exit code, and all that it said. One that takes longer is killed, and the test has failed."""
-    try:
-        said = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise AssertionError(f"has not ended after {seconds} s: {process.communicate()}") from None
-    return process.returncode, "\n".join(said)
+    return processes.start("ingestion_dagster_tests.cubic.consume_driver", settings, "consume", fault=fault)
 
 
 def await_(what: Callable[[], object], seconds: float = 60) -> None:
@@ -95,5 +77,4 @@ def query(settings: Settings, statement: str) -> list[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    with consume.stopping_on_signals() as stop:
-        sys.stdout.write(f"{consume.summary(consume.run(current(), registry(), stop=stop))}\n")
+    processes.serve(command)

@@ -830,7 +830,7 @@ def contents(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize("point", [*BEGIN, *MARKED])
 def test_consumer_that_is_killed_loses_and_doubles_nothing(point: str, small: Settings, producer: Producer) -> None:
     expected = send_all(producer)
-    code, said = driver.end(driver.start(small, fault=point if point.startswith("streams.") else f"{point}:2"))
+    code, said = driver.start(small, fault=point if point.startswith("streams.") else f"{point}:2").end()
     assert code == -signal.SIGKILL, said
     finish(small)
     assert driver.written(small) == expected
@@ -844,9 +844,9 @@ def test_consumer_that_is_killed_loses_and_doubles_nothing(point: str, small: Se
 @pytest.mark.parametrize("point", LOST)
 def test_consumer_that_is_killed_when_it_gives_a_file_up_gives_it_up_once(point: str, small: Settings, producer: Producer) -> None:
     producer.send(*(envelope(number) for number in range(3)))
-    assert driver.end(driver.start(small, fault="cubic.consume.enter.after"))[0] == -signal.SIGKILL
+    assert driver.start(small, fault="cubic.consume.enter.after").end()[0] == -signal.SIGKILL
     producer.begin_again()
-    assert driver.end(driver.start(small, fault=point))[0] == -signal.SIGKILL
+    assert driver.start(small, fault=point).end()[0] == -signal.SIGKILL
     finish(small)
     events = "SELECT to_status, count(*) FROM ledger.load_events GROUP BY 1 ORDER BY 1"
     assert query(small, events) == [("ingesting", 1), ("ready", 1), ("ready_for_erroring", 1)]
@@ -856,10 +856,10 @@ def test_signal_writes_what_is_in_hand_and_a_second_one_spoils_nothing(small: Se
     expected = send_all(producer)
     process = driver.start(small)
     driver.await_(lambda: len(contents(small)) >= 4)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
-    code, said = driver.end(process)
+    process.send(signal.SIGTERM)
+    process.send(signal.SIGINT)
+    process.send(signal.SIGTERM)
+    code, said = process.end()
     assert code == 0, said
     assert "6 files with 14 records written, 1 dead letters" in said
     assert driver.written(small) == expected
@@ -870,13 +870,13 @@ def test_consumer_that_sleeps_while_another_takes_over_doubles_nothing(small: Se
     """It has entered a batch when it falls asleep, and puts the file when it wakes up: the same one, under the same key."""
     expected = send_all(producer)
     process = driver.start(small, fault="cubic.consume.enter.after:2:SIGSTOP")
-    driver.await_(lambda: (Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) == "T")
+    process.await_sleep()
     lose_connections(small)
     finish(small)
     before = contents(small)
-    process.send_signal(signal.SIGCONT)
-    process.send_signal(signal.SIGTERM)
-    code, said = driver.end(process)
+    process.send(signal.SIGCONT)
+    process.send(signal.SIGTERM)
+    code, said = process.end()
     assert code == 0, said
     assert contents(small) == before
     assert driver.written(small) == expected
@@ -885,7 +885,7 @@ def test_consumer_that_sleeps_while_another_takes_over_doubles_nothing(small: Se
 def test_files_stand_in_a_bucket_as_well(database: Database, tmp_path: Path, producer: Producer, new_bucket: Callable[..., str]) -> None:
     settings = folder(database, tmp_path / "home", producer.stream, storage_url=f"s3://{new_bucket()}/x")
     expected = send_all(producer)
-    assert driver.end(driver.start(settings, fault="cubic.consume.put.after:2"))[0] == -signal.SIGKILL
+    assert driver.start(settings, fault="cubic.consume.put.after:2").end()[0] == -signal.SIGKILL
     finish(settings)
     assert driver.written(settings) == expected
     assert query(settings, "SELECT count(*) FROM ledger.loads WHERE waiting_for IS NULL AND version <> 'upload'") == [(6,)]

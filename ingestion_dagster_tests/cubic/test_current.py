@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_dagster.cubic import current, current_state, delta_table, places
+from ingestion_dagster.cubic import current, current_state, current_work, delta_table, places
 from ingestion_dagster.cubic.columns import CHANGE_COLUMNS, Column
 from ingestion_dagster.engine.errors import ConfigurationError, Transient
 from ingestion_dagster.engine.postgres import Database
@@ -282,7 +282,7 @@ def test_a_file_replaced_while_it_is_read_is_noticed(lake: Lake, monkeypatch: py
             other.write_bytes(part.read_bytes())
             other.replace(part)
 
-    monkeypatch.setattr(current, "fault_point", replaced)
+    monkeypatch.setattr(current_work, "fault_point", replaced)
     with pytest.raises(Transient, match="springboard_changed"):
         lake.refresh()
     assert len(values(lake)) == 3

@@ -28,7 +28,7 @@ _ROOT = Path(__file__).parents[2]
 _ROOM = 4 * 1024**3
 
 
-def serve(command: Callable[[str], None]) -> None:
+def serve(command: Callable[[str], object]) -> None:
     """Fork for each request on the standard input, and do `command` there; tell of a process once it has ended."""
     for line in sys.stdin:
         request = json.loads(line)
@@ -40,7 +40,7 @@ def serve(command: Callable[[str], None]) -> None:
         print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
 
 
-def _forked(command: Callable[[str], None], name: str, environment: dict[str, str], complaints: str) -> int:
+def _forked(command: Callable[[str], object], name: str, environment: dict[str, str], complaints: str) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -129,8 +129,14 @@ def environment_of(settings: Settings) -> dict[str, str]:
     """The environment in which a process finds these settings."""
     environment = {variable: value for variable, value in os.environ.items() if not variable.startswith("INGESTION_")}
     for variable, value in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{variable.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        environment[f"INGESTION_{variable.upper()}"] = _as_variable(value)
     return environment
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def start(module: str, settings: Settings, name: str, *, fault: str | None = None, **more: str) -> Process:

@@ -1,12 +1,6 @@
-"""Boots, replays and loads under a point policy in processes of their own, to be killed, stopped and raced.
+"""Boots, replays and loads under a point policy in processes of their own, to be killed, stopped and raced."""
 
-`python -m ingestion_dagster_tests.metrics.boot_driver boot FOLDER`, `… replay PARTITION`, `… load`. Settings come from the environment.
-"""
-
-import json
-import os
-import subprocess
-import sys
+import shlex
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,6 +21,7 @@ from ingestion_dagster.metrics.places import DATASETS, PIPELINE, boot_folder, bo
 from ingestion_dagster.metrics.policy import full_topics
 from ingestion_dagster.metrics.registry import FILE_TYPES
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.metrics import driver
 
 
@@ -70,18 +65,18 @@ def _sweep(connection: Connection, settings: Settings, run_id: str) -> None:
     moving.sweep(connection, zone(settings), lease_seconds=limits.lease_seconds, max_attempts=limits.max_attempts, run_id=run_id)
 
 
-def start(settings: Settings, *command: str | Path, fault: str | None = None) -> "subprocess.Popen[str]":
+def command(line: str) -> None:
+    """What a process does: `boot FOLDER`, `replay PARTITION` or `load`."""
+    name, *arguments = shlex.split(line)
+    commands: dict[str, Callable[..., object]] = {"boot": boot, "replay": replay, "load": load}
+    commands[name](current(), *arguments)
+
+
+def start(settings: Settings, *words: str | Path, fault: str | None = None) -> processes.Process:
     """A process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
-    for name, value in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
-    if fault is not None:
-        environment["INGESTION_TEST_FAULT"] = fault
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    arguments = [sys.executable, "-m", "ingestion_dagster_tests.metrics.boot_driver", *map(str, command)]
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    line = shlex.join(map(str, words))
+    return processes.start("ingestion_dagster_tests.metrics.boot_driver", settings, line, fault=fault)
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., object]] = {"boot": boot, "replay": replay, "load": load}
-    commands[sys.argv[1]](current(), *sys.argv[2:])
+    processes.serve(command)

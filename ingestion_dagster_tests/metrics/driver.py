@@ -1,15 +1,10 @@
 """The metrics pipeline in a process of its own, without Dagster: to be killed, stopped and raced; and what its runs leave behind.
 
-`python -m ingestion_dagster_tests.metrics.driver` sweeps, discovers and loads once; `… retry` puts errored loads back to ready, `… replay`
-archived ones.
-Settings come from the environment.
+A process called `run` sweeps, discovers and loads once; `retry` puts errored loads back to ready, `replay` archived ones.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -31,12 +26,11 @@ from ingestion_dagster.metrics.load import Job, load_metrics
 from ingestion_dagster.metrics.places import DATASETS, PIPELINE, zone
 from ingestion_dagster.metrics.registry import FILE_TYPES
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.engine.histories import replayed, retried
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 """The clock by which embargoes are judged: every run of a test must judge them alike."""
-
-_ROOT = Path(__file__).parents[2]
 
 
 def run(settings: Settings) -> Outcome:
@@ -85,36 +79,14 @@ def settings_for(database: Database, home: Path) -> Settings:
     return Settings(home=home, database_url=database.sqlalchemy_url, settle_seconds=0)
 
 
-def start(settings: Settings, command: str = "run", *, fault: str | None = None) -> "subprocess.Popen[str]":
+def command(name: str) -> None:
+    """What a driver process does."""
+    COMMANDS[name](current())
+
+
+def start(settings: Settings, name: str = "run", *, fault: str | None = None) -> processes.Process:
     """A driver process under these settings; `fault` is the point at which it is to be killed, or `point:passage:SIGSTOP`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
-    for name, value in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{name.upper()}"] = str(value)
-    if fault is not None:
-        environment["INGESTION_TEST_FAULT"] = fault
-    environment["PYTHONPATH"] = str(_ROOT)
-    return subprocess.Popen(
-        [sys.executable, "-m", "ingestion_dagster_tests.metrics.driver", command], env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
-def end(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, str]:
-    """Wait for a process; its exit code and what it complained of. One that takes longer is killed."""
-    try:
-        complaint = process.communicate(timeout=seconds)[1]
-    except subprocess.TimeoutExpired:
-        process.kill()
-        complaint = f"has not ended after {seconds} s\n" + process.communicate()[1]
-    return process.returncode, complaint
-
-
-def await_stop(process: "subprocess.Popen[str]") -> None:
-    """Wait until the process has fallen asleep."""
-    deadline = time.monotonic() + 30
-    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
-        assert state != "Z", f"ended instead of falling asleep: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, "does not fall asleep"
-        time.sleep(0.02)
+    return processes.start("ingestion_dagster_tests.metrics.driver", settings, name, fault=fault)
 
 
 def finish(settings: Settings, seconds: float = 60) -> None:
@@ -210,4 +182,4 @@ def as_bytes(payload: Mapping[str, Any] | bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    COMMANDS[sys.argv[1] if len(sys.argv) > 1 else "run"](current())
+    processes.serve(command)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -25,10 +24,11 @@ from ingestion_dagster.metrics.places import zone
 from ingestion_dagster.settings import Settings
 from ingestion_dagster_tests import test_cli
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out
 from ingestion_dagster_tests.metrics import boot_driver, driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
-from ingestion_dagster_tests.metrics.driver import await_stop, settings_for
+from ingestion_dagster_tests.metrics.driver import settings_for
 from ingestion_dagster_tests.metrics.one_database import empty
 
 moto_server = s3.moto_server
@@ -236,19 +236,19 @@ def test_a_second_boot_at_once_is_refused_and_the_first_one_unharmed(
 # Other runs at the same time
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., processes.Process]
 
 
 @pytest.mark.parametrize("stopped_at", ["metrics.cleared", "metrics.merged", "metrics.boot.replaced"])
 def test_a_run_that_comes_during_a_boot_waits_and_loses_nothing(loaded: Metrics, folder: Path, start: Start, stopped_at: str) -> None:
     booting = start(boot_driver, "boot", folder, fault=f"{stopped_at}:1:SIGSTOP")
-    await_stop(booting)
+    booting.await_sleep()
     loaded.land(fresh=time_series_payload([("2023-06-21", 7)], age="15-44"))
     running = start(driver)
     await_lock(loaded)
-    booting.send_signal(signal.SIGCONT)
-    assert driver.end(booting)[0] == 0
-    assert driver.end(running) == (0, "")
+    booting.send(signal.SIGCONT)
+    assert booting.end()[0] == 0
+    assert running.end() == (0, "")
     assert values(loaded) == [7, *NEW_VALUES]
     assert_history_is_legal(loaded.settings)
 
@@ -256,12 +256,12 @@ def test_a_run_that_comes_during_a_boot_waits_and_loses_nothing(loaded: Metrics,
 def test_a_boot_that_comes_during_a_run_waits_for_its_merge(loaded: Metrics, folder: Path, start: Start) -> None:
     loaded.land(fresh=time_series_payload([("2023-06-21", 7)], age="15-44"))
     running = start(driver, fault="metrics.merged:1:SIGSTOP")
-    await_stop(running)
+    running.await_sleep()
     booting = start(boot_driver, "boot", folder)
     await_lock(loaded)
-    running.send_signal(signal.SIGCONT)
-    assert driver.end(running) == (0, "")
-    assert driver.end(booting)[0] == 0
+    running.send(signal.SIGCONT)
+    assert running.end() == (0, "")
+    assert booting.end()[0] == 0
     assert values(loaded) == NEW_VALUES
     loaded.land(fresh=time_series_payload([("2023-06-21", 7)], age="15-44"))
     loaded.run()
@@ -271,16 +271,15 @@ def test_a_boot_that_comes_during_a_run_waits_for_its_merge(loaded: Metrics, fol
 @pytest.fixture
 def start(metrics: Metrics) -> Iterator[Start]:
     """Starts a process of a driver; none outlives the test, for its locks would."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[processes.Process] = []
 
-    def keep(of: Any, *command: str | Path, fault: str | None = None) -> "subprocess.Popen[str]":
+    def keep(of: Any, *command: str | Path, fault: str | None = None) -> processes.Process:
         started.append(of.start(metrics.settings, *command, fault=fault))
         return started[-1]
 
     yield keep
     for process in started:
-        process.kill()
-        process.communicate()
+        process.send(signal.SIGKILL)
 
 
 def await_lock(metrics: Metrics) -> None:
@@ -391,7 +390,7 @@ def test_on_s3_a_boot_and_the_one_after_a_death_do_the_same(
 
 def killed(settings: Settings, folder: Path, fault: str) -> None:
     """Boot until the process is killed there."""
-    code, complaint = driver.end(boot_driver.start(settings, "boot", folder, fault=fault))
+    code, complaint = boot_driver.start(settings, "boot", folder, fault=fault).end()
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
 
 
@@ -459,11 +458,11 @@ def test_what_is_delivered_again_during_a_boot_is_no_duplicate_of_what_the_boot_
     loaded: Metrics, folder: Path, start: Start
 ) -> None:
     booting = start(boot_driver, "boot", folder, fault="metrics.cleared:1:SIGSTOP")
-    await_stop(booting)
+    booting.await_sleep()
     loaded.land(gone=OLD["gone.json"])
     running = start(driver)
     await_lock(loaded)
-    booting.send_signal(signal.SIGCONT)
-    assert driver.end(booting)[0] == 0
-    assert driver.end(running) == (0, "")
+    booting.send(signal.SIGCONT)
+    assert booting.end()[0] == 0
+    assert running.end() == (0, "")
     assert values(loaded) == [3, *NEW_VALUES]

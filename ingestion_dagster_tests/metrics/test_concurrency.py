@@ -186,7 +186,7 @@ def test_processes_over_one_backlog_lose_nothing_and_double_nothing(
     with held_at_the_start(database, processes):
         started = [driver.start(settings) for _ in range(processes)]
     for process in started:
-        code, said = driver.end(process)
+        code, said = process.end()
         assert code == 0, said
         assert "by the database" not in said
     assert_worked_side_by_side(database, processes)
@@ -251,7 +251,7 @@ def test_readers_never_see_half_a_file(settings: Settings, database: Database, a
     try:
         with held_at_the_start(database, 2):
             started = [driver.start(settings) for _ in range(2)]
-        assert [driver.end(process)[0] for process in started] == [0, 0]
+        assert [process.end()[0] for process in started] == [0, 0]
     finally:
         reader.stop()
     core = [seen[0] for seen in reader.seen]
@@ -272,7 +272,7 @@ def test_files_that_arrive_while_two_processes_load_are_all_loaded(settings: Set
         land(settings, arriving[begin : begin + 10], hour=11 + begin)
         driver.discover(settings)
     for process in started:
-        code, said = driver.end(process)
+        code, said = process.end()
         assert code == 0, said
     driver.finish(settings)
     assert differences(outcome(settings), alone) == []
@@ -302,7 +302,7 @@ def test_a_database_that_drops_every_connection_loses_and_doubles_nothing(
             ).fetchone()
             assert gone is not None
             dropped += gone[0]
-            assert {driver.end(process)[0] for process in started} <= {0, 1}
+            assert {process.end()[0] for process in started} <= {0, 1}
             let_leases_run_out(settings)
     assert dropped >= 4
     driver.finish(settings)

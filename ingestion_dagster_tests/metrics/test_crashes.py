@@ -247,7 +247,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
 
 def killed(settings: Settings, command: str, fault: str) -> None:
     """Run a driver until it is killed there."""
-    code, complaint = driver.end(driver.start(settings, command, fault=fault))
+    code, complaint = driver.start(settings, command, fault=fault).end()
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
 
 
@@ -310,7 +310,7 @@ def test_a_file_that_kills_every_run_is_given_up_and_only_it_is_charged(settings
         hour=0,
     )
     deaths = 0
-    while (ended := driver.end(driver.start(settings, fault=poison)))[0] == -signal.SIGKILL:
+    while (ended := driver.start(settings, fault=poison).end())[0] == -signal.SIGKILL:
         deaths += 1
         assert deaths <= 1 + settings.max_attempts, "the poison is never given up"
         processes.await_leases(Database.at(settings.database_url or ""))
@@ -350,20 +350,19 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_nothing(
     name, _, passage = point.partition(":")
     sleeper = driver.start(settings, fault=f"{name}:{passage or 1}:SIGSTOP")
     try:
-        driver.await_stop(sleeper)
+        sleeper.await_sleep()
         processes.await_leases(Database.at(settings.database_url or ""))
-        code, complaint = driver.end(driver.start(settings), 30)
+        code, complaint = driver.start(settings).end(30)
         assert code == 0, f"the run that takes over is held up by the sleeper's locks, or failed: {complaint}"
         driver.finish(settings, 20)
         left = driver.left_behind(settings)
         history = events(settings)
         assert differences(left, expected) == []
-        sleeper.send_signal(signal.SIGCONT)
-        code, complaint = driver.end(sleeper, 30)
+        sleeper.send(signal.SIGCONT)
+        code, complaint = sleeper.end(30)
         assert code in {0, 1}, complaint
     finally:
-        sleeper.kill()
-        sleeper.communicate()
+        sleeper.send(signal.SIGKILL)
     assert differences(driver.left_behind(settings), left) == []
     assert events(settings) == history
     assert_history_is_legal(settings)

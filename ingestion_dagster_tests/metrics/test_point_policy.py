@@ -279,7 +279,7 @@ def test_killed_in_the_midst_of_a_withdrawal_nothing_is_withdrawn_until_the_next
     full = under("full")
     deliver(metrics, full, ("a.json", series([1, 2], 1)))
     metrics.land_key("a.json", series([2], 2))
-    code, complaint = driver.end(boot_driver.start(full, "load", fault=point))
+    code, complaint = boot_driver.start(full, "load", fault=point).end()
     assert code == -signal.SIGKILL, complaint
     assert held(metrics) == [1, 2]
     let_leases_run_out(full)

@@ -217,7 +217,7 @@ def undisturbed(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
     ],
 )
 def test_a_replay_that_is_killed_ends_like_one_that_is_not(point: str, archive: Metrics, undisturbed: dict[str, Any]) -> None:
-    code, complaint = driver.end(boot_driver.start(archive.settings, "replay", TODAY, fault=point))
+    code, complaint = boot_driver.start(archive.settings, "replay", TODAY, fault=point).end()
     assert code == -signal.SIGKILL, complaint
     let_leases_run_out(archive.settings)
     driver.finish(archive.settings)
@@ -246,7 +246,7 @@ def test_the_command_given_again_after_a_death_does_what_was_left(ingestion: tes
     before = facts(archive)
     with archive.database.connect() as connection:
         connection.execute(WIPE)
-    assert driver.end(boot_driver.start(archive.settings, "replay", TODAY, fault=point))[0] == -signal.SIGKILL
+    assert boot_driver.start(archive.settings, "replay", TODAY, fault=point).end()[0] == -signal.SIGKILL
     let_leases_run_out(archive.settings)
     assert ingestion("replay", "metrics", "--partition", TODAY).code == 0
     assert differences(facts(archive), before) == []
@@ -257,7 +257,7 @@ def test_a_run_with_replay_does_what_an_attempt_that_died_has_left(run: test_ass
     with archive.database.connect() as connection:
         connection.execute(WIPE)
     killed = boot_driver.start(archive.settings, "replay", TODAY, fault="transition.archived.ready.after")
-    assert driver.end(killed)[0] == -signal.SIGKILL
+    assert killed.end()[0] == -signal.SIGKILL
     run(partition_key=TODAY, replay=True)
     assert differences(facts(archive), before) == []
 

@@ -371,7 +371,7 @@ def land_mixed(settings: Settings, count: int) -> None:
 )
 def test_after_a_crash_a_rerun_ends_like_an_undisturbed_run(point: str, settings: Settings) -> None:
     land_mixed(settings, 6)
-    code, complaint = driver.end(driver.start(settings, fault=point))
+    code, complaint = driver.start(settings, fault=point).end()
     assert code == -signal.SIGKILL, complaint
     let_leases_run_out(settings)
     driver.finish(settings)
@@ -383,7 +383,7 @@ def test_two_processes_over_one_bucket_lose_nothing_and_double_nothing(settings:
     land_mixed(settings, 36)
     driver.discover(settings)
     for process in [driver.start(settings), driver.start(settings)]:
-        code, complaint = driver.end(process)
+        code, complaint = process.end()
         assert code == 0, complaint
     driver.finish(settings)
     assert_mixed(settings, 36)

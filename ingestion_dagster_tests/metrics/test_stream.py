@@ -1,14 +1,11 @@
 """Records that become metric files: one load whatever brings the content and however often, a place and a report for what is no file.
 
-`python -m ingestion_dagster_tests.metrics.test_stream` takes what is new in the stream once: to be killed, stopped and raced.
+As a module it serves processes that take what is new in the stream once: to be killed, stopped and raced.
 """
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +32,7 @@ from ingestion_dagster.metrics.places import PIPELINE, zone
 from ingestion_dagster.metrics.stream import Taken, key_of, read, take
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine import conftest as s3
+from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences
 from ingestion_dagster_tests.metrics import driver
 from ingestion_dagster_tests.metrics.conftest import Metrics, headline_payload, time_series_payload
@@ -713,16 +711,9 @@ def test_content_that_a_rebuild_has_replaced_is_loaded_when_it_is_sent_again(fol
 # Processes that die, sleep and race
 
 
-def tick_process(settings: Settings, fault: str | None = None) -> "subprocess.Popen[str]":
+def tick_process(settings: Settings, fault: str | None = None) -> processes.Process:
     """One take in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INGESTION_")}
-    for name, setting in settings.model_dump(exclude_unset=True).items():
-        environment[f"INGESTION_{name.upper()}"] = str(setting)
-    environment["INGESTION_METRICS_KINESIS_STREAM"] = NAME
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    if fault is not None:
-        environment["INGESTION_TEST_FAULT"] = fault
-    return subprocess.Popen([sys.executable, "-m", __spec__.name], env=environment, stderr=subprocess.PIPE, text=True)
+    return processes.start(__spec__.name, settings, "take", fault=fault, INGESTION_METRICS_KINESIS_STREAM=NAME)
 
 
 def tell_story(settings: Settings, stream: Producer) -> None:
@@ -794,7 +785,7 @@ def test_after_a_crash_reading_on_ends_like_an_undisturbed_reading(
 ) -> None:
     expected = undisturbed(stream)
     tell_story(folder, stream)
-    code, complaint = driver.end(tick_process(folder, fault))
+    code, complaint = tick_process(folder, fault).end()
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
     finish(folder)
     assert differences(left_behind(folder), expected) == []
@@ -804,7 +795,7 @@ def test_after_a_crash_reading_on_ends_like_an_undisturbed_reading(
 @pytest.mark.parametrize("fault", ["metrics.stream.landing.after:2", "metrics.stream.poison.after", "streams.checkpoint.before"])
 def test_after_a_crash_over_a_bucket_nothing_is_lost_or_doubled(fault: str, settings: Settings, stream: Producer) -> None:
     tell_story(settings, stream)
-    code, complaint = driver.end(tick_process(settings, fault))
+    code, complaint = tick_process(settings, fault).end()
     assert code == -signal.SIGKILL, f"was not killed at {fault}: {complaint}"
     driver.run(settings)  # what was written is loaded before anybody reads on
     finish(settings)
@@ -824,20 +815,16 @@ def test_reader_that_sleeps_keeps_its_shard_and_its_death_frees_it(folder: Setti
     stream.send("in/b.json", headline_payload())
     sleeper = tick_process(folder, "metrics.stream.landing.after:1:SIGSTOP")
     try:
-        deadline = time.monotonic() + 60
-        while Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-            assert time.monotonic() < deadline, "does not fall asleep"
-            time.sleep(0.02)
+        sleeper.await_sleep()
         taken = taken_in(folder)
         assert (taken.drained.busy, taken.drained.records) == (1, 0)
         assert "being read by somebody else" in str(taken)
         driver.run(folder)
-        sleeper.send_signal(signal.SIGCONT)
-        code, complaint = driver.end(sleeper)
+        sleeper.send(signal.SIGCONT)
+        code, complaint = sleeper.end()
         assert code == 0, complaint
     finally:
-        sleeper.kill()
-        sleeper.communicate()
+        sleeper.send(signal.SIGKILL)
     finish(folder)
     assert sorted(load[:4] for load in loads(folder)) == [("a.json", "archived", 2, False), ("b.json", "archived", 1, False)]
 
@@ -850,7 +837,7 @@ def test_two_processes_at_once_lose_and_double_nothing(folder: Settings, stream:
             stream.send_raw(b"{", str(number))
     started = [tick_process(folder) for _ in range(2)]
     for process in started:
-        code, complaint = driver.end(process)
+        code, complaint = process.end()
         assert code == 0, complaint
     finish(folder)
     assert [load[2] for load in loads(folder) if load[1] == "archived"] == [1] * 60
@@ -859,7 +846,7 @@ def test_two_processes_at_once_lose_and_double_nothing(folder: Settings, stream:
     lose_checkpoints(folder)
     started = [tick_process(folder) for _ in range(2)]
     for process in started:
-        assert driver.end(process)[0] == 0
+        assert process.end()[0] == 0
     finish(folder)
     assert len(loads(folder)) == 63
     assert_history_is_legal(folder)
@@ -872,7 +859,7 @@ def test_names_of_two_shards_are_looked_at_one_at_a_time(folder: Settings, strea
         content = json.dumps({"name": "same.json", "data": version(number)})
         stream.kinesis.put_record(StreamName=NAME, Data=content, PartitionKey="x", ExplicitHashKey=str(number * 2**126))
     for process in [tick_process(folder) for _ in range(2)]:
-        assert driver.end(process)[0] == 0
+        assert process.end()[0] == 0
     finish(folder)
     assert [load[1:3] for load in loads(folder)] == [("archived", 1)] * 4
 
@@ -886,4 +873,4 @@ def test_scope_of_a_retry_holds_poison_records_too(folder: Settings, stream: Pro
 
 
 if __name__ == "__main__":
-    taken_in(current())
+    processes.serve(lambda _name: taken_in(current()))
