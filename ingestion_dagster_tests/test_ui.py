@@ -132,7 +132,7 @@ def on_a_terminal(*command: str, width: int = 132) -> str:
         os.close(ours)
         assert process.wait(60) == 0, said.decode()
     terminal = Console(record=True, width=width, file=io.StringIO())
-    terminal.print(Text.from_ansi(said.decode()))
+    terminal.print(Text.from_ansi(said.decode().replace("\r\n", "\n")))
     return terminal.export_svg(title=" ".join(("ingestion", *command[1:])))
 
 

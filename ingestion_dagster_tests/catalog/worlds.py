@@ -118,7 +118,7 @@ def databases_of(server: EmbeddedServer, template: Mapping[str, str] | None = No
     finally:
         with suppress(psycopg.OperationalError), psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
             for database in made.values():
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name_of(database))))
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name_of(database))))
 
 
 def name_of(database: Database) -> str:
