@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any
 
 from ingestion_dagster.engine.errors import Problem, Refused
-from ingestion_dagster.residents import dates
+from ingestion_dagster.residents import dates, workbook_parts
 
 ZIP_MAGIC = b"PK\x03\x04"
 _SAVE_AS = "open it and save it as an Excel workbook (.xlsx) or as CSV"
@@ -89,55 +89,25 @@ def _unreadable() -> Refused:
     return Refused(Problem("unreadable_workbook", "file", f"the workbook is damaged or cut off; upload it again, or {_SAVE_AS}"))
 
 
+_OTHER_BOOKS = {"xl/workbook.bin", "content.xml"}
+"""By which the reader knows workbooks of other programs, which it would read instead where this one is damaged."""
+
+
 def _look_inside(raw: bytes, *, max_unpacked_bytes: int, max_cells: int) -> None:
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            infos = {info.filename.lower().lstrip("/"): info for info in archive.infolist()}
-            if "xl/workbook.xml" not in infos:
-                raise _unsupported("a compressed file, or a workbook of another program")
-            if sum(info.file_size for info in infos.values()) > max_unpacked_bytes:
-                raise _too_large()
-            if any(info.flag_bits & 1 for info in infos.values()):
-                raise _unreadable()
-            for name, info in infos.items():
-                if name.startswith("xl/worksheets/") and name.endswith(".xml") and _extent(archive, info) > max_cells:
-                    raise _too_large()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error):
+        parts = workbook_parts.listed(raw)
+        if "xl/workbook.xml" not in parts or parts.keys() & _OTHER_BOOKS:
+            raise _unsupported("a compressed file, or a workbook of another program")
+        workbook_parts.check(raw, parts, max_unpacked_bytes=max_unpacked_bytes, max_cells=max_cells)
+    except workbook_parts.TooLarge:
+        raise _too_large() from None
+    except (workbook_parts.Damaged, zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error):
         raise _unreadable() from None
 
 
 def _too_large() -> Refused:
     message = "it unpacks to more than can be read; remove what stands far outside the table, or save it as CSV, which may be of any length"
     return Refused(Problem("too_large", "file", message))
-
-
-_CELL = re.compile(rb' r="([A-Z]{1,3})([0-9]{1,7})"([^<>]*[^/<>])?>')
-_LONGEST_ROW = 1 << 23
-
-
-def _extent(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """How many cells lie between a sheet's first and its last: the reader makes room for each, though nearly all may be blank."""
-    lowest = widest = 0
-    kept = b""
-    with archive.open(info) as part:
-        while piece := part.read(1 << 20):
-            *rows, kept = (kept + piece).split(b"row>")
-            kept = kept[-_LONGEST_ROW:]
-            for row in rows:
-                # Cells without a value, which only have a format, take no room.
-                if (b"v>" not in row and b"is>" not in row) or not (last := _CELL.search(row, max(row.rfind(b' r="'), 0))):
-                    continue
-                lowest = max(lowest, int(last[2]))
-                if _column(last[1]) > widest:
-                    widest = max(widest, *(_column(cell[1]) for cell in _CELL.finditer(row)))
-    return lowest * widest
-
-
-def _column(letters: bytes) -> int:
-    number = 0
-    for letter in letters:
-        number = number * 26 + letter - 64
-    return number
 
 
 def _first_sheet(raw: bytes) -> Any:
