@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     cubic_dmap_url: str | None = Field(None, description="Base URL of the DMAP feeds. Unset: the sandbox feed.")
     cubic_dmap_public_key: str | None = Field(None, description="API key of the feeds below /datasetpublicusersapi.")
     cubic_dmap_controlled_key: str | None = Field(None, description="API key of the feeds below /datasetcontrolleduserapi.")
+    cubic_dmap_link_hosts: str | None = Field(
+        None,
+        description="Hosts that links of the DMAP feeds may lead to though their addresses are not public, such as a private endpoint of "
+        "S3; commas between. The host of the feeds is one.",
+    )
     cubic_kinesis_stream: str | None = Field(
         None, description="Name or ARN of the Kinesis stream that 'ingestion cubic consume' reads. Unset: none."
     )

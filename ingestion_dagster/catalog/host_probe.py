@@ -2,60 +2,18 @@
 
 import asyncio
 import ipaddress
-import socket
 import ssl
 from collections.abc import Callable, Sequence
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+
+from ingestion_dagster.engine.public_addresses import Forbidden, PublicResolver, is_public
 
 AT_ONCE = 100
 TOTAL_SECONDS = 600
 """However many hosts there are, and however slow: then those that have not answered have not."""
 
-_HIDDEN = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"), ipaddress.ip_network("2002::/16"))
-"""IPv6 networks whose addresses stand for others of IPv4."""
-
 Answer = tuple[bool, str]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address may be asked: of the public Internet, and none that stands for another."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return is_public(str(parsed.ipv4_mapped))
-        if parsed.teredo or any(parsed in network for network in _HIDDEN) or not parsed.is_global:
-            return False
-    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved and not parsed.is_unspecified
-
-
-class Forbidden(OSError):
-    """A name leads to an address that must not be asked."""
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names, and lets only allowed addresses through: the connection is made to what was looked at."""
-
-    def __init__(self, is_allowed: Callable[[str], bool]) -> None:
-        self._is_allowed = is_allowed
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """See AbstractResolver. Raises `Forbidden` if one of the addresses is not allowed: such a name is not trusted at all."""
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        found = [(info[0], str(info[4][0])) for info in infos]
-        if not found or not all(self._is_allowed(address) for _, address in found):
-            raise Forbidden
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
-            for kind, address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 def probe(

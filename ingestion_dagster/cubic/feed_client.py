@@ -36,6 +36,8 @@ class Source:
     url: str
     key: str = field(repr=False)
     variable: str
+    link_hosts: frozenset[str] = frozenset()
+    """Hosts that links may lead to though their addresses are not public: what a listing says is not believed so far."""
 
 
 @dataclass(frozen=True, slots=True)

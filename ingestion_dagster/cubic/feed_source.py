@@ -1,5 +1,7 @@
 """Where the DMAP feeds are asked, and with which key."""
 
+from urllib.parse import urlsplit
+
 from ingestion_dagster.cubic.feed_client import (
     Source,
 )
@@ -33,7 +35,7 @@ def source_of(settings: Settings, family: Family) -> Source:
             raise ConfigurationError(
                 "INGESTION_CUBIC_DMAP_URL is not set, and the sandbox feed in its place does not run: 'ingestion sandbox up' starts it"
             )
-        return Source(url, SANDBOX_KEYS[family], variable)
+        return Source(url, SANDBOX_KEYS[family], variable, link_hosts(settings, url))
     loopback = is_loopback(url)
     if not url.startswith("https://") and not (url.startswith("http://") and loopback):
         raise ConfigurationError("INGESTION_CUBIC_DMAP_URL must begin with https://: a key is sent with each request")
@@ -43,4 +45,10 @@ def source_of(settings: Settings, family: Family) -> Source:
         raise ConfigurationError(f"the DMAP feeds need a key: set {variable}")
     if not key.isascii() or not key.isprintable():
         raise ConfigurationError(f"{variable} holds a character that no header can carry")
-    return Source(url.rstrip("/"), key, variable)
+    return Source(url.rstrip("/"), key, variable, link_hosts(settings, url))
+
+
+def link_hosts(settings: Settings, url: str) -> frozenset[str]:
+    """Hosts that may have any address: that of the feeds, and those that the settings name."""
+    named = (host.strip().lower().strip("[]") for host in (settings.cubic_dmap_link_hosts or "").split(","))
+    return frozenset(filter(None, (urlsplit(url).hostname, *named)))

@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def fetch_feed(
             if not alone:
                 message = "another fetch of this feed is running; this one has done nothing"
                 return Fetched(feed.path, problems=(Problem(IN_PROGRESS, feed.path, message, "warning"),))
-            with _scratch(settings.home_folder / "scratch" / "dmap" / feed.type) as scratch, _asking(http or Http()) as ask:
+            with (
+                _scratch(settings.home_folder / "scratch" / "dmap" / feed.type) as scratch,
+                _asking(replace(http or Http(), trusted=source.link_hosts)) as ask,
+            ):
                 fetched = Fetching(connection, feed, source, ask, landing_zone(settings), scratch, now, max_bytes).run()
     except psycopg.Error as error:
         # Its text may quote what was to be written.

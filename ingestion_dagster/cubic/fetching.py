@@ -56,7 +56,7 @@ FEED_DOWN = "dmap_feed_down"
 NOT_STORED = "dmap_file_not_stored"
 SCRATCH_UNUSABLE = "dmap_scratch_unusable"
 
-LASTING = frozenset({KEY_REFUSED, FEED_UNKNOWN, LINK_BROKEN, TOO_LARGE, PAGE_REPEATED})
+LASTING = frozenset({KEY_REFUSED, FEED_UNKNOWN, LINK_BROKEN, TOO_LARGE, PAGE_REPEATED, "http_address_refused"})
 """Codes of what will be the same in a minute."""
 
 _UNANSWERED = TRANSPORT | {"object_store_unavailable"}

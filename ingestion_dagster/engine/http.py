@@ -18,6 +18,7 @@ from yarl import URL
 from ingestion_dagster.engine.breaker import UNAVAILABLE, Breaker
 from ingestion_dagster.engine.errors import Problem, Refused, Transient
 from ingestion_dagster.engine.pauses import asked_for
+from ingestion_dagster.engine.public_addresses import Forbidden, PublicResolver, may_be_asked
 from ingestion_dagster.engine.rate import Rate
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 UNREACHABLE, TIMED_OUT, BROKEN = "http_unreachable", "http_timeout", "http_broken"
 THROTTLED, SERVER_ERROR = "http_throttled", "http_server_error"
+_NOT_PUBLIC = Problem("http_address_refused", "url", "it leads to an address that is not public, and is not asked")
 TRANSPORT = frozenset({UNREACHABLE, TIMED_OUT, THROTTLED, SERVER_ERROR, BROKEN, UNAVAILABLE})
 """Codes of what says something about the server, and nothing about what it was asked for."""
 
@@ -55,6 +57,8 @@ class Http:
     """For a request from its beginning to the end of the answer."""
     rate: Rate | None = None
     """Shared by all requests. A server that asks for fewer makes all of them wait."""
+    trusted: frozenset[str] | None = None
+    """Hosts that may have any address; of all others only public addresses are asked. None: addresses are our own settings', not data."""
     breaker: Breaker | None = None
     """Shared by all requests. While it is open they wait, and what fails then is no attempt spent."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -64,7 +68,8 @@ class Http:
     async def open(self) -> AsyncIterator["Client"]:
         """A client with a pool of its own, for the event loop that runs now."""
         timeout = aiohttp.ClientTimeout(total=self.request_timeout, sock_connect=self.connect_timeout, sock_read=self.silence_timeout)
-        connector = aiohttp.TCPConnector(limit=self.connections)
+        resolver = None if self.trusted is None else PublicResolver(trusted=self.trusted)
+        connector = aiohttp.TCPConnector(limit=self.connections, resolver=resolver)
         # What is stored is what was sent: nothing is unpacked on the way, and no cookie is kept.
         async with aiohttp.ClientSession(
             connector=connector,
@@ -98,7 +103,7 @@ class Client:
 
         So are connections that fail or break off, time-outs, and what `receive` raises `Transient` for. `url` is sent as it is, with
         `params` behind it. Redirects are not followed: they would carry the headers elsewhere. Raises `Transient` when all attempts
-        are spent, `Refused` for an address that is none.
+        are spent, `Refused` for an address that is none, or that must not be asked (`Http.trusted`).
         """
         return await self.request("GET", url, receive, params=params, headers=headers)
 
@@ -197,6 +202,9 @@ class Client:
     async def _once(self, asking: "_Asking", receive: Receive[T]) -> T:
         # A signed address is signed letter by letter: it must not be quoted anew.
         address = URL(asking.url, encoded=True)
+        trusted = self._http.trusted
+        if trusted is not None and not may_be_asked(address.host or "", trusted):
+            raise Refused(_NOT_PUBLIC)
         if asking.params:
             address = address.extend_query(dict(asking.params))
         data: bytes | AsyncIterator[bytes] | None = asking.body
@@ -207,7 +215,9 @@ class Client:
             headers["Content-Length"] = str(len(asking.body))
         try:
             return await self._answered(asking, address, data, headers, receive)
-        except aiohttp.ClientError:
+        except aiohttp.ClientError as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, Forbidden):
+                raise Refused(_NOT_PUBLIC) from None
             if not_ready:
                 raise _NotReady(not_ready[0]) from None
             raise

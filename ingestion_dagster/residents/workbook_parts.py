@@ -38,7 +38,7 @@ class TooLarge(Exception):
 
 
 def listed(raw: bytes) -> dict[str, zipfile.ZipInfo]:
-    """The parts by name in small letters, as the reader looks for them. Raises `Damaged` for a name that is there twice, and as `zipfile`."""
+    """The parts by name in small letters: so the reader looks for them. Raises `Damaged` for a name that stands there twice."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         infos = archive.infolist()
     found = {info.filename.lower().replace("\\", "/").lstrip("/"): info for info in infos}

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from ingestion_dagster.catalog import host_probe, hosts
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.public_addresses import is_public
 from ingestion_dagster.settings import Settings
 
 
@@ -47,12 +48,12 @@ from ingestion_dagster.settings import Settings
     ],
 )
 def test_addresses_that_are_not_public_are_never_asked(address: str) -> None:
-    assert not host_probe.is_public(address)
+    assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:93.184.215.14"])
 def test_public_addresses_may_be_asked(address: str) -> None:
-    assert host_probe.is_public(address)
+    assert is_public(address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -266,6 +266,24 @@ def test_a_record_that_cannot_be_followed_is_counted_and_the_others_go_on(world:
     assert str(next(iter(change.values()))) not in fetched.problems[0].message
 
 
+@pytest.mark.parametrize("host", ["localhost", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]"])
+def test_a_link_into_the_inner_network_is_not_followed_and_the_others_go_on(world: World, host: str):
+    datasets = world.listed(2)
+    port = world.url.rpartition(":")[2]
+    led_astray = _record(world, "agg_demo_bad") | {"url": f"https://{host}:{port}/files/agg_demo/agg_demo_bad.csv.gz"}
+    world.server.records["agg_demo"] = [led_astray]
+    fetched = world.fetch()
+    assert fetched.codes == {"http_address_refused": 1}
+    assert world.has_landed(datasets)
+    assert not [asked for asked in world.server.asked if "agg_demo_bad" in asked.path]
+    assert host not in str(fetched)
+
+
+def test_a_private_endpoint_that_is_named_may_be_asked(world: World):
+    world.settings = world.settings.model_copy(update={"cubic_dmap_link_hosts": " Files.internal, [::1]"})
+    assert source_of(world.settings, "public").link_hosts == {"127.0.0.1", "files.internal", "::1"}
+
+
 def test_a_record_that_is_mended_later_is_fetched_though_the_cursor_could_have_passed_it(world: World):
     world.listed(40)
     world.server.records["agg_demo"] = [_record(world, "agg_demo_mended") | {"url": None}]
