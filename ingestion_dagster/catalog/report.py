@@ -1,12 +1,15 @@
 """What a refresh has done, in words: how far it has come, and the report at its end."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ingestion_dagster.catalog.refreshes import Refresh, State
+from ingestion_dagster.engine.one_line import one_line
 
 _MOST_SOURCES = 30
+_MARKS = re.compile(r"[\\`*_{}\[\]()#+!|~-]")
 _NO_SOURCE = "no provider"
 _NEXT: Mapping[State, str] = {
     "requested": "next: copy and clean the upstream rows",
@@ -130,7 +133,7 @@ def markdown(model: str, suffix: str, counts: Mapping[str, Any]) -> str:
     made = Report.of(model, suffix, counts)
     head = ["| | before | after | change | % |", "|---|---:|---:|---:|---:|"]
     rows = [_row(f"**{each.name}**", each) for each in made.tables] + [
-        _row(each.name, each) for each in made.changed_sources[:_MOST_SOURCES]
+        _row(_as_it_stands(each.name), each) for each in made.changed_sources[:_MOST_SOURCES]
     ]
     told = made.lines()[len(made.tables) + min(len(made.changed_sources), _MOST_SOURCES) :]
     return "\n".join([f"Refresh `{suffix}` of `{model}`", "", *head, *rows, "", *(f"- {line}" for line in told)])
@@ -185,7 +188,7 @@ def _sources(media: Mapping[str, Any]) -> tuple[Change, ...]:
     after: Mapping[str, int] = media.get("by_provider") or {}
     before: Mapping[str, int] = media.get("live_by_provider") or {}
     return tuple(
-        Change(name or _NO_SOURCE, before.get(name, 0) if before else None, after.get(name, 0))
+        Change(one_line(name) or _NO_SOURCE, before.get(name, 0) if before else None, after.get(name, 0))
         for name in sorted(after.keys() | before.keys())
     )
 
@@ -209,6 +212,12 @@ def _row(name: str, change: Change) -> str:
     before = "" if change.before is None else f"{change.before:,}"
     percent = "" if change.percent is None else _signed(change.percent)
     return f"| {name} | {before} | {change.after:,} | {change.difference:+,} | {percent} |"
+
+
+def _as_it_stands(text: str) -> str:
+    """A text of upstream in Markdown: no link, no picture, no cell of its own."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKS.sub(r"\\\g<0>", text)
 
 
 def _signed(percent: float) -> str:

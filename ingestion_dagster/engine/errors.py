@@ -3,15 +3,24 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from ingestion_dagster.engine.one_line import one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with an input: a stable code, where it is, and what to do about it. Never a value of a record."""
+    """One thing wrong with an input: a stable code, where it is, and what to do about it. Never a value of a record.
+
+    Names of columns and files may be in it: what in them would end a line or move a cursor is spelt out.
+    """
 
     code: str
     place: str
     message: str
     severity: Literal["error", "warning"] = "error"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", one_line(self.place))
+        object.__setattr__(self, "message", one_line(self.message))
 
     def as_dict(self) -> dict[str, str]:
         """The problem as reports and `check --json` show it: `code`, `place`, `message`, `severity`."""

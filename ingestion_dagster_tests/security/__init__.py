@@ -1,0 +1,1 @@
+"""What people who mean harm could send, and that it does none."""
