@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -11,17 +10,12 @@ from mkdocs.structure.pages import Page
 from tools.docs_site import benchmarks_page, cli_reference, configuration, mermaid, outside
 
 ROOT = Path(__file__).resolve().parents[2]
-AWAITED = {"security.md"}
-"""Pages that stand in the navigation once they are there."""
-
 _made: dict[str, str] = {}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave pages out that are still awaited, and bring the script along that draws diagrams, if a page has one."""
-    docs = Path(config.docs_dir)
-    config.nav = [_without(section, {page for page in AWAITED if not (docs / page).exists()}) for section in config.nav or []]
-    if any("```mermaid" in path.read_text(encoding="utf-8") for path in docs.glob("*.md")):
+    """Bring the script along that draws diagrams, if a page has one."""
+    if any("```mermaid" in path.read_text(encoding="utf-8") for path in Path(config.docs_dir).glob("*.md")):
         config.extra_javascript.append(mermaid.SITE_PATH)
     return config
 
@@ -53,12 +47,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "benchmarks.md":
         markdown = markdown.replace(benchmarks_page.MARKER, benchmarks_page.render())
     return outside.relinked(markdown, at_root=page.file.src_uri in outside.PAGES.values())
-
-
-def _without(entry: Any, missing: set[str]) -> Any:
-    if isinstance(entry, list):
-        return [_without(each, missing) for each in entry if not (isinstance(each, dict) and missing & {str(v) for v in each.values()})]
-    return {title: _without(below, missing) for title, below in entry.items()} if isinstance(entry, dict) else entry
 
 
 def on_post_build(config: MkDocsConfig) -> None:
