@@ -84,7 +84,7 @@ def read(surface: FileSurface, bomb: Path, folder: Path) -> list[str]:
     """What a process with little memory says of a file, after it has read a good one."""
     good = folder / "good"
     good.write_bytes(surface.raw)
-    command = [sys.executable, "-c", READ % MEGABYTES, surface.pipeline, surface.key, bomb, good]
+    command = [sys.executable, "-c", READ % MEGABYTES, surface.pipeline, surface.key, str(bomb), str(good)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     codes: list[str] = json.loads(done.stdout)

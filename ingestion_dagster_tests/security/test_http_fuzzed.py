@@ -55,7 +55,7 @@ TEXTS = (
     "gopher://x",
     "http://[::ffff:169.254.169.254]/",
 )
-VALUES = (None, True, -1, 10**400, 1.5, float("nan"), [], {}, [[[[]]]], {"a": {"b": [WORD]}}, *TEXTS)
+VALUES: tuple[object, ...] = (None, True, -1, 10**400, 1.5, float("nan"), [], {}, [[[[]]]], {"a": {"b": [WORD]}}, *TEXTS)
 FIELDS = (
     "id",
     "model",

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ingestion_dagster.cubic import discovery
-from ingestion_dagster.cubic.pipeline import registry
 from ingestion_dagster.cubic.places import identifier_of, part_key
+from ingestion_dagster.cubic.registry import registry
 from ingestion_dagster.engine import notices
 from ingestion_dagster.engine.errors import Refused
 from ingestion_dagster.engine.kinesis import Record

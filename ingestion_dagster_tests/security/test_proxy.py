@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import crossplane
 import pytest
@@ -117,7 +117,7 @@ def test_the_proxy_alone_is_published_and_names_what_there_is() -> None:
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_constructor("!reset", lambda loader, node: ("reset", loader.construct_sequence(node)))
+    Loader.add_constructor("!reset", lambda loader, node: ("reset", loader.construct_sequence(cast("yaml.SequenceNode", node))))
     made = yaml.load((PROXY / "compose.yaml").read_text(), Loader)["services"]
     base = yaml.safe_load((PROXY.parent / "compose.yaml").read_text())["services"]
     assert {name for name, each in made.items() if name not in base} == {"proxy", "oauth2_proxy"}
