@@ -78,7 +78,9 @@ def test_nothing_is_passed_on_without_a_login_but_the_login(directives: list[Dir
         assert one(passing["/oauth2/"], "proxy_pass") == ["http://$login"]
         assert one(passing["/oauth2/"], "set") == ["$login", "oauth2_proxy:4180"]
     plain = [each["block"] for each in every(directives, "server") if "ssl" not in one(each["block"], "listen")]
-    assert [{each["directive"] for each in block} for block in plain] == [{"listen", "access_log", "return"}], "plain HTTP leads to TLS and nowhere else"
+    assert [{each["directive"] for each in block} for block in plain] == [{"listen", "access_log", "return"}], (
+        "plain HTTP leads to TLS and nowhere else"
+    )
 
 
 def test_subscriptions_pass_and_pages_from_elsewhere_do_not(directives: list[Directive]) -> None:
