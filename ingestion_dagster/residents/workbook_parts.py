@@ -22,6 +22,9 @@ _OPEN = re.compile(rb"<(?:[^\s<>/:]+:)?(?:row|c)(?=[\s/>])")
 _TAG = re.compile(
     rb"<(/)?(?:[^\s<>/:]+:)?(row|c)(?=[\s/>])((?:\s+[^\s=<>\"'/]+\s*=\s*(?:\"[^\"<]*\"|'[^'<]*'))*)\s*(/)?>",
 )
+_UNPREFIXED, _PREFIXED = re.compile(rb"<(?:row|c)[\s/>]"), re.compile(rb":(?:row|c)[\s/>]")
+_USUAL_CELL = re.compile(rb'<c r="([A-Z]{1,3})([0-9]{1,7})"(?: (?!r=)[a-z]+="[^"<>]*")*(/?)>')
+_USUAL_ROW = re.compile(rb'<row r="([0-9]{1,7})"(?: (?!r=)[A-Za-z0-9:]+="[^"<>]*")*/?>')
 _REFERENCE = re.compile(rb"\sr\s*=\s*[\"']([^\"']*)[\"']")
 _PLACE = re.compile(rb"([A-Za-z]{1,3})?([0-9]{1,7})?")
 _SHEET = b"sheetData"
@@ -137,6 +140,27 @@ class Extent:
     def add(self, text: bytes) -> None:
         """Look at the next piece, cut before a tag."""
         self.is_sheet = self.is_sheet or _SHEET in text
+        if not self._add_usual(text):
+            self.is_odd = self._add_any(text) != len(_OPEN.findall(text)) or self.is_odd
+
+    def _add_usual(self, text: bytes) -> bool:
+        """The same for rows and cells as all programs write them, in a fraction of the time; nothing if one is written otherwise."""
+        cells, rows = _USUAL_CELL.findall(text), _USUAL_ROW.findall(text)
+        if len(cells) + len(rows) != len(_UNPREFIXED.findall(text)) or _PREFIXED.search(text):
+            return False
+        with_value = [(letters, digits) for letters, digits, empty in cells if not empty]
+        if with_value:
+            columns, lines = map(set, zip(*with_value, strict=True))
+            self.values += len(with_value)
+            self._widest = max(self._widest, *map(self._number, columns))
+            self._lowest = max(self._lowest, *map(int, lines))
+        # Where a cell would stand that does not say it: no higher than that.
+        self._row = max(self._row, *map(int, rows), 0) + text.count(b"row>") + len(rows)
+        self._column += len(cells)
+        return True
+
+    def _add_any(self, text: bytes) -> int:
+        """How many rows and cells could be read."""
         opened = 0
         for closing, kind, attributes, empty in _TAG.findall(text):
             opened += not closing
@@ -150,7 +174,7 @@ class Extent:
                 if not empty:
                     self.values += 1
                     self._lowest, self._widest = max(self._lowest, self._row, row), max(self._widest, self._column)
-        self.is_odd = self.is_odd or opened != len(_OPEN.findall(text))
+        return opened
 
     def _place(self, attributes: bytes) -> tuple[int, int]:
         """The row and the column, counted from 1, that a tag says; 0 where it does not; of several the farthest."""

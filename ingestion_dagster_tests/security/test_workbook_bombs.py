@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ingestion_dagster.residents.workbook_parts import Extent
 from ingestion_dagster_tests.residents.books import table, workbook
 
 SHEET, STRINGS = "xl/worksheets/sheet1.xml", "xl/sharedStrings.xml"
@@ -137,3 +138,17 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_in_bounded_memory(said: dict[str, str], name: str) -> None:
     assert said.get(name, "the process ended") == BOMBS[name][1]
+
+
+def test_cells_written_as_usual_are_counted_like_any_others() -> None:
+    book = workbook([*table("generic"), [], [None] * 40 + ["x"], ["x"]], at=(3, 2))
+    with zipfile.ZipFile(io.BytesIO(book)) as archive:
+        usual = archive.read(SHEET)
+    counted = []
+    for text in (usual, usual.replace(b'r="', b'r = "')):
+        extent = Extent()
+        extent.add(text)
+        assert (extent.is_sheet, extent.is_odd) == (True, False)
+        counted.append((extent.cells, extent.values))
+    assert counted[0] == counted[1]
+    assert counted[0][0] == 8 * 43, "from the sheet's own corner on"
