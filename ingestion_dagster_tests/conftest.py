@@ -3,8 +3,10 @@
 import os
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import botocore.session
 import psycopg
 import pytest
 from dagster._core.storage.defs_state.base import set_defs_state_storage
@@ -17,12 +19,20 @@ from ingestion_dagster.sandbox import servers
 from ingestion_dagster.settings import Settings, current
 from ingestion_dagster_tests.engine.processes import quick_folder
 
+# Sessions of the tests' own share what they have read of AWS's services, as the package's do.
+botocore.session.create_loader = cache(botocore.session.create_loader)
+
 TEMPLATE = "migrated"
 
 COPY_OF = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
 """A database as a copy of another one, file by file: the other way goes through the log, which takes twice the time."""
 
 _HURRIED = ("fsync", "full_page_writes", "synchronous_commit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files about the whole product: they have few tests, which take longest, and would keep one worker busy at the end."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)

@@ -23,15 +23,15 @@ def _sqs(settings: Settings) -> Iterator[Figure]:
     queues = dict(_set(settings))
     if not queues:
         return
-    import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    session = boto3.Session()
+    from ingestion_dagster.engine import aws
+
     config = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 1})
     rows: list[Row] = []
     try:
-        client = session.client("sqs", region_name=session.region_name or "eu-west-2", config=config)
+        client = aws.connect("sqs", config)
         for name, url in queues.items():
             said = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(_DEPTHS.values()))["Attributes"]
             rows += [((name, state), float(said[attribute])) for state, attribute in _DEPTHS.items()]

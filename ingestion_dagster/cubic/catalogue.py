@@ -264,12 +264,12 @@ def _existing(create: Callable[..., Any], **request: Any) -> bool:
 
 
 def _client() -> Any:
-    import boto3
     from botocore.config import Config
 
-    session = boto3.Session()
+    from ingestion_dagster.engine import aws
+
     config = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10, read_timeout=60)
-    return session.client("glue", region_name=session.region_name or "eu-west-2", config=config)
+    return aws.connect("glue", config)
 
 
 @contextmanager

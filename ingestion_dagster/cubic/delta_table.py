@@ -56,10 +56,10 @@ def storage_options() -> dict[str, str]:
 
     Credentials that expire by the hour (of a task or instance role) are left to the library, which renews them.
     """
-    import boto3
+    from ingestion_dagster.engine import aws
 
-    session = boto3.Session()
-    client = session.client("s3", region_name=session.region_name or "eu-west-2")
+    session = aws.session()
+    client = session.client("s3", region_name=session.region_name or aws.DEFAULT_REGION)
     endpoint = client.meta.endpoint_url
     options = {"aws_region": client.meta.region_name, "conditional_put": "etag"}
     if "amazonaws.com" not in endpoint:

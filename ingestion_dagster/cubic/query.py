@@ -194,11 +194,12 @@ class _Views:
 
 def s3_files() -> "FileSystem":
     """S3 for Arrow's readers: endpoint, region and credentials of boto3's default chain."""
-    import boto3
     from pyarrow.fs import S3FileSystem
 
-    session = boto3.Session()
-    client = session.client("s3", region_name=session.region_name or "eu-west-2")
+    from ingestion_dagster.engine import aws
+
+    session = aws.session()
+    client = session.client("s3", region_name=session.region_name or aws.DEFAULT_REGION)
     endpoint = client.meta.endpoint_url
     credentials = session.get_credentials()
     frozen = credentials.get_frozen_credentials() if credentials is not None else None

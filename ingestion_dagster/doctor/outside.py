@@ -158,14 +158,14 @@ def _of_aws(settings: Settings, pipeline: str) -> Iterator[_Asked]:
 def _asked(
     name: str, service: str, region: str | None, operation: str, arguments: dict[str, Any], expected: tuple[tuple[str, ...], str] | None
 ) -> Said:
-    import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    session = boto3.Session()
+    from ingestion_dagster.engine import aws
+
     config = Config(connect_timeout=3, read_timeout=4, retries={"total_max_attempts": 1})
     try:
-        client = session.client(service, region_name=region or session.region_name or "eu-west-2", config=config)  # type: ignore[call-overload]
+        client = aws.connect(service, config, region)
         found: Any = getattr(client, operation)(**arguments)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "unknown")

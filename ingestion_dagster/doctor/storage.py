@@ -72,13 +72,14 @@ def _folder(folder: Path) -> Iterator[Said]:
 
 
 def _bucket(url: str) -> Iterator[Said]:
-    import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from ingestion_dagster.engine import aws
+
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     below = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-    client: Any = boto3.client("s3", config=Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2}))
+    client: Any = aws.connect("s3", Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2}))
     step = "listed"
     try:
         client.list_objects_v2(Bucket=bucket, Prefix=below, MaxKeys=1)

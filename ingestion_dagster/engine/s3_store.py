@@ -385,8 +385,8 @@ class S3Store(ObjectStore):
 
 @cache
 def _session() -> boto3.Session:
-    """One per process: each costs a tenth of a second."""
-    return boto3.Session()
+    """One per process: what grants credentials for an hour is asked once for all stores."""
+    return aws.session()
 
 
 def _etag_version(etag: str, modified: datetime, size: int) -> str:

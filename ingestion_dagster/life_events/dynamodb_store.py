@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any, TypeVar
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -26,12 +25,12 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
+from ingestion_dagster.engine import aws
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
 from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.life_events.store import EventStore, Sealed
 
 _VARIABLE = "INGESTION_LIFE_EVENTS_STORE_URL"
-_DEFAULT_REGION = "eu-west-2"
 _THREADS = 32
 _KEYS_A_READ = 100  # BatchGetItem takes no more
 _LARGEST = 400_000  # bytes of an item; DynamoDB takes 400 KiB, names of attributes and the rest of the item included
@@ -134,9 +133,7 @@ class DynamoStore(EventStore):
             if self._connected is None:
                 retries: Any = {"mode": "standard", "total_max_attempts": self._attempts}
                 config = Config(retries=retries, connect_timeout=5, read_timeout=10, max_pool_connections=_THREADS)
-                session = boto3.Session()
-                region = session.region_name or _DEFAULT_REGION
-                self._connected = session.client("dynamodb", region_name=region, config=config)
+                self._connected = aws.connect("dynamodb", config)
             return self._connected
 
     def _put(self, event: Sealed) -> None:
