@@ -1,6 +1,9 @@
 """One run of one job in this process, through Dagster."""
 
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,17 +54,29 @@ def execute(settings: Settings, wanted: Job) -> "dg.ExecuteInProcessResult":
     with open_instance() as instance:
         if wanted.definition and wanted.partition and not instance.has_dynamic_partition(wanted.definition, wanted.partition):
             instance.add_dynamic_partitions(wanted.definition, [wanted.partition])
-        result = job.execute_in_process(
-            raise_on_error=False,
-            instance=instance,
-            asset_selection=[dg.AssetKey(list(asset)) for asset in wanted.assets] or None,
-            partition_key=wanted.partition,
-            tags=run_tags(wanted.pipeline, settings) | dict(wanted.tags),
-            run_config=config,
-        )
+        with _termination_as_before():
+            result = job.execute_in_process(
+                raise_on_error=False,
+                instance=instance,
+                asset_selection=[dg.AssetKey(list(asset)) for asset in wanted.assets] or None,
+                partition_key=wanted.partition,
+                tags=run_tags(wanted.pipeline, settings) | dict(wanted.tags),
+                run_config=config,
+            )
     if not result.success:
         raise RunFailed(f"run {result.run_id} failed: {_why(result)}")
     return result
+
+
+@contextmanager
+def _termination_as_before() -> Iterator[None]:
+    """Dagster leaves SIGTERM as SIGINT is: ignored, where a script has begun the command with `&`, and nothing could end it any more."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _why(result: "dg.ExecuteInProcessResult") -> str:

@@ -7,6 +7,7 @@
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -21,6 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make this process, and those that it starts, forget what the shell and a `.env` say."""
     for name in [name for name in os.environ if name.startswith(UNSET) and name != REQUIRED]:
         del os.environ[name]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # By a script that ends the command with `&`. Dagster hands it on to SIGTERM, and its children could not be ended.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["PYTHON_DOTENV_DISABLED"] = "1"
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(config.rootpath / ".hypothesis"))
     config.addinivalue_line("markers", "may_skip: skipped where the platform lacks a trait, and that is no failure in CI either")

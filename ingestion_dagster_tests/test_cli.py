@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -126,6 +127,16 @@ def test_good_files_are_loaded_and_the_command_says_so_in_one_line(
     assert result.out == "2 loads: 2 loaded (0 duplicates), 0 refused; 4 rows in, 4 written, 0 unchanged, 0 rejected\n"
     assert result.err.splitlines() == [f"2 files landed in {metrics.settings.storage}/metrics/in"]
     assert metrics.statuses() == {"a.json": "archived", "deep/b.json": "archived"}
+
+
+def test_a_command_that_ignores_interrupts_can_still_be_told_to_end_after_its_run(ingestion: Command, files: Callable[..., Path]) -> None:
+    """So a script begins it with `&`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert ingestion("load", "metrics", files({"a.json": GOOD})).code == 0
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_bad_files_do_not_hold_up_good_ones_and_make_exit_code_2(ingestion: Command, metrics: Metrics, files: Callable[..., Path]) -> None:
