@@ -44,6 +44,7 @@ def test_a_run_that_wakes_up_after_its_lease_can_do_no_harm(
         try:
             sleeper.await_sleep()
             processes.await_leases(world.places.ledger)
+            processes.await_end_of_idle_transactions(world.places.ledger)
             code, complaint = driver.start(world.settings.model_copy(update={"lease_seconds": 60})).end(40)
             assert code == 0, f"the run that takes over is held up by the sleeper: {complaint[-3000:]}"
             left = pictures.left_behind(world)
@@ -68,6 +69,7 @@ def test_a_copier_that_wakes_up_while_its_successor_copies_changes_nothing_of_it
         try:
             sleeper.await_sleep()
             processes.await_leases(world.places.ledger)
+            processes.await_end_of_idle_transactions(world.places.ledger)
             patient = world.settings.model_copy(update={"lease_seconds": 60})
             successor = driver.start(patient, fault="catalog.copy.range.after:2:SIGSTOP")
             successor.await_sleep()
@@ -102,6 +104,7 @@ def test_whoever_promotes_is_left_alone_while_it_sleeps_and_ends_what_it_began(
         try:
             sleeper.await_sleep()
             processes.await_leases(world.places.ledger)
+            processes.await_end_of_idle_transactions(world.places.ledger)
             code, complaint = driver.start(world.settings, "hasten").end(30)
             assert code == 1
             assert "Busy" in complaint

@@ -183,20 +183,11 @@ def asleep(settings: Settings, fault: str) -> Iterator[driver.Process]:
     try:
         sleeper.await_sleep()
         processes.await_leases(Database.at(settings.database_url or ""))
-        await_end_of_idle_transactions(settings)
+        processes.await_end_of_idle_transactions(Database.at(settings.database_url or ""))
         yield sleeper
     finally:
         sleeper.send(signal.SIGKILL)
         sleeper.end(10)
-
-
-def await_end_of_idle_transactions(settings: Settings, seconds: float = 1.5) -> None:
-    """Wait until the database has ended what a sleeper has begun, if it does."""
-    deadline = time.monotonic() + seconds
-    idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
-    with Database.at(settings.database_url or "").connect() as connection:
-        while connection.execute(idle).fetchone() != (0,) and time.monotonic() < deadline:
-            time.sleep(0.05)
 
 
 def wake(sleeper: driver.Process) -> None:

@@ -165,6 +165,15 @@ def await_leases(database: Database) -> None:
             pass
 
 
+def await_end_of_idle_transactions(database: Database, seconds: float = 1.5) -> None:
+    """Wait until the server has ended what a sleeper has begun, if it does: rows that it has locked are passed over until then."""
+    deadline = time.monotonic() + seconds
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+    with database.connect() as connection:
+        while connection.execute(idle).fetchone() != (0,) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
 def emptied(database: Database, *schemas: str) -> Database:
     """The same database without a row in the tables of these schemas."""
     with database.connect() as connection:

@@ -11,7 +11,7 @@ import pytest
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.cubic.test_concurrency import await_end_of_idle_transactions, held_at_the_start
+from ingestion_dagster_tests.cubic.test_concurrency import held_at_the_start
 from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, let_leases_run_out, query
 from ingestion_dagster_tests.life_events import driver, loading
@@ -140,7 +140,7 @@ def let_time_pass(settings: Settings) -> None:
     """What a minute or two do: leases run out, and the database ends sessions that are idle in a transaction."""
     idle = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
     query(settings, idle)
-    await_end_of_idle_transactions(settings, 10)
+    processes.await_end_of_idle_transactions(Database.at(settings.database_url or ""), 10)
     let_leases_run_out(settings)
 
 
@@ -187,7 +187,7 @@ def test_the_database_itself_ends_the_session_of_a_run_that_sleeps(installation:
     sleeper = driver.start(settings, fault="life_events.stage.within:2:SIGSTOP")
     try:
         sleeper.await_sleep()
-        await_end_of_idle_transactions(settings, 10)
+        processes.await_end_of_idle_transactions(Database.at(settings.database_url or ""), 10)
         processes.await_leases(Database.at(settings.database_url or ""))
         assert driver.start(settings).end(30)[0] == 0
         assert differences(driver.left_behind(settings), awake) == []

@@ -12,7 +12,7 @@ import pytest
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.cubic.test_concurrency import await_end_of_idle_transactions, held_at_the_start
+from ingestion_dagster_tests.cubic.test_concurrency import held_at_the_start
 from ingestion_dagster_tests.engine import processes
 from ingestion_dagster_tests.engine.histories import assert_history_is_legal, differences, query
 from ingestion_dagster_tests.metrics.driver import copy_of_template
@@ -148,7 +148,7 @@ def asleep(settings: Settings, fault: str) -> Iterator[driver.Process]:
         sleeper.await_sleep()
         processes.await_leases(Database.at(settings.database_url or ""))
         driver.await_lost_sessions(settings, 1.5)
-        await_end_of_idle_transactions(settings)
+        processes.await_end_of_idle_transactions(Database.at(settings.database_url or ""))
         yield sleeper
     finally:
         sleeper.send(signal.SIGKILL)
