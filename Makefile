@@ -27,8 +27,8 @@ $(STAMP): requirements-dev.txt pyproject.toml tools/setup.sh
 demo: setup ## land the sample data, run every pipeline on the embedded default, show what landed where
 	@$(BIN)/ingestion demo
 
-# Much of the suite's time is waiting for servers and processes: twice as many workers as it has cores to itself in CI.
-test: ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
+# Some of the suite's time is waiting for servers and processes: one worker more than CI has cores.
+test: ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 test: setup ## the whole test suite (ARGS="-k name" for a part of it)
 	@$(PY) -m pytest $(ARGS)
 
