@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import botocore.session
+import dagster as dg
 import psycopg
 import pytest
 from dagster._core.storage.defs_state.base import set_defs_state_storage
@@ -51,6 +52,13 @@ def no_dagster_instance_left() -> Iterator[None]:
     """A Dagster instance that is entered twice stays the one that definitions ask while they load, though its folder is gone."""
     with set_defs_state_storage(None):
         yield
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
 
 
 @pytest.fixture(scope="session")

@@ -275,13 +275,15 @@ def _client() -> Any:
 @contextmanager
 def _faults() -> Iterator[None]:
     """Turns what Glue says into what this project says."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from ingestion_dagster.engine import aws
 
     try:
         yield
     except ClientError as error:
         raise _fault(error.response["Error"]["Code"]) from None
-    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+    except aws.MISTAKES as error:
         raise ConfigurationError(f"Glue is not open to us ({type(error).__name__}); check the credentials") from None
     except BotoCoreError as error:
         raise Transient("catalogue_unavailable", f"Glue: {type(error).__name__}") from None

@@ -18,9 +18,9 @@ MISTAKES = (InvalidConfigError, InvalidRegionError, NoCredentialsError, PartialC
 REFUSALS = frozenset(
     {
         "403", "AccessDenied", "AccessDeniedException", "AWS.SimpleQueueService.NonExistentQueue", "ExpiredToken", "ExpiredTokenException",
-        "IncompleteSignature", "InvalidAccessKeyId", "InvalidAddress", "InvalidClientTokenId", "InvalidSecurity",
-        "InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "NotAuthorized", "OptInRequired",
-        "QueueDoesNotExist", "SignatureDoesNotMatch", "UnrecognizedClientException",
+        "IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidAddress", "InvalidClientTokenId",
+        "InvalidSecurity", "InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
+        "NotAuthorized", "OptInRequired", "QueueDoesNotExist", "SignatureDoesNotMatch", "UnrecognizedClientException",
     }
 )  # fmt: skip
 """Codes with which a service that is there keeps us out, or does not know what we name; trying again would not change it."""

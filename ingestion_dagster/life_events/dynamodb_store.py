@@ -15,15 +15,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    InvalidConfigError,
-    InvalidRegionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ingestion_dagster.engine import aws
 from ingestion_dagster.engine.errors import ConfigurationError, Problem, Refused, Transient
@@ -36,18 +28,6 @@ _KEYS_A_READ = 100  # BatchGetItem takes no more
 _LARGEST = 400_000  # bytes of an item; DynamoDB takes 400 KiB, names of attributes and the rest of the item included
 _LONGEST_PAUSE = 5.0
 _NAMES = {"#hash": "hash", "#payload": "payload", "#key": "encryption_key", "#stored": "stored_at", "#ttl": "ttl"}
-_REFUSALS = {
-    "AccessDeniedException",
-    "ExpiredTokenException",
-    "IncompleteSignature",
-    "IncompleteSignatureException",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "OptInRequired",
-    "UnrecognizedClientException",
-}
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -271,7 +251,7 @@ class DynamoStore(EventStore):
             yield
         except ClientError as error:
             raise self._fault(error.response["Error"]["Code"]) from None
-        except (InvalidConfigError, InvalidRegionError, NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+        except aws.MISTAKES as error:
             raise ConfigurationError(f"{_VARIABLE}: DynamoDB is not open to us ({type(error).__name__}); check credentials") from None
         except BotoCoreError as error:
             raise self._unavailable(type(error).__name__) from None
@@ -286,7 +266,7 @@ class DynamoStore(EventStore):
             return ConfigurationError(
                 f"{_VARIABLE}: the table {self.table} has another form; its partition key has to be 'hash' (string), without a sort key"
             )
-        if code in _REFUSALS:
+        if code in aws.REFUSALS:
             return ConfigurationError(
                 f"{_VARIABLE}: the table {self.table} is not open to us ({code}); check credentials, and that they may use "
                 "PutItem, BatchGetItem, DeleteItem, UpdateItem and Scan"

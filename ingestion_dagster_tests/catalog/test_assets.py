@@ -50,12 +50,6 @@ def connection(places: Places) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def run(connection: Connection, instance: dg.DagsterInstance) -> Run:
     """One run of the refresh of images with a partition that a person has added, narrowed to some assets: `run("autumn", "promoted")`."""
 

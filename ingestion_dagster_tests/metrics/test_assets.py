@@ -1,6 +1,6 @@
 """The load step under Dagster: what a run with and without a partition key takes, reports and checks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,12 +28,6 @@ CASES = time_series_payload(metric_group="cases", metric="COVID-19_cases_casesBy
 HEADLINE = headline_payload()
 BAD = time_series_payload(sex="banana", age="5")
 FED_BY_SERIES = {name for name, table in TABLES.items() if not table.is_fact} | {"core_time_series", "api_time_series"}
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

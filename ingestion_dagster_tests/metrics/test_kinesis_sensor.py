@@ -47,12 +47,6 @@ def send(moto_server: str, aws_environment: pytest.MonkeyPatch) -> Iterator[Send
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def tick(metrics: Metrics, instance: dg.DagsterInstance) -> Tick:
     """One evaluation as the daemon makes it."""
     repository = defs.get_repository_def()

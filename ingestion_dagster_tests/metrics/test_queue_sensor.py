@@ -40,12 +40,6 @@ def post(metrics: Metrics, new_bucket: Callable[..., str], monkeypatch: pytest.M
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def tick(metrics: Metrics, instance: dg.DagsterInstance) -> Tick:
     """One evaluation as the daemon makes it."""
     repository = defs.get_repository_def()

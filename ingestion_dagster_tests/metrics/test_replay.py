@@ -28,7 +28,6 @@ moto_server = s3.moto_server
 aws_environment = s3.aws_environment
 new_bucket = s3.new_bucket
 ingestion = test_cli.ingestion
-instance = test_assets.instance
 run = test_assets.run
 
 TODAY, YESTERDAY = test_assets.TODAY, test_assets.YESTERDAY

@@ -1,7 +1,7 @@
 """The sensors of the metrics pipeline: what makes them ask for a run, what keeps them from it, and what the sweep takes from the dead."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,12 +26,6 @@ GOOD = time_series_payload()
 CASES = time_series_payload(metric_group="cases", metric="COVID-19_cases_casesByDay")
 
 Tick = Callable[..., Any]
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

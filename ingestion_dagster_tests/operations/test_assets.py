@@ -1,6 +1,5 @@
 """What operations does each night, through Dagster: every pipeline, whatever the trouble of one."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ from ingestion_dagster.cubic.pipeline import SNAPSHOTS
 from ingestion_dagster.engine.dagster import INGESTION
 from ingestion_dagster.operations.assets import ALL_SEEN_TO, MAINTENANCE
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def night(instance: dg.DagsterInstance, *, dry_run: bool = False) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,6 @@ from ingestion_dagster.operations.definitions import defs
 assert len(list(defs.get_repository_def().sensor_defs)) > len(%r)
 print(*sorted(name for name in sys.modules if name.startswith("ingestion_dagster.") and name.endswith((".assets", ".sensors"))))
 """
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

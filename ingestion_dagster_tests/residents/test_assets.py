@@ -31,12 +31,6 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slack]:
     made = Slack()
     monkeypatch.setenv("INGESTION_SLACK_WEBHOOK_URL", made.webhook.url)

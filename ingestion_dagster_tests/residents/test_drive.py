@@ -145,12 +145,6 @@ def variable(dataset: str, side: str) -> str:
     return f"INGESTION_RESIDENTS_{dataset.upper()}_{side.upper()}_FOLDER_ID"
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 Tick = Callable[[], Any]
 Run = Callable[..., dg.ExecuteInProcessResult]
 

@@ -1,6 +1,6 @@
 """The sensors of residents: what makes them ask for a run, what keeps them from it, and what they put right meanwhile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -16,12 +16,6 @@ from ingestion_dagster_tests.residents.scene import Residents, api, nsss, reside
 __all__ = ["api", "residents"]
 
 Tick = Callable[..., Any]
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture
