@@ -4,13 +4,13 @@ import ast
 import builtins
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ingestion_dagster"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "versions" not in path.parts)
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _FILLER = frozenset(
@@ -34,8 +34,22 @@ def _within(node: ast.Module | ast.ClassDef) -> Iterator[tuple[str, Definition]]
             yield each.name, each
 
 
-DOCUMENTED = {f"{path.relative_to(PACKAGE)}:{name}": node for path, tree in TREES.items() for name, node in public(tree)}
-CLASSES = {node.name: node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """The package, read once, and by who runs these tests alone."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+
+@cache
+def documented() -> dict[str, Definition]:
+    """All that is public, as `file:name`."""
+    return {f"{path.relative_to(PACKAGE)}:{name}": node for path, tree in trees().items() for name, node in public(tree)}
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    """The package's classes by name."""
+    return {node.name: node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
 def words(text: str) -> set[str]:
@@ -46,17 +60,17 @@ def words(text: str) -> set[str]:
 
 def test_the_package_is_looked_at() -> None:
     assert len(MODULES) > 300
-    assert len(DOCUMENTED) > 1500
+    assert len(documented()) > 1500
 
 
 def test_no_public_name_goes_without_a_docstring() -> None:
-    assert [name for name, node in DOCUMENTED.items() if not ast.get_docstring(node)] == []
+    assert [name for name, node in documented().items() if not ast.get_docstring(node)] == []
 
 
 def test_no_docstring_says_no_more_than_the_name() -> None:
     empty = [
         name
-        for name, node in DOCUMENTED.items()
+        for name, node in documented().items()
         if (text := ast.get_docstring(node)) and not isinstance(node, ast.Module) and not words(text) - words(name.rpartition(":")[2])
     ]
     assert empty == []
@@ -66,7 +80,7 @@ def test_the_first_sentence_is_one() -> None:
     """A line that breaks off in the middle is what a rename has left."""
     broken = [
         name
-        for name, node in DOCUMENTED.items()
+        for name, node in documented().items()
         if (text := ast.get_docstring(node)) and not re.match(r"[^a-z].*?[.!?:`)](\s|$)", text, re.DOTALL)
     ]
     assert broken == []
@@ -77,7 +91,7 @@ def is_exception(name: str) -> bool:
     found = getattr(builtins, name, None)
     if isinstance(found, type) and issubclass(found, BaseException):
         return True
-    node = CLASSES.get(name)
+    node = classes().get(name)
     if node is None:
         return False
     return any(is_exception(ast.unparse(base).rpartition(".")[2]) or "." in ast.unparse(base) for base in node.bases)
@@ -92,7 +106,7 @@ def raised(text: str) -> set[str]:
 def test_what_a_docstring_says_is_raised_is_there_to_be_raised() -> None:
     wrong = {
         name: unknown
-        for name, node in DOCUMENTED.items()
+        for name, node in documented().items()
         if (unknown := {each for each in raised(ast.get_docstring(node) or "") if not is_exception(each)})
     }
     assert wrong == {}
@@ -102,14 +116,14 @@ def raises(node: Definition) -> set[str]:
     """The exceptions of the package that a function raises by itself."""
     found = {each.exc for each in ast.walk(node) if isinstance(each, ast.Raise) and each.exc is not None}
     names = {(exc.func if isinstance(exc, ast.Call) else exc) for exc in found}
-    return {name.id for name in names if isinstance(name, ast.Name) and name.id in CLASSES and is_exception(name.id)}
+    return {name.id for name in names if isinstance(name, ast.Name) and name.id in classes() and is_exception(name.id)}
 
 
 def test_what_the_engine_raises_is_told() -> None:
     """`See Protocol`, `As other` and `Raises as other` tell it, too."""
     untold = {
         name: missing
-        for name, node in DOCUMENTED.items()
+        for name, node in documented().items()
         if name.startswith("engine/")
         and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and not re.search(r"\bSee [A-Z]|\b[Aa]s `", text := ast.get_docstring(node) or "")
@@ -129,11 +143,11 @@ def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 @pytest.mark.parametrize("path", sorted((PACKAGE / "engine").glob("*.py")), ids=lambda path: path.stem)
 def test_a_parameter_that_the_engine_explains_is_one(path: Path) -> None:
     """`name`: … at the start of a sentence explains a parameter, or a field of what is returned."""
-    known = {each.id for each in ast.walk(TREES[path]) if isinstance(each, ast.Name)} | {
-        each.attr for each in ast.walk(TREES[path]) if isinstance(each, ast.Attribute)
+    known = {each.id for each in ast.walk(trees()[path]) if isinstance(each, ast.Name)} | {
+        each.attr for each in ast.walk(trees()[path]) if isinstance(each, ast.Attribute)
     }
     wrong = []
-    for name, node in public(TREES[path]):
+    for name, node in public(trees()[path]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             explained = set(re.findall(r"(?:^|[.;] )`(\w+)`:", " ".join((ast.get_docstring(node) or "").split())))
             wrong += [f"{name}: {each}" for each in explained - parameters(node) - known]

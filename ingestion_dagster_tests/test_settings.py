@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
 
 from ingestion_dagster.engine.object_store import open_store
 from ingestion_dagster.metrics.places import zone as metrics_zone
@@ -41,6 +41,22 @@ def test_settings_are_read_when_asked_for_not_at_import(monkeypatch: pytest.Monk
     monkeypatch.setenv("INGESTION_BATCH_FILES", "7")
     assert current().batch_files == 7
     assert before.batch_files == 2000
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_whatever_a_field_is_read_from_is_looked_at_each_time(field: str) -> None:
+    """Settings are made anew where a variable of theirs has changed: none may be called otherwise."""
+    alias = Settings.model_fields[field].validation_alias
+    names = alias.choices if isinstance(alias, AliasChoices) else [f"INGESTION_{field.upper()}"]
+    assert all(str(name).startswith(("INGESTION_", "SLACK_WEBHOOK")) for name in names), names
+
+
+def test_a_relative_home_is_that_of_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert current().home_folder == tmp_path / name / ".ingestion"
+    assert current() is current()
 
 
 def test_a_dotenv_in_the_working_folder_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

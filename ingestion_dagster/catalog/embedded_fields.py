@@ -147,8 +147,10 @@ def _objects(properties: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[t
             yield from _objects(mapping["properties"], (*path, name))
 
 
-def _values(content: Any, path: tuple[str, ...]) -> list[Any]:
+def _values(content: dict[str, Any], path: tuple[str, ...]) -> list[Any]:
     """What a document has at a path, out of all lists; without nulls."""
+    if path[0] not in content:
+        return []
     found = [content]
     for name in path:
         found = [part[name] for part in _flat(found) if isinstance(part, dict) and name in part]
@@ -156,7 +158,8 @@ def _values(content: Any, path: tuple[str, ...]) -> list[Any]:
 
 
 def _flat(values: list[Any]) -> list[Any]:
-    while any(isinstance(value, list) for value in values):
+    # JSON has no lists but lists: to ask for their type alone takes a fifth of the time, and this is asked of every field.
+    while list in map(type, values):
         values = [part for value in values for part in (value if isinstance(value, list) else [value])]
     return values
 

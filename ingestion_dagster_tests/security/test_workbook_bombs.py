@@ -103,24 +103,24 @@ def one_text_in_many_cells() -> bytes:
     return with_parts(change)
 
 
-BOMBS = {
-    "corner": (with_rows(CORNER), "too_large"),
-    "other quotes": (with_rows(CORNER.replace(b'"', b"'")), "too_large"),
-    "blanks in tags": (with_rows(CORNER.replace(b"r=", b"r  = "), b"</row >"), "too_large"),
-    "small letters": (with_rows(CORNER.replace(b"XFD", b"xfd")), "too_large"),
-    "wide row above": (with_rows(WIDE + b'<row r="1048576"><c r="A1048576"><v>1</v></c></row>'), "too_large"),
-    "row alone": (with_rows(WIDE + b'<row r="1048576"><c><v>1</v></c></row>'), "too_large"),
-    "rows that only end": (with_rows(WIDE + b"</row>" * 1_048_000 + b"<c><v>1</v></c>"), "too_large"),
-    "prefix": (with_rows(CORNER.replace(b"<", b"<x:").replace(b"<x:/", b"</x:")), "too_large"),
-    "in two ways": (with_rows(b'<row r="1048576"><c s=">" r="XFD1048576"><v>1</v></c></row>'), "too_large"),
-    "tag in a tag": (with_rows(b'<row r="1048576"><c s="<" r="XFD1048576"><v>1</v></c></row>'), "unreadable_workbook"),
-    "elsewhere": (moved(), "too_large"),
-    "wrong size": (small_in_its_directory(STRINGS, 900_000_000), "unreadable_workbook"),
-    "one text": (one_text_in_many_cells(), "too_large"),
-    "other kind": (with_parts(content_dot_xml=b"<office/>"), "unsupported_file_type"),
-    "binary kind": (with_parts(xl__workbook_dot_bin=b"x"), "unsupported_file_type"),
-    "out of its folder": (with_parts(lambda _name, part: part, **{"..__..__..__etc__passwd": b"x"}), "1 rows"),
-    "entities": (with_parts(lambda name, part: part.replace(b"<sst", DOCTYPE) if name == STRINGS else part), "unreadable_workbook"),
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "corner": (lambda: with_rows(CORNER), "too_large"),
+    "other quotes": (lambda: with_rows(CORNER.replace(b'"', b"'")), "too_large"),
+    "blanks in tags": (lambda: with_rows(CORNER.replace(b"r=", b"r  = "), b"</row >"), "too_large"),
+    "small letters": (lambda: with_rows(CORNER.replace(b"XFD", b"xfd")), "too_large"),
+    "wide row above": (lambda: with_rows(WIDE + b'<row r="1048576"><c r="A1048576"><v>1</v></c></row>'), "too_large"),
+    "row alone": (lambda: with_rows(WIDE + b'<row r="1048576"><c><v>1</v></c></row>'), "too_large"),
+    "rows that only end": (lambda: with_rows(WIDE + b"</row>" * 1_048_000 + b"<c><v>1</v></c>"), "too_large"),
+    "prefix": (lambda: with_rows(CORNER.replace(b"<", b"<x:").replace(b"<x:/", b"</x:")), "too_large"),
+    "in two ways": (lambda: with_rows(b'<row r="1048576"><c s=">" r="XFD1048576"><v>1</v></c></row>'), "too_large"),
+    "tag in a tag": (lambda: with_rows(b'<row r="1048576"><c s="<" r="XFD1048576"><v>1</v></c></row>'), "unreadable_workbook"),
+    "elsewhere": (moved, "too_large"),
+    "wrong size": (lambda: small_in_its_directory(STRINGS, 900_000_000), "unreadable_workbook"),
+    "one text": (one_text_in_many_cells, "too_large"),
+    "other kind": (lambda: with_parts(content_dot_xml=b"<office/>"), "unsupported_file_type"),
+    "binary kind": (lambda: with_parts(xl__workbook_dot_bin=b"x"), "unsupported_file_type"),
+    "out of its folder": (lambda: with_parts(lambda _name, part: part, **{"..__..__..__etc__passwd": b"x"}), "1 rows"),
+    "entities": (lambda: with_parts(lambda name, part: part.replace(b"<sst", DOCTYPE) if name == STRINGS else part), "unreadable_workbook"),
 }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("bombs")
     paths = {str(folder / f"{number}.xlsx"): name for number, name in enumerate(BOMBS)}
     for path, name in paths.items():
-        Path(path).write_bytes(BOMBS[name][0])
+        Path(path).write_bytes(BOMBS[name][0]())
     done = subprocess.run([sys.executable, "-c", READ, str(MEGABYTES), *paths], capture_output=True, text=True, check=False)
     return {paths[path]: code for path, code in map(json.loads, done.stdout.splitlines())}
 
