@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment alone: a `.env` is put into it by the command line, and each other source would take its time with every field."""
+        """The environment alone: the command line puts a `.env` into it, and each other source would take its time with every field."""
         return init_settings, env_settings
 
     environment: Literal["local", "development", "staging", "production"] = Field(
