@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ingestion_dagster import arrivals, runs
-from ingestion_dagster.arguments import AsJson, Dataset, PipelineName, check_dataset, pipeline_named
+from ingestion_dagster.arguments import AnyPipelineName, AsJson, Dataset, PipelineName, check_dataset, pipeline_named, pipelines_named
 from ingestion_dagster.cli_catalog import catalog_commands
 from ingestion_dagster.cli_cubic import cubic_commands
 from ingestion_dagster.cli_life_events import life_events_commands
@@ -261,11 +261,11 @@ def serve() -> None:
 
 
 @app.command(epilog="Example: ingestion demo")
-def demo() -> None:
+def demo(pipeline: AnyPipelineName = None) -> None:
     """Load the sample data of every pipeline and show what landed where; exit 0 only if each file ended as expected."""
     from ingestion_dagster.demo import run_demo
 
-    if not run_demo(current()):
+    if not run_demo(current(), pipelines_named(pipeline)):
         raise typer.Exit(RUN_FAILED)
 
 

@@ -1,6 +1,7 @@
 """The demonstration: sample data of every pipeline, loaded for real, and whether each file ended as it should."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from ingestion_dagster.engine import postgres, stand_ins, whereabouts
 from ingestion_dagster.engine.home import project_file
 from ingestion_dagster.engine.pipeline import Delivery, Pipeline
 from ingestion_dagster.engine.postgres import Connection
-from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.sandbox import events_consumer, servers
 from ingestion_dagster.settings import Settings
 
@@ -36,15 +36,15 @@ class Surprise:
         return f"{self.key} is {self.status} ({self.error_code}), expected {self.expected}"
 
 
-def run_demo(settings: Settings) -> bool:
-    """Load `source_data/` through every pipeline; print what came of it. True if every file ended as expected."""
+def run_demo(settings: Settings, pipelines: Sequence[Pipeline]) -> bool:
+    """Load `source_data/` through these pipelines; print what came of it. True if every file ended as expected."""
     addresses: dict[str, str] = {}
-    for pipeline in PIPELINES.values():
+    for pipeline in pipelines:
         if names := pipeline.stand_ins(settings):
             addresses |= servers.up(settings.home_folder, settings.environment, names)
-    as_expected = {each.name: _run(each, settings, project_file("source_data") / each.name) for each in PIPELINES.values()}
+    as_expected = {each.name: _run(each, settings, project_file("source_data") / each.name) for each in pipelines}
     with postgres.ready(settings).connect() as connection:
-        show([_standing(connection, pipeline, settings) for pipeline in PIPELINES.values()], addresses)
+        show([_standing(connection, pipeline, settings) for pipeline in pipelines], addresses)
     if not all(as_expected.values()):
         print(f"NOT AS EXPECTED, see above: {', '.join(name for name, fine in as_expected.items() if not fine)}")
     return all(as_expected.values())

@@ -560,11 +560,12 @@ def test_db_stop_of_a_server_that_does_not_run_says_so(ingestion: Command) -> No
 # demo
 
 
-@pytest.mark.timeout(240)  # both go through all five pipelines, the search cluster's stand-in included
+@pytest.mark.timeout(240)  # one goes through all five pipelines, the search cluster's stand-in included
 def test_demo_is_red_when_a_file_does_not_end_as_expected_and_green_over_what_it_has_left(ingestion: Command, metrics: Metrics) -> None:
     ingestion("pause", "metrics", "testing")
-    red = ingestion("demo")
+    red = ingestion("demo", "metrics")
     assert red.code == 1
+    assert "residents" not in red.out
     assert re.search(r"NOT AS EXPECTED: \S+_testing_\S+ is ready", red.out)
     assert "NOT AS EXPECTED, see above: metrics" in red.out
     ingestion("resume", "metrics", "testing")

@@ -1,5 +1,6 @@
 """What operations does each night, through Dagster: every pipeline, whatever the trouble of one."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from ingestion_dagster.cubic.pipeline import SNAPSHOTS
 from ingestion_dagster.engine.dagster import INGESTION
 from ingestion_dagster.operations.assets import ALL_SEEN_TO, MAINTENANCE
 from ingestion_dagster_tests.metrics.conftest import Metrics, time_series_payload
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others have left on this machine is not for a test to remove."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
 
 def night(instance: dg.DagsterInstance, *, dry_run: bool = False) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
