@@ -173,10 +173,8 @@ class MetricsAPIInterface:
     def merge(self, now: datetime) -> Merged:
         """Bring what is staged into the tables; `now` decides which embargoes have passed. Raises `Unresolved`."""
         merged = Merged()
-        for statement in tables.SUPPORTING:
+        for statement in (tables.IN_WRITTEN_ORDER, *tables.SUPPORTING, tables.SERIES, tables.KEY_FILES, tables.IN_ANY_ORDER):
             self._connection.execute(statement)
-        self._connection.execute(tables.SERIES)
-        self._connection.execute(tables.KEY_FILES)
         if self._connection.execute("SELECT FROM stage_file WHERE series_id IS NULL LIMIT 1").fetchone() is not None:
             raise Unresolved
         self._connection.execute(tables.LOCK_SERIES)
