@@ -424,7 +424,7 @@ _READ = ("INGESTION_", "SLACK_WEBHOOK", "HOME")
 
 
 def current() -> Settings:
-    """The settings of this process's environment, as it is now. Raises as `Settings` does."""
+    """The settings of this process's environment, as it is now."""
     try:
         folder = os.getcwd()  # noqa: PTH109 - as a key: it is asked for very often
     except FileNotFoundError:

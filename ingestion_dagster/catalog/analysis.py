@@ -119,7 +119,7 @@ def _words(text: str) -> list[str]:
     """The words in lower case."""
     text = lowered(text)
     words: list[str] = (_ASCII if text.isascii() else _pattern()).findall(text)
-    if all(len(word) <= LONGEST for word in words):
+    if len(text) <= LONGEST or all(len(word) <= LONGEST for word in words):
         return words
     return [word[start : start + LONGEST] for word in words for start in range(0, len(word), LONGEST)]
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ SEARCHED = frozenset({*SOURCE_FIELDS, "creator"})
 _LEVEL = "~level"
 _POSITION_GAP = 100
 _LONGEST_TERM = 32_766
+_SHORT = 40
 _LEAST_FEATURE = 1.17549435e-38
 _HALF = 10.0
 """The value of a rank feature that counts half."""
@@ -55,7 +57,13 @@ class Field:
 
     def words(self, text: str) -> list[Word]:
         """The words of a text as this field has them."""
-        return _ANALYZERS[self.analyzer](text)
+        # Tags and names come again and again, descriptions do not.
+        return _words_again(self.analyzer, text) if len(text) <= _SHORT else _ANALYZERS[self.analyzer](text)
+
+
+@lru_cache(maxsize=1 << 13)
+def _words_again(analyzer: str, text: str) -> list[Word]:
+    return _ANALYZERS[analyzer](text)
 
 
 class Fields:
@@ -149,8 +157,11 @@ def _objects(properties: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[t
 
 def _values(content: dict[str, Any], path: tuple[str, ...]) -> list[Any]:
     """What a document has at a path, out of all lists; without nulls."""
-    if path[0] not in content:
+    value = content.get(path[0])
+    if value is None:
         return []
+    if len(path) == 1 and not isinstance(value, list):
+        return [value]
     found = [content]
     for name in path:
         found = [part[name] for part in _flat(found) if isinstance(part, dict) and name in part]
@@ -174,7 +185,7 @@ def _add(document: tantivy.Document, field: Field, values: list[Any]) -> None:
 def _add_text(document: tantivy.Document, field: Field, values: list[Any]) -> None:
     tokens: list[tantivy.Token] = []
     start = 0
-    texts = [_text(value) for value in values]
+    texts = list(map(_text, values))
     for text in texts if field.name in SEARCHED else ():
         words = field.words(text)
         tokens += [tantivy.Token(word.text, start + word.position, 0, 0) for word in words]
@@ -187,7 +198,7 @@ def _add_keywords(document: tantivy.Document, field: Field, values: list[Any]) -
     for value in dict.fromkeys(map(_text, values)):
         if field.ignore_above and len(value) > field.ignore_above:
             continue
-        if len(value.encode()) > _LONGEST_TERM:
+        if len(value) > _LONGEST_TERM // 4 and len(value.encode()) > _LONGEST_TERM:
             raise NotTaken(f"illegal_argument_exception at field {field.name}")
         document.add_text(field.name, value)
 
