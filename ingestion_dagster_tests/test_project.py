@@ -90,8 +90,9 @@ def test_pipelines_may_not_import_each_other(checkout: Path) -> None:
 def test_planted_secret_fails_lint(checkout: Path) -> None:
     run("git", "init", "--quiet", cwd=checkout)
     # The whole tree is gone through by `make lint` itself; a part of it will do here.
-    for folder in ("catalog", "cubic", "life_events", "metrics", "residents", "migrations"):
-        shutil.rmtree(checkout / "ingestion_dagster" / folder)
+    for folder in (checkout / "ingestion_dagster").iterdir():
+        if folder.is_dir() and folder.name != "operations":
+            shutil.rmtree(folder)
     assert run("sh", "tools/lint.sh", "secrets", cwd=checkout).returncode == 0
     key = "AKIA" + "QYLPMN5HNSEXAMPL"[:16]
     add(checkout, "settings.py", f'AWS = "{key}"')
