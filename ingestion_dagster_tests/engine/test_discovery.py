@@ -167,6 +167,31 @@ def test_time_ends_a_drain_and_the_next_one_goes_on(scene: Scene, post: Post, mo
     assert keys(scene) == names
 
 
+def test_a_queue_that_vanishes_in_the_midst_is_told_of_and_what_it_told_is_entered(
+    scene: Scene, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post.put("a", "b")
+    post.tell("a", "b")
+    entered = landing.enter
+
+    def then_delete(*arguments: Any) -> None:
+        entered(*arguments)
+        post.sqs.delete_queue(QueueUrl=post.url)
+
+    monkeypatch.setattr(landing, "enter", then_delete)
+    heard = post.drain(scene.connection)
+    assert heard.trouble is not None
+    assert heard.trouble.startswith(f"{post.name} is not there")
+    assert keys(scene) == ["a", "b"]
+    monkeypatch.setattr(landing, "enter", entered)
+    assert post.drain(scene.connection).trouble is not None
+    post.url = post.sqs.create_queue(QueueName=post.name)["QueueUrl"]
+    post.tell("a", "b")
+    heard = post.drain(scene.connection)
+    assert (heard.new, heard.trouble) == (0, None)
+    assert keys(scene) == ["a", "b"]
+
+
 def test_messages_that_are_not_deleted_at_first_are_deleted_later(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     post.tell(*[f"{number:02}" for number in range(12)])
     pauses: list[float] = []
@@ -272,6 +297,30 @@ def test_the_listing_that_follows_finds_what_nobody_told_of_and_doubles_nothing(
     assert (found.seen, found.new, found.late, calls) == (22, 4, 0, 7)
     assert keys(scene) == sorted([*names, "sub/a", "sub-b"])
     assert discovery.reconcile(scene.connection, any_post.zone(), NOON).new == 0
+
+
+def test_a_reconciliation_that_ends_between_two_pages_keeps_what_it_has_entered_and_the_next_doubles_nothing(
+    scene: Scene, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "PAGE", 4)
+    names = [f"{number:02}" for number in range(10)]
+    post.put(*names)
+    entered = landing.enter
+
+    def two_pages(*arguments: Any) -> None:
+        if len(keys(scene)) == 8:
+            raise KeyboardInterrupt
+        entered(*arguments)
+
+    monkeypatch.setattr(landing, "enter", two_pages)
+    with pytest.raises(KeyboardInterrupt):
+        discovery.reconcile(scene.connection, post.zone(), NOON)
+    assert keys(scene) == names[:8]
+    monkeypatch.setattr(landing, "enter", entered)
+    found = discovery.reconcile(scene.connection, post.zone(), NOON)
+    assert (found.seen, found.new) == (10, 2)
+    assert keys(scene) == names
+    assert scene.rows("SELECT count(*) FROM ledger.load_events") == [(10,)]
 
 
 def test_what_has_stood_there_untold_for_long_is_late(scene: Scene, post: Post) -> None:
