@@ -2,15 +2,18 @@
 
 * No `.env`, and no setting of the shell that started the run, reaches a test or a process that it starts: each test begins in an
   empty folder of its own, with the variables of this project, Dagster, AWS and Postgres unset.
+* Each worker has a folder for temporary files of its own: what one takes for left behind may be in use by another.
 * With INGESTION_REQUIRE_REAL_PARTS=1, as in CI, a test that is skipped has failed: a part that it needs (Postgres, moto, a
   browser) is missing. Only a test marked `may_skip` may be skipped there, for a trait of the platform.
 """
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # What pytest makes of each test file is kept for the next run, whatever the shell says: it takes a quarter of the collection's time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tempfile.mkdtemp(prefix="tests-")
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
     os.environ["PYTHON_DOTENV_DISABLED"] = "1"
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(config.rootpath / ".hypothesis"))
     config.addinivalue_line("markers", "may_skip: skipped where the platform lacks a trait, and that is no failure in CI either")
