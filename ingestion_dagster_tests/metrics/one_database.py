@@ -9,9 +9,8 @@ from psycopg import sql
 
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
-from ingestion_dagster_tests.conftest import TEMPLATE
-
-TABLES = "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('metrics', 'ledger') AND tablename <> 'alembic_version'"
+from ingestion_dagster_tests.conftest import COPY_OF, TEMPLATE
+from ingestion_dagster_tests.engine.processes import emptied
 
 
 @contextmanager
@@ -19,9 +18,7 @@ def one_database(server: EmbeddedServer) -> Iterator[Database]:
     """A migrated database that is dropped in the end."""
     name = f"module_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
-        # No test of ours pulls the plug; waiting for the disk is most of a small load.
-        connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(sql.Identifier(name)))
+        connection.execute(COPY_OF.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
         try:
             yield Database.at(server.url(name))
         finally:
@@ -30,11 +27,4 @@ def one_database(server: EmbeddedServer) -> Iterator[Database]:
 
 def empty(database: Database) -> Database:
     """The same database without a row in the target tables and the ledger."""
-    with database.connect() as connection, connection.transaction():
-        tables = connection.execute(TABLES).fetchall()
-        assert tables
-        # Twice as quick as TRUNCATE for a few rows; without triggers, foreign keys do not ask for an order.
-        connection.execute("SET LOCAL session_replication_role = replica")
-        for table in tables:
-            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(*table)))
-    return database
+    return emptied(database, "metrics", "ledger")
