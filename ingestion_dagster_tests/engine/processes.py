@@ -183,7 +183,8 @@ BEGIN
     PERFORM set_config('session_replication_role', 'replica', true);
     FOR written IN
         SELECT oid FROM pg_class
-        WHERE relnamespace::regnamespace::text = ANY({schemas}) AND relkind = 'r' AND relname <> 'alembic_version' AND pg_relation_size(oid) > 0
+        WHERE relnamespace::regnamespace::text = ANY({schemas}) AND relkind = 'r' AND relname <> 'alembic_version'
+          AND pg_relation_size(oid) > 0
     LOOP
         EXECUTE format('DELETE FROM %s', written);
     END LOOP;
