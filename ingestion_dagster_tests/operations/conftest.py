@@ -6,9 +6,11 @@ import pytest
 
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.pipelines import PIPELINES
 from ingestion_dagster.settings import Settings, current
+from ingestion_dagster_tests.engine.processes import emptied
 from ingestion_dagster_tests.metrics.conftest import Metrics
-from ingestion_dagster_tests.metrics.one_database import empty, one_database
+from ingestion_dagster_tests.metrics.one_database import one_database
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,6 @@ def shared(server: EmbeddedServer) -> Iterator[Database]:
 
 @pytest.fixture
 def metrics(shared: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Metrics:
-    """A metrics pipeline on the module's database, emptied."""
+    """A metrics pipeline on the module's database, emptied: of what other pipelines keep there, too."""
     monkeypatch.setenv("INGESTION_DATABASE_URL", shared.sqlalchemy_url)
-    return Metrics(current(), empty(shared))
+    return Metrics(current(), emptied(shared, "ledger", *PIPELINES))
