@@ -27,8 +27,9 @@ $(STAMP): requirements-dev.txt pyproject.toml tools/setup.sh
 demo: setup ## land the sample data, run every pipeline on the embedded default, show what landed where
 	@$(BIN)/ingestion demo
 
-# Some of the suite's time is waiting for servers and processes: one worker more than CI has cores.
-test: ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
+# Some of the suite's time is waiting for servers and processes: one worker more than CI has cores. One that dies ends the run: with another
+# in its place, the last tests are given to nobody, and the run waits for them.
+test: ARGS ?= -n 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 test: setup ## the whole test suite (ARGS="-k name" for a part of it)
 	@$(PY) -m pytest $(ARGS)
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -55,14 +55,14 @@ class Field:
     """Whether a word counts the same wherever it is (similarity `boolean`)."""
     ignore_above: int = 0
 
-    def words(self, text: str) -> list[Word]:
+    def words(self, text: str) -> Sequence[Word]:
         """The words of a text as this field has them."""
         # Tags and names come again and again, descriptions do not.
         return _words_again(self.analyzer, text) if len(text) <= _SHORT else _ANALYZERS[self.analyzer](text)
 
 
 @lru_cache(maxsize=1 << 13)
-def _words_again(analyzer: str, text: str) -> list[Word]:
+def _words_again(analyzer: str, text: str) -> Sequence[Word]:
     return _ANALYZERS[analyzer](text)
 
 

@@ -183,8 +183,7 @@ BEGIN
     PERFORM set_config('session_replication_role', 'replica', true);
     FOR written IN
         SELECT oid FROM pg_class
-        WHERE relnamespace::regnamespace::text = ANY({schemas}) AND relkind = 'r' AND relname <> 'alembic_version'
-          AND pg_relation_size(oid) > 0
+        WHERE relnamespace = ANY({schemas}::regnamespace[]) AND relkind = 'r' AND relname <> 'alembic_version' AND pg_relation_size(oid) > 0
     LOOP
         EXECUTE format('DELETE FROM %s', written);
     END LOOP;
@@ -193,7 +192,7 @@ END $$
 
 
 def emptied(database: Database, *schemas: str) -> Database:
-    """The same database without a row in the tables of these schemas."""
+    """The same database without a row in the tables of these schemas, which are all there."""
     with database.connect() as connection:
         connection.execute(_EMPTY.format(schemas=sql.Literal(list(schemas))))
     return database
