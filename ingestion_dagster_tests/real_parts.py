@@ -7,6 +7,7 @@
   browser) is missing. Only a test marked `may_skip` may be skipped there, for a trait of the platform.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -39,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHON_DOTENV_DISABLED"] = "1"
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(config.rootpath / ".hypothesis"))
     config.addinivalue_line("markers", "may_skip: skipped where the platform lacks a trait, and that is no failure in CI either")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of all later searches for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

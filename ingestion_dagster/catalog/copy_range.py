@@ -103,10 +103,11 @@ class Records:
             return
         fault_point("catalog.copy.fixes.before")
         with self._lock, told(LEDGER, "fixes"), self._ledger.transaction():
-            self._hold()
             with self._ledger.cursor() as cursor, cursor.copy(copy_sql.FIXES_IN) as copy:
                 for identifier, fix in fixes:
                     copy.write_row((self._model, self._suffix, identifier, fix.field, _text(fix.old), _text(fix.new), fix.rule))
+            # Only now: no timeout of the server's ends a COPY whose sender sleeps, and it would keep the refresh from its successor.
+            self._hold()
         fault_point("catalog.copy.fixes.after")
 
 

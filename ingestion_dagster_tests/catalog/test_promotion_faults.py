@@ -23,6 +23,11 @@ from ingestion_dagster_tests.catalog.promotion_scene import IMAGE, FileSearch, S
 _ASKED = frozenset(f"{name}.{when}" for name in ("exists", "behind") for when in ("before", "after"))
 """Calls of the search engine that change nothing."""
 
+WAITS_FOR_A_TABLE = """
+SELECT 1 FROM pg_locks
+WHERE locktype = 'relation' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
 
 class Cut:
     """Counts what goes over a connection from the journal's entry on; at the number set it cuts the connection, or fails the call.
@@ -245,7 +250,7 @@ def test_who_has_lost_the_ledger_swaps_nothing_after_somebody_has_reverted_it(pl
     with places.api.connect() as reader, reader.transaction():
         reader.execute("SELECT count(*) FROM public.image")
         sleeper.start()
-        until(lambda: promotion.is_open(ledger, "image"))
+        until(lambda: reader.execute(WAITS_FOR_A_TABLE).fetchone())
         ledger.execute("SELECT pg_terminate_backend(%s)", [own.info.backend_pid])
         until(lambda: ledger.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [own.info.backend_pid]).fetchone() is None)
         assert (recovered(scene) or "").startswith("reverted")

@@ -1,8 +1,13 @@
 """Refreshes: one at a time, resumed, ended."""
 
+from collections.abc import Iterator
+from uuid import UUID
+
 import pytest
 
 from ingestion_dagster.catalog import refreshes
+from ingestion_dagster.catalog.cleaning import Fix
+from ingestion_dagster.catalog.copy_range import Records
 from ingestion_dagster.catalog.refreshes import Busy
 from ingestion_dagster.engine import ledger
 from ingestion_dagster.engine.claims import Limits
@@ -58,6 +63,26 @@ def test_a_step_holds_the_load_and_gives_it_back(database: Database) -> None:
             refreshes.finish(connection, load, refresh, LIMITS, "run-2")
         (ended,) = ledger.loads(connection, [refresh.load_id])
         assert (ended.status, ended.rows_in, ended.rows_written, ended.rows_rejected) == (Status.ARCHIVED, 7, 6, 0)
+
+
+def test_who_sleeps_while_it_sends_fixes_keeps_nobody_from_the_refresh(database: Database) -> None:
+    """What has begun to send is ended by no timeout of the server's."""
+
+    class Sent(list[tuple[UUID, Fix]]):
+        def __iter__(self) -> Iterator[tuple[UUID, Fix]]:
+            yield from super().__iter__()
+            with database.connect() as other, other.transaction():
+                other.execute("SELECT id FROM ledger.loads WHERE id = %s FOR UPDATE NOWAIT", [refresh.load_id])
+
+    with database.connect() as connection:
+        refresh = refreshes.request(connection, "image", "one", asked_by="test")
+        with refreshes.held(database, connection, refresh, "run-1", LIMITS) as load:
+            records = Records(connection, "image", "one", hold=lambda: ledger.hold(connection, [load]))
+            records.note(Sent([(UUID(int=1), Fix("url", "http://a", "https://a", "scheme"))]))
+        assert connection.execute("SELECT identifier, field FROM catalog.fixes").fetchall() == [(UUID(int=1), "url")]
+        with pytest.raises(ledger.ClaimLost):
+            records.note([(UUID(int=2), Fix("url", "http://b", "https://b", "scheme"))])
+        assert connection.execute("SELECT count(*) FROM catalog.fixes").fetchone() == (1,)
 
 
 def test_a_failing_step_gives_the_load_back_uncharged(database: Database) -> None:

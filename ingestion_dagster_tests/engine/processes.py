@@ -1,6 +1,7 @@
 """Processes of a pipeline's driver, forked from a server that has imported everything: to be killed, stopped and raced."""
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ _ROOM = 4 * 1024**3
 
 def serve(command: Callable[[str], object]) -> None:
     """Fork for each request on the standard input, and do `command` there; tell of a process once it has ended."""
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if "ended" in request:
