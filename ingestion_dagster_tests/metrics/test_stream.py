@@ -529,7 +529,7 @@ def test_records_that_lag_behind_their_objects_bring_no_old_content_back(setting
 
 
 def test_by_object_and_by_record_at_once_every_file_is_written_once(settings: Settings, stream: Producer) -> None:
-    # Moto copies what stands there, whatever it was asked for: a copy that differs from its source is made again when its lease is over.
+    # A copy that the store fails at, of what is replaced just then, is made again when its lease is over.
     settings = settings.model_copy(update={"lease_seconds": 10})
     files = {f"{number:02}.json": version(number, stratum=f"stratum {number}") for number in range(16)}
     failures: list[BaseException] = []
