@@ -22,6 +22,12 @@ Connection = psycopg.Connection[TupleRow]
 OLDEST_SERVER = 150_000
 """Postgres 15: the schema uses NULLS NOT DISTINCT and security_invoker views."""
 
+SESSION = " ".join(
+    f"-c {setting}" for setting in ("timezone=UTC", "tcp_keepalives_idle=60", "tcp_keepalives_interval=10", "tcp_keepalives_count=3")
+)
+"""What each session asks of the server. A machine that has vanished keeps its locks for a minute and a half, not for the two hours
+that an operating system waits for a silent peer."""
+
 _UPGRADE_LOCK = 0x1A6E5710
 _SERVES = "works with revisions from "
 _OLDEST_SERVED = "SELECT obj_description('ledger.alembic_version'::regclass, 'pg_class')"
@@ -61,9 +67,7 @@ class Database:
         Raises `ConfigurationError` if nobody answers there.
         """
         try:
-            return psycopg.connect(
-                self.conninfo, autocommit=True, application_name="ingestion", connect_timeout=10, options="-c timezone=UTC"
-            )
+            return psycopg.connect(self.conninfo, autocommit=True, application_name="ingestion", connect_timeout=10, options=SESSION)
         except psycopg.OperationalError as error:
             raise ConfigurationError(f"the database cannot be reached ({self.variable}): {_first_line(error)}") from None
 

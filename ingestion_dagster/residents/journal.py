@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from ingestion_dagster.engine.errors import Transient
 from ingestion_dagster.engine.faults import fault_point
-from ingestion_dagster.engine.postgres import Database
+from ingestion_dagster.engine.postgres import SESSION, Database
 from ingestion_dagster.residents import row_ledger_sql as sql
 from ingestion_dagster.residents.model import Action, Progress, Step
 
@@ -28,7 +28,7 @@ _UNLOCK = "SELECT pg_advisory_unlock(id) FROM unnest(%(ids)s::bigint[]) AS id"
 
 @asynccontextmanager
 async def _session(database: Database, *options: str) -> AsyncIterator[AsyncConnection]:
-    settings = " ".join(f"-c {option}" for option in ("timezone=UTC", *options))
+    settings = " ".join([SESSION, *(f"-c {option}" for option in options)])
     try:
         connection = await psycopg.AsyncConnection.connect(
             database.conninfo, autocommit=True, application_name="ingestion", connect_timeout=10, options=settings

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ class Process:
     module: str
     pid: int
     complaints: Path
+    database: Database | None
+    started: datetime
     code: int | None = None
 
     def poll(self) -> int | None:
@@ -106,7 +109,10 @@ class Process:
             os.kill(self.pid, number)
 
     def end(self, seconds: float = 60) -> tuple[int, str]:
-        """Wait for it; its exit code and what it complained of. One that takes longer is killed."""
+        """Wait for it, and for the end of its sessions if it is killed; its exit code and what it complained of.
+
+        One that takes longer is killed.
+        """
         deadline = time.monotonic() + seconds
         late = ""
         while (code := self.poll()) is None:
@@ -114,6 +120,8 @@ class Process:
                 os.kill(self.pid, signal.SIGKILL)
                 late, deadline = f"has not ended after {seconds} s\n", time.monotonic() + 10
             time.sleep(0.01)
+        if code < 0 and self.database is not None:
+            await_end_of_sessions(self.database, self.started)
         return code, late + self.complaints.read_text()
 
     def await_sleep(self, seconds: float = 30) -> None:
@@ -152,8 +160,25 @@ def start(module: str, settings: Settings, name: str, *, fault: str | None = Non
     complaints = Path(tempfile.gettempdir()) / f"driver-{uuid.uuid4().hex}"
     complaints.touch()
     atexit.register(complaints.unlink, missing_ok=True)
+    url = environment.get("INGESTION_DATABASE_URL")
+    started = datetime.now(UTC)
     pid = _ask(module, {"name": name, "environment": environment, "complaints": str(complaints)})
-    return Process(module, pid, complaints)
+    return Process(module, pid, complaints, Database.at(url) if url else None, started)
+
+
+def await_end_of_sessions(database: Database, since: datetime, seconds: float = 1) -> None:
+    """Wait until the server has noticed that a process that was started then is dead: until it has, it keeps the locks of the dead.
+
+    What else has begun a session since then is waited for as well, no longer than `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    sessions = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND backend_start >= %s AND pid <> pg_backend_pid()
+    """
+    with database.connect() as connection:
+        while connection.execute(sessions, [since]).fetchone() != (0,) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def await_leases(database: Database) -> None:

@@ -19,6 +19,7 @@ import sqlalchemy
 from ingestion_dagster.engine import embedded_postgres
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.errors import ConfigurationError
+from ingestion_dagster.engine.postgres import Database
 
 START = "import sys, pathlib; from ingestion_dagster.engine import embedded_postgres as e; print(e.start(pathlib.Path(sys.argv[1])))"
 
@@ -186,6 +187,9 @@ def test_too_long_socket_path_goes_to_tcp_and_refuses_a_wrong_password(place: Pa
             assert connection.scalar(sqlalchemy.text("SELECT current_user")) == "ingestion"
         engine.dispose()
         assert password.read_text() not in repr(server)
+        with Database.at(server.url()).connect() as connection:
+            found = [connection.execute(f"SHOW tcp_keepalives_{name}").fetchone() for name in ("idle", "interval", "count")]
+            assert found == [("60",), ("10",), ("3",)], "a machine that has vanished is given up after a minute and a half"
 
         embedded_postgres.stop(home)
         assert embedded_postgres.start(home) == server, "a URL handed out before a restart must go on working"

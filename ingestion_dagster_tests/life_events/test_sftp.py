@@ -21,12 +21,12 @@ from ingestion_dagster.engine.datasets import sync_datasets
 from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.errors import ConfigurationError, Refused, Transient
 from ingestion_dagster.engine.object_store import ObjectStore
-from ingestion_dagster.engine.postgres import Connection
+from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.life_events import sftp
 from ingestion_dagster.life_events.places import zone
 from ingestion_dagster.life_events.sftp import Pulled
 from ingestion_dagster.settings import Settings
-from ingestion_dagster_tests.engine.processes import environment_of
+from ingestion_dagster_tests.engine.processes import await_end_of_sessions, environment_of
 
 DAY = date(2031, 2, 5)
 NAME = "DI_D_20310205.xml"
@@ -464,7 +464,11 @@ def pull_elsewhere(settings: Settings, *days: int, fault: str = "") -> subproces
     environment = environment_of(settings) | ({"INGESTION_TEST_FAULT": fault} if fault else {})
     environment |= {"INGESTION_HOME": str(settings.home), "INGESTION_DATABASE_URL": str(settings.database_url)}
     arguments = [sys.executable, "-c", _PULL, *map(str, days)]
-    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    started = datetime.now(UTC)
+    outcome = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    if outcome.returncode < 0:
+        await_end_of_sessions(Database.at(settings.database_url or ""), started)
+    return outcome
 
 
 def test_memory_does_not_go_by_the_files_size(settings: Settings, there: Server):
