@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _ALL = 2**31 - 1
 
+_PATIENCE = "SET lock_timeout = '100ms'"
+_ATTEMPTS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -142,7 +145,7 @@ class Claims:
                 continue
             try:
                 with self._database.connect() as connection:
-                    ledger.renew(connection, sorted(claims), self.limits.lease_seconds)
+                    put_off(connection, sorted(claims), self.limits.lease_seconds)
             except (ConfigurationError, psycopg.Error, OSError) as error:
                 log.warning("leases could not be renewed: %s", type(error).__name__)
 
@@ -155,3 +158,17 @@ class Claims:
                         ledger.settle(connection, [Verdict(load, Status.READY, why="given back: the run failed")])
         except (ConfigurationError, psycopg.Error, OSError) as error:
             log.warning("loads could not be given back, their leases will run out: %s", type(error).__name__)
+
+
+def put_off(connection: Connection, claims: Sequence[int], lease_seconds: float) -> None:
+    """Renew leases on a connection that does nothing else, while another one may be moving the same loads on.
+
+    A load that is being moved on is passed over. One that was moved on just when it was looked at is followed to its newest version, and
+    waited for there, whatever SKIP LOCKED says. Soon this lets go of what it has locked, before the two are found to wait for each other.
+    """
+    connection.execute(_PATIENCE)
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(psycopg.errors.LockNotAvailable):
+            ledger.renew(connection, claims, lease_seconds)
+            return
+    ledger.renew(connection, claims, lease_seconds)

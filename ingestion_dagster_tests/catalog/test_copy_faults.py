@@ -1,10 +1,6 @@
 """A copy that is killed, cut off, overtaken or in the way of others: it begins anew, and takes nothing from anybody."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +11,7 @@ from ingestion_dagster.catalog import copy, live_tables, refreshes
 from ingestion_dagster.catalog.registry import MEDIA_TYPES
 from ingestion_dagster.engine.errors import Refused, Transient
 from ingestion_dagster_tests.catalog.copy_scene import PAGE, CopyScene, databases, world
+from ingestion_dagster_tests.engine.processes import run_until_killed
 
 __all__ = ["databases", "world"]
 
@@ -116,9 +113,7 @@ def test_a_copy_that_was_killed_begins_anew(world: CopyScene, point: str) -> Non
     world.fill(1, 200)
     world.change("UPDATE image SET url = 'x.example/' || foreign_identifier WHERE foreign_identifier::int % 10 = 0")
     refresh = world.begin()
-    surroundings = os.environ | {"INGESTION_TEST_FAULT": f"catalog.copy.{point}"}
-    ended = subprocess.run([sys.executable, "-c", KILLED, refresh.suffix], env=surroundings, check=False, capture_output=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    run_until_killed(KILLED, f"catalog.copy.{point}", refresh.suffix)
     assert world.rows("SELECT count(*) FROM public.image") == [(0,)]
     (copied,) = world.copy(refresh=refresh, range_bytes=PAGE)
     assert (copied.rows, copied.cleaned, len(world.ids())) == (200, 20, 200)

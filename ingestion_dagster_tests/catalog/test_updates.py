@@ -1,9 +1,5 @@
 """Updates between refreshes: what has changed upstream is in the live table and indexes, and nothing else has moved."""
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +19,7 @@ from ingestion_dagster.engine.postgres import Connection
 from ingestion_dagster.settings import current
 from ingestion_dagster_tests.catalog.fake_search import FakeSearch
 from ingestion_dagster_tests.catalog.scenes import FakePlaces, go_live, identifier, insert, live_table, row, with_fake
+from ingestion_dagster_tests.engine.processes import run_until_killed
 
 IMAGE = MEDIA_TYPES["image"]
 OLD = datetime(2023, 1, 1, tzinfo=UTC)
@@ -275,16 +272,7 @@ engine.aliases = {"image": {"image-one"}, "image-filtered": {"image-one-filtered
 with places.ledger.connect() as ledger:
     updates.update_live(places, engine, ledger, MEDIA_TYPES["image"], "run", None)
 """
-    killed = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "INGESTION_TEST_FAULT": f"catalog.update.{point}"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_until_killed(script, f"catalog.update.{point}")
     moved = point == "watermark.after"
     update(places, engine, SNAPSHOT if moved else None)
     with places.api.connect() as api:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from ingestion_dagster.engine.postgres import Connection, Database
 from ingestion_dagster.settings import current
 from ingestion_dagster_tests.cubic.conftest import COLUMNS, TAPS, Cubic, csv, metadata, moment
 from ingestion_dagster_tests.engine.conftest import aws_environment, moto_server, new_bucket
+from ingestion_dagster_tests.engine.processes import run_until_killed
 from ingestion_dagster_tests.metrics.one_database import one_database
 
 __all__ = ["aws_environment", "moto_server", "new_bucket"]
@@ -483,10 +483,7 @@ take_over(postgres.locate(settings), settings, registry(settings))
 def test_a_crash_leaves_nothing_and_the_next_adoption_does_it_all(before: Before, fault: str, tmp_path: Path) -> None:
     taps = before.table("t", TAPS, snapshot=FIRST)
     before.archived(taps, f"{TAPS}/LOAD00000001.csv.gz", FIRST, FIRST, csv("1,a,1.00"))
-    killed = subprocess.run(
-        [sys.executable, "-c", ADOPT], env=os.environ | {"INGESTION_TEST_FAULT": fault}, capture_output=True, timeout=60, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_until_killed(ADOPT, fault)
     assert before.cubic.sql("SELECT count(*) FROM ledger.loads") == [(0,)]
     before.take_over()
     assert loads(before.cubic) == {f"{TAPS}/LOAD00000001.csv.gz": ("taps", "archived", "20260102T060000Z", True, None)}

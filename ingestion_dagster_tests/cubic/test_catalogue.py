@@ -1,9 +1,5 @@
 """The Glue catalogue: what a reader finds there after loads, new columns, crashes, and where Glue is not open to us."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +16,7 @@ from ingestion_dagster.settings import Settings
 from ingestion_dagster.settings import current as current_settings
 from ingestion_dagster_tests.cubic.lake import COLUMNS, FIRST, NAME, REGISTRY, TAP, TAP_CT, Lake, change
 from ingestion_dagster_tests.engine.conftest import aws_environment, moto_server, new_bucket
+from ingestion_dagster_tests.engine.processes import run_until_killed
 
 __all__ = ["aws_environment", "moto_server", "new_bucket"]
 
@@ -172,8 +169,7 @@ KILLED_AT = ["cubic.catalogue.publish", "cubic.catalogue.partitions", "cubic.cat
 @pytest.mark.parametrize("point", KILLED_AT)
 def test_killed_in_between_a_sync_can_be_repeated(lake: Lake, bucket: str, point: str):
     lake.load(TAP, "LOAD00000001.csv.gz", [{"k1": 1}])
-    killed = subprocess.run([sys.executable, "-c", CRASHING], env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    run_until_killed(CRASHING, point)
     assert sync(lake).partitions == 2
     assert len(partitions(f"springboard-{bucket}", NAME)) == 1
     assert catalogue.missing(lake.connection, lake.settings, REGISTRY) == []

@@ -1,9 +1,5 @@
 """Current tables: what a reader of the Delta table sees after loads, replays, late files, crashes and two at once."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,6 +15,7 @@ from ingestion_dagster.settings import Settings
 from ingestion_dagster.settings import current as current_settings
 from ingestion_dagster_tests.cubic.lake import COLUMNS, FIRST, NAME, REGISTRY, SECOND, TAP, TAP_CT, Lake, change, sequence
 from ingestion_dagster_tests.engine.conftest import aws_environment, moto_server, new_bucket
+from ingestion_dagster_tests.engine.processes import run_until_killed
 
 __all__ = ["aws_environment", "moto_server", "new_bucket"]
 
@@ -307,8 +304,7 @@ def test_killed_around_a_commit_a_refresh_can_be_repeated(lake: Lake, point: str
     loaded(lake)
     lake.refresh()
     lake.load(TAP_CT, "a.csv.gz", [change("D", 1, {"k1": 0, "k2": "a"}), change("I", 2, {"k1": 5, "k2": "a", "v": "new"})])
-    killed = subprocess.run([sys.executable, "-c", CRASHING], env=os.environ | {"INGESTION_TEST_FAULT": point}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    run_until_killed(CRASHING, point)
     late = lake.load(TAP_CT, "b.csv.gz", [change("U", 1, {"k1": 2, "k2": "a", "v": "after the crash"})])
     refreshed = lake.refresh()
     assert refreshed.rebuilt == (point == "cubic.current.commit.after")

@@ -3,9 +3,6 @@
 import gzip
 import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +25,7 @@ from ingestion_dagster.engine.postgres import Database
 from ingestion_dagster.settings import current
 from ingestion_dagster_tests.cubic.conftest import TAPS, Cubic, csv, metadata, moment
 from ingestion_dagster_tests.engine.conftest import aws_environment, moto_server, new_bucket
+from ingestion_dagster_tests.engine.processes import run_until_killed
 from ingestion_dagster_tests.metrics.one_database import one_database
 
 __all__ = ["aws_environment", "moto_server", "new_bucket"]
@@ -214,10 +212,7 @@ def test_a_crash_while_things_are_put_in_order_loses_nothing(reconciled: Reconci
     published = cubic.keys("springboard")
     zone(cubic.settings, cubic.registry).landing.write(DFM, DESCRIBED)
     springboard(cubic.settings).write("_staging/abc", b"x")
-    killed = subprocess.run(
-        [sys.executable, "-c", TIDY], env=os.environ | {"INGESTION_TEST_FAULT": fault}, capture_output=True, timeout=60, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_until_killed(TIDY, fault)
     reconciled.tidy()
     reconciliation.clear_leftovers(cubic.settings, reconciled.now + timedelta(hours=25))
     assert cubic.keys("incoming") == []

@@ -166,6 +166,22 @@ def start(module: str, settings: Settings, name: str, *, fault: str | None = Non
     return Process(module, pid, complaints, Database.at(url) if url else None, started)
 
 
+def run_until_killed(script: str, fault: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Run a script of Python on the database of this environment until it is killed at a fault point; wait for the end of its sessions."""
+    started = datetime.now(UTC)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**environment, "INGESTION_TEST_FAULT": fault},
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    await_end_of_sessions(Database.at(environment["INGESTION_DATABASE_URL"]), started)
+
+
 def await_end_of_sessions(database: Database, since: datetime, seconds: float = 1) -> None:
     """Wait until the server has noticed that a process that was started then is dead: until it has, it keeps the locks of the dead.
 

@@ -1,15 +1,18 @@
 """The batches of a run: how they end, and that their leases outlive slow work and a database that hiccups."""
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import psycopg
 import pytest
 
 from ingestion_dagster.engine import ledger
-from ingestion_dagster.engine.claims import Claims, Limits
+from ingestion_dagster.engine.claims import Claims, Limits, put_off
 from ingestion_dagster.engine.errors import ConfigurationError
 from ingestion_dagster.engine.ledger import Load, Scope, Status
 from ingestion_dagster.engine.postgres import Connection, Database
@@ -171,6 +174,31 @@ def test_renewal_survives_a_database_that_hiccups(scene: Scene, fault: Callable[
             renewed(scene, batch[0])
             assert database.faults == []
             scene.settle(batch)
+
+
+def test_a_renewal_that_would_wait_lets_go_of_what_it_holds_and_is_made_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever moves the loads on may be waiting for it in turn: it must not come to a deadlock, of which Postgres picks the victim."""
+    scene.enter(seen("a"))
+    [a] = scene.claim(lease=60)
+    calls = 0
+    original = ledger.renew
+
+    def counted(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        original(*arguments)
+
+    monkeypatch.setattr(ledger, "renew", counted)
+    with scene.database.connect() as renewer, ThreadPoolExecutor(1) as pool:
+        with scene.connection.transaction():
+            scene.connection.execute("LOCK TABLE ledger.loads")
+            renewal = pool.submit(put_off, renewer, [a.claim], 3600)
+            deadline = time.monotonic() + 10
+            while calls < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        renewal.result(10)
+    assert calls >= 3
+    assert scene.value("lease_until > now() + interval '50 minutes'", a)
 
 
 def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

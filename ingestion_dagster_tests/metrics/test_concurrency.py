@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from ingestion_dagster.engine import entries, ledger
-from ingestion_dagster.engine.claims import Limits
+from ingestion_dagster.engine.claims import Limits, put_off
 from ingestion_dagster.engine.embedded_postgres import EmbeddedServer
 from ingestion_dagster.engine.entries import Arrival
 from ingestion_dagster.engine.ledger import Scope, Status, Step, Verdict
@@ -323,7 +323,7 @@ def test_renewing_leases_never_gets_in_the_way_of_moving_loads_on(database: Data
         try:
             with database.connect() as connection:
                 while not done.is_set():
-                    ledger.renew(connection, [claim], limits.lease_seconds)
+                    put_off(connection, [claim], limits.lease_seconds)
                     renewals["made"] += 1
         except BaseException as error:  # noqa: BLE001 - told in the test's own thread
             failures.append(error)

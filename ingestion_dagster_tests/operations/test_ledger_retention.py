@@ -1,8 +1,5 @@
 """What the ledger lets go of, and above all what it may not: each test tries to have something deleted that must stay."""
 
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -195,9 +192,7 @@ KILLED_AT = "operations.forget.within"
 
 
 def test_a_night_that_is_killed_within_is_as_if_it_had_not_begun(bygone: Metrics, forget: Forget) -> None:
-    environment = processes.environment_of(bygone.settings) | {"INGESTION_TEST_FAULT": KILLED_AT}
-    killed = subprocess.run([sys.executable, "-c", NIGHT], env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    processes.run_until_killed(NIGHT, KILLED_AT, environment=processes.environment_of(bygone.settings))
     assert (bygone.rows("ledger.loads"), bygone.rows("ledger.load_events")) == (1, 5)
     assert forget() == Forgotten(loads=1)
 
