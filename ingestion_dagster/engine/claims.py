@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 _ALL = 2**31 - 1
 
 _PATIENCE = "SET lock_timeout = '100ms'"
-_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +163,13 @@ def put_off(connection: Connection, claims: Sequence[int], lease_seconds: float)
     """Renew leases on a connection that does nothing else, while another one may be moving the same loads on.
 
     A load that is being moved on is passed over. One that was moved on just when it was looked at is followed to its newest version, and
-    waited for there, whatever SKIP LOCKED says. Soon this lets go of what it has locked, before the two are found to wait for each other.
+    waited for there, whatever SKIP LOCKED says. Soon this lets go of what it has locked, before the two are found to wait for each other,
+    and tries again: until the leases are over.
     """
     connection.execute(_PATIENCE)
-    for _ in range(_ATTEMPTS - 1):
+    over = time.monotonic() + lease_seconds
+    while time.monotonic() < over:
         with suppress(psycopg.errors.LockNotAvailable):
             ledger.renew(connection, claims, lease_seconds)
             return
-    ledger.renew(connection, claims, lease_seconds)
+    log.warning("leases could not be renewed: their loads are locked by somebody else")

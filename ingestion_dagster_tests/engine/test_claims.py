@@ -201,6 +201,16 @@ def test_a_renewal_that_would_wait_lets_go_of_what_it_holds_and_is_made_again(sc
     assert scene.value("lease_until > now() + interval '50 minutes'", a)
 
 
+def test_a_renewal_that_is_kept_waiting_gives_up_with_its_leases(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.enter(seen("a"))
+    [a] = scene.claim(lease=60)
+    with scene.database.connect() as renewer, scene.connection.transaction():
+        scene.connection.execute("LOCK TABLE ledger.loads")
+        put_off(renewer, [a.claim], 0.3)
+    assert "locked by somebody else" in caplog.text
+    assert scene.value("lease_until > now() + interval '50 seconds'", a), "what was not renewed is as it was"
+
+
 def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, name in enumerate(("BATCH_FILES", "BATCH_BYTES", "LEASE_SECONDS", "RUN_SECONDS", "MAX_ATTEMPTS"), start=11):
         monkeypatch.setenv(f"INGESTION_{name}", str(number))
